@@ -1,0 +1,231 @@
+"""The command line: one verb per stage, no logic. Each verb imports what it needs, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from leapray import __version__
+from leapray.console import bar, console, errors, say
+from leapray.errors import UserError
+
+app = typer.Typer(
+    name="leapray", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train emulators of ClimSim on Ray."
+)
+recipe_app = typer.Typer(no_args_is_help=True, help="Look at a recipe without running it.")
+app.add_typer(recipe_app, name="recipe")
+
+RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file, such as jobs/recipes/low_res_aqua.yaml")]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override section.key of the recipe; may be repeated")]
+
+
+def main() -> None:
+    """Run the command line: status 0 on success, 2 on a user's mistake (one sentence), 1 on anything else."""
+    try:
+        app()
+    except UserError as error:
+        errors.print(f"error: {error}", soft_wrap=True, markup=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        errors.print("interrupted; the same command continues where it can")
+        sys.exit(130)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        say(f"leapray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version")] = False) -> None:
+    pass
+
+
+@app.command()
+def synthesize(
+    dest: Annotated[str, typer.Argument(help="Directory for the month folders")],
+    kind: Annotated[str, typer.Option(help="low-res, aqua-planet or high-res")],
+    steps: Annotated[int, typer.Option(help="Pairs of files to write")],
+    columns: Annotated[int | None, typer.Option(help="Columns of the grid; default: the kind's own")] = None,
+    start: Annotated[str, typer.Option(help="Month to begin with")] = "0001-02",
+    stride: Annotated[int, typer.Option(help="Write every stride-th step of 20 minutes")] = 1,
+    seed: Annotated[int, typer.Option(help="Weather; the climate is the same for every seed")] = 0,
+    container: Annotated[str, typer.Option("--format", help="cdf5 or hdf5")] = "cdf5",
+    ceiling: Annotated[str | None, typer.Option(help="Also write the attainable R2 of each target to this json file")] = None,
+) -> None:
+    """Write a synthetic ClimSim: netCDF pairs in the official layout, from an idealised column physics."""
+    from leapray.climsim import synthetic
+
+    with bar("synthesize") as update:
+        done = iter(range(1, steps + 1))
+        written = synthetic.synthesize(
+            dest,
+            kind,
+            steps=steps,
+            columns=columns,
+            start=start,
+            stride=stride,
+            seed=seed,
+            container=container,
+            progress=lambda: update(next(done), steps),
+        )
+    if ceiling:
+        synthetic.write_ceiling(ceiling, kind, steps=steps, columns=columns, start=start, stride=stride, seed=seed)
+        say(f"wrote the ceiling of {steps} steps to {ceiling}")
+    say(f"wrote {written} pairs of {kind} to {dest}")
+
+
+@app.command()
+def convert(
+    src: Annotated[str, typer.Argument(help="Directory or URL of netCDF pairs")],
+    dest: Annotated[str, typer.Argument(help="Directory or URL for flat parquet")],
+    stride: Annotated[int, typer.Option(help="Take the steps with step % stride == phase")] = 1,
+    phase: int = 0,
+    start: Annotated[str | None, typer.Option(help="First month")] = None,
+    stop: Annotated[str | None, typer.Option(help="Month to stop before")] = None,
+    kind: Annotated[str | None, typer.Option(help="low-res, aqua-planet or high-res; told from the files by default")] = None,
+) -> None:
+    """Convert netCDF pairs to flat parquet."""
+    from leapray import cluster
+    from leapray.climsim.calendar import Month
+    from leapray.data.convert import convert as run
+
+    months = {"start": Month.parse(start) if start else None, "stop": Month.parse(stop) if stop else None}
+    with cluster.connected(), bar("convert") as update:
+        done = run(src, dest, stride=stride, phase=phase, kind=kind, progress=update, **months)
+    say(f"wrote {done.rows} rows of {done.kind} in {done.files} files to {dest}")
+
+
+@app.command()
+def prepare(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
+    """Fit the transform and write shuffled shards."""
+    from leapray import cluster
+    from leapray.data.prepare import prepare as run
+    from leapray.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    with cluster.connected(), bar("prepare") as update:
+        prepared = run(loaded, progress=lambda name, done, total: update(done, total, name), notice=_notice)
+    for manifest in prepared.manifests:
+        dropped = f", {manifest.dropped_rows} dropped for NaN or Inf" if manifest.dropped_rows else ""
+        say(f"{manifest.split:<10} {manifest.source:<12} {manifest.rows} rows in {len(manifest.files)} shards{dropped}")
+    say(f"wrote transform and shards to {prepared.url}")
+
+
+@app.command()
+def train(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
+    """Train a network, or go on with its run."""
+    from leapray import cluster
+    from leapray.recipe import load_recipe
+    from leapray.training.trainer import train as run
+
+    loaded = load_recipe(recipe, overrides)
+    with cluster.connected(), bar("train") as update:
+        trained = run(loaded, progress=lambda record: update(record["step"], record["steps"], training_note(record)))
+    best = trained.best
+    say(
+        f"wrote {trained.model_url}: validation R2 {best['r2']:.4f} over the learned columns, epoch {best['epoch']} of {len(trained.history)}"
+    )
+
+
+def training_note(record: dict[str, Any]) -> str:
+    """What a training's bar says of a record."""
+    score = f"  R2 {record['r2']:.4f}" if record.get("r2") is not None else ""
+    return f"epoch {record['epoch']}  loss {record['loss']:.4f}{score}  {record['rows_per_s']:.0f} rows/s"
+
+
+@app.command()
+def predict(
+    paths: Annotated[list[str], typer.Argument(metavar="MODEL... INPUT DEST", help="Model directories, flat parquet or csv, destination")],
+    gpu: Annotated[bool, typer.Option("--gpu", help="One GPU per actor")] = False,
+) -> None:
+    """Predict physical tendencies; several models are averaged before the physics."""
+    from leapray import cluster
+    from leapray.inference.predict import predict as run
+
+    if len(paths) < 3:
+        raise UserError(f"predict takes MODEL... INPUT DEST, at least three paths, and got {len(paths)}")
+    *models, source, dest = paths
+    with cluster.connected(), bar("predict") as update:
+        done = run(models, source, dest, use_gpu=gpu, progress=update, notice=_notice)
+    say(f"wrote predictions of {done.rows} rows to {done.url}")
+
+
+@app.command()
+def submit(
+    predictions: Annotated[str, typer.Argument(help="Directory that predict wrote")],
+    dest: Annotated[str, typer.Argument(help="Submission, .csv or .parquet")],
+    sample_submission: Annotated[str, typer.Option(help="The competition's sample: ids, order of columns, weights")],
+) -> None:
+    """Write a submission in the order and with the weights of a sample submission."""
+    from leapray.inference.submission import write_submission
+
+    rows = write_submission(predictions, sample_submission, dest)
+    say(f"wrote {rows} rows to {dest}")
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[str, typer.Argument(help="Predictions or a submission")],
+    truth: Annotated[str, typer.Argument(help="Flat parquet or csv with targets")],
+    dest: Annotated[str, typer.Argument(help="Directory for scores.json")],
+    sample_submission: Annotated[
+        str | None, typer.Option(help="Set when predictions are a submission: its weights multiply the truth")
+    ] = None,
+) -> None:
+    """Score predictions by the competition's R2."""
+    from leapray import storage
+    from leapray.climsim.schema import TARGETS
+    from leapray.evaluation.score import score_files
+
+    score = score_files(predictions, truth, sample_submission)
+    columns = dict(zip(TARGETS.columns, score.r2.tolist(), strict=True))
+    storage.write_json(
+        storage.join(dest, "scores.json"),
+        {"rows": score.rows, **score.summary(), "by_variable": score.by_variable(), "by_column": columns},
+    )
+    for name, value in score.by_variable().items():
+        say(f"{name:<16} {value:8.4f}")
+    say(f"R2 over the 293 learned columns {score.learned:.4f}, over 308 scored {score.scored:.4f}, over all 368 {score.all:.4f}")
+    say(f"wrote the scores of {score.rows} rows to {storage.join(dest, 'scores.json')}")
+
+
+@recipe_app.command()
+def check(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
+    """Check a recipe and every choice in it."""
+    from leapray.data.transform import SCALINGS
+    from leapray.recipe import load_recipe
+    from leapray.training.trainer import check_choices
+
+    loaded = load_recipe(recipe, overrides)
+    SCALINGS.options(loaded.data.scaling)
+    check_choices(loaded)
+    say(f"{recipe}: good")
+
+
+@recipe_app.command()
+def show(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
+    """Print a recipe with its defaults and overrides filled in."""
+    from leapray.recipe import load_recipe
+
+    console.print(load_recipe(recipe, overrides).to_yaml(), markup=False, end="")
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, typer.Argument(help="Where everything is written")] = Path("leapray-demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Less data and fewer epochs")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the trainings")] = 0,
+) -> None:
+    """The whole road on synthetic data: synthesize, convert, prepare, train, predict, submit, score."""
+    from leapray.demo import run
+
+    run(directory, quick=quick, seed=seed)
+
+
+def _notice(sentence: str) -> None:
+    errors.print(f"note: {sentence}", soft_wrap=True, markup=False)

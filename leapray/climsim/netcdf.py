@@ -1,0 +1,166 @@
+"""ClimSim's netCDF pairs: finding them, and reading one pair into rows of the flat layout (FACTS sections 1 and 2).
+
+Shapes: n columns of the grid (``ncol``), 60 levels (``lev``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import netCDF4
+import numpy as np
+
+from leapray import storage
+from leapray.climsim import schema
+from leapray.climsim.calendar import Month, file_name, month_of_step, month_range, parse_file_name
+from leapray.climsim.schema import INPUTS, KINDS, MLO_VARIABLES, STATE, STEP_SECONDS, TARGETS, TENDENCIES, Variable
+from leapray.errors import UserError
+
+_LAND_AND_ICE = ("cam_in_LANDFRAC", "cam_in_ICEFRAC", schema.SNOWHLAND.name)
+
+
+@dataclass(frozen=True)
+class PairPath:
+    """The input and output file of one absolute model step."""
+
+    step: int
+    mli: str
+    mlo: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All columns of one kind at one absolute step.
+
+    ``rows`` is ``(n, 924)`` float64, 556 inputs then 368 targets, row r being ``ncol`` r. It lies in memory column by
+    column, as netCDF and parquet hold it, so that a flat column is a contiguous vector.
+    """
+
+    kind: str
+    step: int
+    rows: np.ndarray
+
+
+def find_pairs(source: str, *, start: Month | None = None, stop: Month | None = None, stride: int = 1, phase: int = 0) -> list[PairPath]:
+    """Pairs below a local or remote folder, in time order, chosen by ``step % stride == phase`` and by month.
+
+    Months run from ``start`` up to, not including, ``stop``. Raises UserError when there is no ClimSim file or none is
+    chosen, when a chosen file lacks its partner or stands twice, and, with both ends given, for a month without files.
+    """
+    if stride < 1 or not 0 <= phase < stride:
+        raise UserError(f"stride {stride} with phase {phase}: expected a stride of at least 1 and a phase from 0 to stride - 1")
+    first, last = (month.first_step if month else bound for month, bound in ((start, -math.inf), (stop, math.inf)))
+    streams: dict[str, dict[int, str]] = {"mli": {}, "mlo": {}}
+    anything = False
+    for path in storage.list_files(source, ".nc"):
+        parsed = parse_file_name(path)
+        anything |= parsed is not None
+        if parsed is None or not first <= parsed[1] < last or parsed[1] % stride != phase:
+            continue
+        stream, step = parsed
+        if step in streams[stream]:
+            raise UserError(f"{path}: the same step is also in {streams[stream][step]}, expected one file for each step")
+        streams[stream][step] = path
+    if not anything:
+        raise UserError(f"{source}: no ClimSim files, expected names such as {file_name('mli', 0)} and {file_name('mlo', 0)}")
+    _check_complete(source, streams["mli"], streams["mlo"])
+    if start and stop:
+        filled = {month_of_step(step) for step in streams["mli"]}
+        empty = [str(month) for month in month_range(start, stop) if month not in filled]
+        if empty:
+            raise UserError(
+                f"{source}: no files with step % {stride} == {phase} in month {', '.join(empty)}, which {start} to {stop} asks for"
+            )
+    return [PairPath(step, path, streams["mlo"][step]) for step, path in sorted(streams["mli"].items())]
+
+
+def _check_complete(source: str, mli: dict[int, str], mlo: dict[int, str]) -> None:
+    for stream, present, other in (("mlo", mli, mlo), ("mli", mlo, mli)):
+        lonely = sorted(present.keys() - other.keys())
+        if lonely:
+            count = f" (and {len(lonely) - 1} more like it)" if len(lonely) > 1 else ""
+            raise UserError(
+                f"{present[lonely[0]]}: its {file_name(stream, lonely[0])} is missing{count}, expected both files of every step"
+            )
+    if not mli:
+        raise UserError(f"{source}: no files in the months and with the stride and phase asked for")
+
+
+def read_pair(pair: PairPath, kind: str | None = None) -> Snapshot:
+    """Rows of one pair, bit for bit as the files hold them; tendencies are (after - before) / 1200 s in float64.
+
+    Without ``kind`` it is read off the files: ``ne`` (or, without it, the number of columns) tells the resolution, and the absence of
+    land, sea ice and snow the aqua-planet. Raises UserError for a truncated or foreign file, a missing variable, other
+    dimensions or dtypes, and numbers of columns that differ within the pair. Values are not judged here.
+    """
+    before, ne = _read_variables(pair.mli, INPUTS.variables)
+    after, _ = _read_variables(pair.mlo, MLO_VARIABLES)
+    columns = len(before["state_ps"])
+    if columns != after[STATE[0].name].shape[-1]:
+        raise UserError(f"{pair.mlo}: {after[STATE[0].name].shape[-1]} columns, expected {columns} as in its {file_name('mli', pair.step)}")
+    if kind is None:
+        kind = _infer_kind(pair.mli, ne, before)
+    elif kind not in KINDS:
+        raise UserError(f"kind {kind!r} is unknown, expected one of {', '.join(KINDS)}")
+
+    values = np.empty((INPUTS.width + TARGETS.width, columns))
+    inputs, targets = values[: INPUTS.width], values[INPUTS.width :]
+    for variable in INPUTS.variables:
+        inputs[INPUTS[variable.name]] = before[variable.name]
+    for state, tendency in zip(STATE, TENDENCIES, strict=True):
+        into = targets[TARGETS[tendency.name]]
+        np.subtract(after[state.name], before[state.name], out=into)
+        into /= STEP_SECONDS
+    for flux in schema.FLUXES:
+        targets[TARGETS[flux.name]] = after[flux.name]
+    return Snapshot(kind, pair.step, values.T)
+
+
+def _read_variables(path: str, variables: Iterable[Variable]) -> tuple[dict[str, np.ndarray], int | None]:
+    """Arrays ``(60, n)`` or ``(n,)`` by name, and the attribute ``ne``; any container, from bytes in memory."""
+    content = storage.read_bytes(path)
+    try:
+        with netCDF4.Dataset(path, memory=content) as dataset:
+            dataset.set_auto_maskandscale(False)
+            columns = dataset.dimensions["ncol"].size if "ncol" in dataset.dimensions else 0
+            values = {variable.name: _read_variable(path, dataset, variable, columns) for variable in variables}
+            for name in dataset.variables.keys() - values.keys():
+                _touch_end(dataset.variables[name])
+            ne = getattr(dataset, "ne", None)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path}: not a netCDF file or a truncated one ({len(content)} bytes)") from error
+    return values, None if ne is None else int(ne)
+
+
+def _read_variable(path: str, dataset: netCDF4.Dataset, variable: Variable, columns: int) -> np.ndarray:
+    if variable.name not in dataset.variables:
+        raise UserError(f"{path}: variable {variable.name} is missing")
+    stored = dataset.variables[variable.name]
+    dimensions, shape = (("ncol",), (columns,)) if variable.levels == 1 else (("lev", "ncol"), (variable.levels, columns))
+    if stored.dimensions != dimensions or stored.shape != shape or not columns:
+        found = ", ".join(f"{name}={size}" for name, size in zip(stored.dimensions, stored.shape, strict=True))
+        expected = "ncol" if variable.levels == 1 else f"lev={variable.levels}, ncol"
+        raise UserError(f"{path}: variable {variable.name} has dimensions ({found}), expected ({expected})")
+    if np.dtype(stored.dtype).newbyteorder("=") != np.float64:
+        raise UserError(f"{path}: variable {variable.name} has type {stored.dtype}, expected float64")
+    return np.asarray(stored[...])
+
+
+def _touch_end(stored: netCDF4.Variable) -> None:
+    """Read the last value of an unused variable: in a classic file nothing else shows that its end is cut off."""
+    if all(stored.shape):
+        stored[(-1,) * stored.ndim]
+
+
+def _infer_kind(path: str, ne: int | None, inputs: dict[str, np.ndarray]) -> str:
+    columns = len(inputs["state_ps"])
+    fitting = [kind.name for kind in KINDS.values() if (kind.ne == ne if ne is not None else kind.columns == columns)]
+    if not fitting:
+        told = f"ne = {ne}" if ne is not None else f"{columns} columns and no attribute ne"
+        raise UserError(f"{path}: cannot tell the kind from {told}, expected it to be given as one of {', '.join(KINDS)}")
+    if len(fitting) == 1:
+        return fitting[0]
+    aqua = not any(inputs[name].any() for name in _LAND_AND_ICE)
+    return "aqua-planet" if aqua else "low-res"

@@ -1,0 +1,275 @@
+"""The inputs of a synthetic world: large-scale state, surface and gases at a step.
+
+Profiles are ``(60, n)``, scalars ``(n,)``. Means and spreads per level follow the tables in ``climsim/figures`` (FACTS section 3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from leapray.climsim.calendar import DAYS_PER_YEAR, Moment
+from leapray.climsim.grid import figures, pressure
+from leapray.climsim.schema import INPUTS, LEVELS, MISSING
+from leapray.climsim.synthetic.place import Place, make_place
+from leapray.climsim.synthetic.thermo import GAS_DRY, HEAT_CAPACITY, LATENT_VAPOUR, STEFAN_BOLTZMANN, saturation
+from leapray.climsim.synthetic.weather import WaveField, vertical_loadings
+
+_HUMIDITY_TOP = 20
+"""First level whose humidity is a relative humidity; above it is a nearly passive trace."""
+_CLOUD_TOP = 12
+_LIQUID_TOP = 27
+"""First level where cloud liquid follows temperature; above it is only a numerical trace down to 1e-51."""
+_SOLAR_CONSTANT = 1361.0
+_PATTERNS = 10
+_PROFILES = ("temperature", "humidity", "cloud", "trace", "zonal", "meridional")
+_SURFACES = ("pressure", "contrast", "exchange")
+_CALIBRATION_SEED = 987654321
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Moments per level of one input profile, each ``(60,)``."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scales:
+    """What makes a kind's moisture follow the figures, each ``(60,)``: the logit of relative humidity, and cloud amounts in kg/kg."""
+
+    humidity: np.ndarray
+    liquid: np.ndarray
+    ice: np.ndarray
+
+
+def profile_figures(kind: str, name: str) -> Figures:
+    """Published moments of an input profile of a kind; the aqua-planet, of which none are published, takes those of low-res."""
+    table = figures("high_res_columns" if kind == "high-res" else "low_res_columns")
+    columns = INPUTS[name]
+    return Figures(*(np.array(table[key][columns], dtype=np.float64) for key in ("mean", "std", "min", "max")))
+
+
+def _knots(**values: float) -> np.ndarray:
+    """``(60,)`` interpolated between values given at levels, ``l12=0.5``."""
+    levels = [int(key[1:]) for key in values]
+    return np.interp(np.arange(LEVELS), levels, list(values.values()))[:, None]
+
+
+_TEMPERATURE_LATITUDE = _knots(l0=0.2, l8=0.1, l12=-0.2, l15=-0.6, l17=-0.88, l19=-0.85, l21=-0.2, l23=0.5, l26=0.8, l30=0.88, l59=0.88)
+_TEMPERATURE_SEASON = _knots(l0=-0.5, l3=0.2, l6=0.8, l12=0.7, l15=0.35, l17=0.15, l21=0.3, l26=0.25, l59=0.28)
+_ZONAL_JETS = _knots(l0=0.2, l12=0.3, l17=0.6, l25=0.65, l45=0.6, l52=0.3, l59=0.1)
+_ZONAL_SEASON = _knots(l0=0.75, l10=0.7, l16=0.3, l22=0.0)
+_ZONAL_TRADES = _knots(l0=0.0, l45=0.2, l52=0.45, l59=0.5)
+_HUMIDITY_LATITUDE = 0.45
+_ICE_LIMIT = 2e-5
+"""Ice that any air may hold, kg/kg; moister air may hold more."""
+_CLOUD_WIDTH = 1.15
+_TRACE_WIDTH = 4.0
+
+
+class Climate:
+    """Inputs of a kind at any step. The weather depends on the seed, the climate and its scales do not."""
+
+    def __init__(self, kind: str, place: Place, seed: int, scales: Scales | None = None) -> None:
+        self.kind, self.place = kind, place
+        self.figures = {name: profile_figures(kind, name) for name in (v.name for v in INPUTS.profiles)}
+        patterns = _PATTERNS * len(_PROFILES) + len(_SURFACES)
+        self._fields = [(1.0, WaveField(place.points, patterns, (seed, 0), length=0.35, days=1.6))]
+        if kind == "high-res":
+            self._fields = [(0.8, self._fields[0][1]), (0.6, WaveField(place.points, patterns, (seed, 1), length=0.1, days=0.5, waves=160))]
+        self._loadings = vertical_loadings(_PATTERNS, 5.0)
+        self.scales = _calibrated_scales(kind) if scales is None else scales
+
+    def at(self, step: int) -> dict[str, np.ndarray]:
+        """Every variable of an mli file at an absolute step."""
+        moment = Moment.of_step(step)
+        weather = self._weather(step)
+        sun = _Sun(moment, self.place)
+        state = self._dry_state(weather, sun)
+        state |= self._moisture(state, weather)
+        state |= self._surface(state, weather, sun)
+        return state | self._gases(sun)
+
+    def _weather(self, step: int) -> dict[str, np.ndarray]:
+        """Unit-variance patterns: profiles ``(60, n)`` by name, then surface fields ``(n,)``."""
+        patterns = sum(share * field.at(step) for share, field in self._fields)
+        if self.kind == "high-res":
+            patterns = np.sinh(0.5 * patterns) / 0.592
+        blocks = patterns[: _PATTERNS * len(_PROFILES)].reshape(len(_PROFILES), _PATTERNS, -1)
+        profiles = {name: self._loadings @ block for name, block in zip(_PROFILES, blocks, strict=True)}
+        return profiles | dict(zip(_SURFACES, patterns[_PATTERNS * len(_PROFILES) :], strict=True))
+
+    def _dry_state(self, weather: dict[str, np.ndarray], sun: _Sun) -> dict[str, np.ndarray]:
+        sine = self.place.sine
+        warmth = (1 / 3 - sine**2) / np.sqrt(4 / 45)
+        season = sine * sun.annual * np.sqrt(6)
+        jets = (np.sin(2 * self.place.latitude) ** 2 - 8 / 15) / np.sqrt(0.1)
+        trades = -np.cos(3 * self.place.latitude) * 1.4
+        parts = {
+            "state_t": [(_TEMPERATURE_LATITUDE, warmth), (_TEMPERATURE_SEASON, season)],
+            "state_u": [(_ZONAL_JETS, jets), (_ZONAL_SEASON, -np.sign(sine) * season), (_ZONAL_TRADES, trades)],
+            "state_v": [(_ZONAL_TRADES * 0.5, -season * (1 - sine**2))],
+        }
+        state = {}
+        for name, pattern in zip(parts, ("temperature", "zonal", "meridional"), strict=True):
+            known = sum(share * shape for share, shape in parts[name])
+            rest = np.sqrt(np.maximum(1 - sum(share**2 for share, _ in parts[name]), 0.05))
+            moments = self.figures[name]
+            value = moments.mean[:, None] + moments.std[:, None] * (known + rest * weather[pattern])
+            state[name] = np.clip(value, moments.low[:, None], moments.high[:, None])
+        near_ground = np.exp((np.arange(LEVELS)[:, None] - LEVELS + 1) / 3.0)
+        drag = 1 - near_ground**2 * (0.2 + 0.1 * np.clip(weather["exchange"], -2, 2))
+        state["state_u"], state["state_v"] = state["state_u"] * drag, state["state_v"] * drag
+        state["state_t"] += near_ground * 3.0 * self.place.land * sun.afternoon
+        swing = 300.0 if self.kind == "aqua-planet" else 900.0
+        state["state_ps"] = (101200.0 + swing * weather["pressure"]) * np.exp(-self.place.height / 8000.0)
+        state["state_pmid"] = np.ascontiguousarray(pressure(state["state_ps"]).T)
+        return state
+
+    def _moisture(self, state: dict[str, np.ndarray], weather: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        patterns = self._moisture_patterns(state, weather)
+        vapour = patterns["vapour"] * _relative_humidity(self.scales.humidity[:, None], patterns["humidity"])
+        ice = np.minimum(patterns["ice"] * self.scales.ice[:, None], _ICE_LIMIT + 0.1 * vapour)
+        return {"state_q0001": vapour, "state_q0002": patterns["liquid"] * self.scales.liquid[:, None], "state_q0003": ice}
+
+    def _moisture_patterns(self, state: dict[str, np.ndarray], weather: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Vapour at saturation (aloft: the trace itself), and the shapes in space of humidity, liquid and ice before their scales."""
+        temperature, tropics = state["state_t"], np.cos(6 * self.place.latitude) * 1.4
+        humidity = _HUMIDITY_LATITUDE * tropics + np.sqrt(1 - _HUMIDITY_LATITUDE**2) * weather["humidity"]
+        cloud = 0.7 * humidity + 0.714 * weather["cloud"]
+        amount = np.maximum(np.exp(_CLOUD_WIDTH * np.minimum(cloud, 2.6)) - 0.4, 0.0)
+        warm = np.minimum(np.exp((temperature - 268.0) / 8.0), 1.0)
+        liquid, ice = amount * warm, amount * (1.0001 - warm)
+        trace = np.exp(_TRACE_WIDTH * weather["trace"][:_LIQUID_TOP])
+        trace[_CLOUD_TOP + 1 :][trace[_CLOUD_TOP + 1 :] < np.exp(-1.5 * _TRACE_WIDTH)] = 0.0
+        liquid[:_LIQUID_TOP] = trace
+        ice[:_CLOUD_TOP] = np.exp(1.2 * weather["cloud"][:_CLOUD_TOP])
+        vapour = saturation(temperature, state["state_pmid"])
+        vapour[:_HUMIDITY_TOP] = _lognormal(self.figures["state_q0001"], weather["humidity"])[:_HUMIDITY_TOP]
+        return {"vapour": vapour, "humidity": humidity, "liquid": liquid, "ice": ice}
+
+    def _surface(self, state: dict[str, np.ndarray], weather: dict[str, np.ndarray], sun: _Sun) -> dict[str, np.ndarray]:
+        place, aqua = self.place, self.kind == "aqua-planet"
+        air, humidity, u, v = (state[name][-1] for name in ("state_t", "state_q0001", "state_u", "state_v"))
+        if aqua:
+            moments, warmth = self.figures["state_t"], (1 / 3 - place.sine**2) / np.sqrt(4 / 45)
+            ground = np.maximum(moments.mean[-1] + moments.std[-1] * warmth * 0.88, 271.4) + 1.0 + 0.05 * weather["contrast"]
+        else:
+            ground = air + 1.2 + (1.2 + 2.0 * place.land) * weather["contrast"] + 9.0 * place.land * (sun.cosine - 0.25)
+        ocean = 1 - place.land
+        ice = ocean * np.clip((270.0 - ground) / 10.0, 0, 0.99) * (not aqua)
+        snow = place.land * np.clip((268.0 - air) / 14.0 + 0.15 * weather["exchange"], 0, 1)
+        density = state["state_pmid"][-1] / (GAS_DRY * air)
+        wind = np.sqrt(u**2 + v**2 + 4.0)
+        rough = 1 + 1.2 * place.land
+        transfer = 1.0e-3 * density * wind * np.exp(0.25 * weather["exchange"])
+        wetness = 1 - 0.55 * place.land - 0.9 * ice
+        surface = {
+            "pbuf_SOLIN": sun.insolation,
+            "pbuf_LHFLX": LATENT_VAPOUR * transfer * wetness * (saturation(ground, state["state_ps"]) - humidity),
+            "pbuf_SHFLX": HEAT_CAPACITY * transfer * rough * (ground - air),
+            "pbuf_TAUX": -transfer * rough * u,
+            "pbuf_TAUY": -transfer * rough * v,
+            "pbuf_COSZRS": sun.cosine,
+            "cam_in_LWUP": STEFAN_BOLTZMANN * ground**4,
+            "cam_in_ICEFRAC": ice,
+            "cam_in_LANDFRAC": place.land.copy(),
+            "cam_in_OCNFRAC": ocean - ice,
+            "cam_in_SNOWHICE": np.where(ice > 0, 0.05 + 0.5 * ice, MISSING),
+            "cam_in_SNOWHLAND": snow,
+        }
+        return surface | _albedos(sun.cosine, place.land, ice, snow)
+
+    def _gases(self, sun: _Sun) -> dict[str, np.ndarray]:
+        """Ozone is a climatology of place and season; methane and nitrous oxide fall off towards the poles and are constant below."""
+        sine = self.place.sine
+        height = np.linspace(0, 1, LEVELS)[:, None]
+        shape = 0.8 * (sine**2 - 1 / 3) / np.sqrt(4 / 45) * np.cos(2.6 * np.pi * (1 - height)) + 0.6 * sine * sun.annual * np.sqrt(6)
+        gases = {"pbuf_ozone": _lognormal(self.figures["pbuf_ozone"], shape)}
+        for name in ("pbuf_CH4", "pbuf_N2O"):
+            moments = self.figures[name]
+            fall = (1 / 3 - sine**2 + 0.15 * sine * sun.annual) / np.sqrt(4 / 45)
+            value = moments.mean[:, None] + moments.std[:, None] * fall
+            mixed = moments.std < 1e-9 * moments.mean
+            gases[name] = np.where(mixed[:, None], moments.high[:, None], np.clip(value, moments.low[:, None], moments.high[:, None]))
+        return gases
+
+
+class _Sun:
+    """The sun over a place at a moment: declination, hour angle and the ellipse of the orbit."""
+
+    def __init__(self, moment: Moment, place: Place) -> None:
+        year = 2 * np.pi * moment.day_of_year / DAYS_PER_YEAR
+        declination = np.radians(23.44) * np.sin(year - 2 * np.pi * 80 / DAYS_PER_YEAR)
+        hour = 2 * np.pi * moment.second / 86400 + place.longitude - np.pi
+        cosine = np.sin(place.latitude) * np.sin(declination) + np.cos(place.latitude) * np.cos(declination) * np.cos(hour)
+        self.cosine = np.maximum(cosine, 0.0)
+        self.insolation = _SOLAR_CONSTANT * (1 + 0.0334 * np.cos(year - 2 * np.pi * 3 / DAYS_PER_YEAR)) * self.cosine
+        self.annual = np.cos(year - 2 * np.pi * 205 / DAYS_PER_YEAR)
+        """1 late in the northern summer, -1 in its winter."""
+        self.afternoon = np.cos(hour - np.pi / 6)
+        """1 two hours after local noon."""
+
+
+def _albedos(cosine: np.ndarray, land: np.ndarray, ice: np.ndarray, snow: np.ndarray) -> dict[str, np.ndarray]:
+    """Albedos by surface, 1 at night as in the real data; direct light on open water is reflected more at a low sun (Briegleb 1986)."""
+    water_direct = 0.026 / (cosine**1.7 + 0.065) + 0.15 * (cosine - 0.1) * (cosine - 0.5) * (cosine - 1.0)
+    bare, ocean = land - land * snow, np.maximum(1 - land - ice, 0)
+    albedos = {}
+    for name, water, soil, white in (
+        ("ALDIF", 0.06, 0.26, 0.65),
+        ("ALDIR", water_direct, 0.26 + 0.1 * (0.5 - cosine), 0.65),
+        ("ASDIF", 0.06, 0.12, 0.85),
+        ("ASDIR", water_direct, 0.12 + 0.05 * (0.5 - cosine), 0.85),
+    ):
+        day = ocean * water + bare * soil + land * snow * white + ice * (white - 0.05)
+        albedos[f"cam_in_{name}"] = np.where(cosine > 0, np.clip(day, 0.009, 1.0), 1.0)
+    return albedos
+
+
+def _lognormal(moments: Figures, pattern: np.ndarray) -> np.ndarray:
+    """A positive profile ``(60, n)`` with the given mean and std for a standard normal pattern, kept within the published range."""
+    variance = np.log1p((moments.std / moments.mean) ** 2)[:, None]
+    value = moments.mean[:, None] * np.exp(np.sqrt(variance) * pattern - variance / 2)
+    return np.clip(value, moments.low[:, None], moments.high[:, None])
+
+
+def _relative_humidity(scale: np.ndarray, pattern: np.ndarray) -> np.ndarray:
+    """Relative humidity between 0 and 1.1; 1 above the level where humidity begins, whose vapour is given whole."""
+    relative = 1.1 / (1 + np.exp(-(scale + 0.8 * pattern)))
+    relative[:_HUMIDITY_TOP] = 1.0
+    return relative
+
+
+@lru_cache
+def _calibrated_scales(kind: str) -> Scales:
+    """Solve a kind's scales on a fixed sample across the year.
+
+    Humidity: the mean of vapour equals the published one, by bisection. Clouds: the geometric mean of mean and std does, since tails
+    as heavy as the published ones (std up to 4 000 means) do not show both moments in any sample.
+    """
+    raw = Scales(*(np.zeros(LEVELS) for _ in range(3)))
+    climate = Climate(kind, make_place(kind, 192), _CALIBRATION_SEED, raw)
+    samples = []
+    for step in range(7, DAYS_PER_YEAR * 72, 1999):
+        weather = climate._weather(step)
+        dry = climate._dry_state(weather, _Sun(Moment.of_step(step), climate.place))
+        samples.append(climate._moisture_patterns(dry, weather))
+    pooled = {name: np.concatenate([sample[name] for sample in samples], axis=1) for name in samples[0]}
+    low, high = np.full((LEVELS, 1), -12.0), np.full((LEVELS, 1), 12.0)
+    wanted = climate.figures["state_q0001"].mean
+    for _ in range(30):
+        middle = (low + high) / 2
+        too_wet = (pooled["vapour"] * _relative_humidity(middle, pooled["humidity"])).mean(axis=1) > wanted
+        low, high = np.where(too_wet[:, None], low, middle), np.where(too_wet[:, None], middle, high)
+    amounts = {}
+    for name, column in (("liquid", "state_q0002"), ("ice", "state_q0003")):
+        moments = climate.figures[column]
+        amounts[name] = np.sqrt(moments.mean * moments.std / (pooled[name].mean(axis=1) * pooled[name].std(axis=1)))
+    return replace(raw, humidity=middle[:, 0], **amounts)

@@ -1,0 +1,72 @@
+"""Synthetic steps written as ClimSim file pairs: names, dimensions, attributes and container of the real data (FACTS section 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count, islice
+
+import netCDF4
+import numpy as np
+
+from leapray import storage
+from leapray.climsim.calendar import Moment, Month, file_name, month_of_step
+from leapray.climsim.schema import KINDS, LEVELS, MLI_VARIABLES, MLO_VARIABLES, Variable
+from leapray.climsim.synthetic.world import World
+from leapray.errors import UserError
+
+CONTAINERS = {"cdf5": "NETCDF3_64BIT_DATA", "hdf5": "NETCDF4"}
+
+
+def synthesize(
+    destination: str,
+    kind: str,
+    *,
+    steps: int,
+    columns: int | None = None,
+    start: str = "0001-02",
+    stride: int = 1,
+    seed: int = 0,
+    container: str = "cdf5",
+    progress: Callable[[], None] | None = None,
+) -> int:
+    """Write ``steps`` mli/mlo pairs into month folders of ``destination`` and return how many were written.
+
+    The steps are those from the first day of month ``start`` on whose absolute step is a multiple of ``stride``; ``progress`` is called
+    after each pair. Raises UserError for an unknown kind or container, an impossible number of columns, or counts below 1.
+    """
+    if container not in CONTAINERS:
+        raise UserError(f"format {container!r} is not one of {', '.join(CONTAINERS)}")
+    for name, value in (("steps", steps), ("stride", stride)):
+        if value < 1:
+            raise UserError(f"{name} = {value} is not 1 or more")
+    first = Month.parse(start).first_step
+    world = World(kind, columns, seed)
+    for step in islice(count(first + -first % stride, stride), steps):
+        folder = storage.join(destination, str(month_of_step(step)))
+        for stream, variables, fields in (
+            ("mli", MLI_VARIABLES, world.inputs(step)),
+            ("mlo", MLO_VARIABLES, world.outputs(step)),
+        ):
+            storage.write_bytes(storage.join(folder, file_name(stream, step)), encode(kind, step, variables, fields, container))
+        if progress is not None:
+            progress()
+    return steps
+
+
+def encode(kind: str, step: int, variables: Sequence[Variable], fields: Mapping[str, np.ndarray], container: str = "cdf5") -> bytes:
+    """One file as bytes: profiles ``(lev, ncol)`` and scalars ``(ncol,)`` in float64, ``ymd`` and ``tod`` as 0-d int32."""
+    moment = Moment.of_step(step)
+    file = netCDF4.Dataset("inmemory.nc", "w", format=CONTAINERS[container], memory=1)
+    file.setncatts({"ne": np.int32(KINDS[kind].ne), "fv_nphys": np.int32(2), "calendar": "NO_LEAP"})
+    file.createDimension("ncol", fields[variables[0].name].shape[-1])
+    file.createDimension("lev", LEVELS)
+    for name, value, meaning in (("ymd", moment.ymd, "date YYYYMMDD"), ("tod", moment.second, "seconds of the day")):
+        scalar = file.createVariable(name, "i4", ())
+        scalar.long_name = meaning
+        scalar[...] = value
+    for variable in variables:
+        dimensions = ("ncol",) if variable.levels == 1 else ("lev", "ncol")
+        stored = file.createVariable(variable.name, "f8", dimensions)
+        stored.setncatts({"units": variable.units, "long_name": variable.long_name})
+        stored[:] = fields[variable.name]
+    return bytes(file.close())

@@ -1,0 +1,128 @@
+"""Starting or joining Ray, quietly, and telling a user's mistake from a crash wherever on the cluster it was raised."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import ray.data
+
+from leapray.errors import UserError
+
+_LOCAL_ENVIRONMENT = {
+    # ray.train.report waits for the controller's poll: 2 s by default
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # the first start on a cold disk reads libraries for longer than Ray's own limit
+    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+_MINIMUM_LOCAL_CPUS = 8
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Join the cluster of ``RAY_ADDRESS`` or of this process, or start a local one for the length of the block."""
+    if ray.is_initialized():
+        with user_errors():
+            yield
+        return
+    start()
+    try:
+        with user_errors():
+            yield
+    finally:
+        ray.shutdown()
+
+
+def start(cpus: int | None = None) -> None:
+    """Join the cluster that ``RAY_ADDRESS`` names, or start a quiet one here, dashboard on loopback.
+
+    A local one gets at least 8 logical CPUs: controllers and data tasks reserve CPUs that they hardly use, and with two
+    of them a trainer and its data would wait for each other.
+    """
+    for key, value in _LOCAL_ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if not os.environ.get("RAY_ADDRESS"):
+        options |= {
+            "num_cpus": cpus or max(os.cpu_count() or 1, _MINIMUM_LOCAL_CPUS),
+            "include_dashboard": True,
+            "dashboard_host": "127.0.0.1",
+        }
+    try:
+        ray.init(**options)
+    except Exception:
+        if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
+            raise
+        ray.init(**options)
+    quiet()
+
+
+def quiet() -> None:
+    """Keep Ray's progress bars and chatter out of the terminal; its log files have them still."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Raise the UserError that lies inside an exception of Ray as itself; let every other exception pass."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        sentence = _find_sentence(error, depth=8)
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
+
+
+_IN_TRACEBACK = re.compile(r"^(?:leapray\.errors\.)?UserError: (.+)$", re.MULTILINE)
+
+
+def _find_sentence(error: object, depth: int) -> str | None:
+    """The sentence of a UserError among an exception's causes, or in the remote traceback that a Ray exception carries as text."""
+    if not isinstance(error, BaseException) or depth == 0:
+        return None
+    if isinstance(error, UserError):
+        return str(error)
+    for inner in (getattr(error, "cause", None), error.__cause__, *getattr(error, "worker_failures", {}).values()):
+        if found := _find_sentence(inner, depth - 1):
+            return found
+    match = _IN_TRACEBACK.search(str(error))
+    return match[1] if match else None
+
+
+def check_resources(workers: int, cpus_per_worker: int, use_gpu: bool) -> None:
+    """Refuse a training that this cluster can never hold, with the arithmetic. ``workers`` 0 is the calling process."""
+    have = ray.cluster_resources()
+    if use_gpu and have.get("GPU", 0) < max(workers, 1):
+        raise UserError(f"training wants {max(workers, 1)} GPU(s), one per worker, and the cluster has {have.get('GPU', 0):g}")
+    # one CPU is left for the tasks that read data
+    needed = workers * cpus_per_worker + 1
+    if workers and have.get("CPU", 0) < needed:
+        raise UserError(
+            f"training wants {workers} workers x {cpus_per_worker} CPU + 1 CPU for reading data = {needed} CPUs, "
+            f"and the cluster has {have.get('CPU', 0):g}"
+        )
+
+
+def parallelism(use_gpu: bool = False) -> int:
+    """Actors that can work at once: one per GPU, or one per CPU; on one machine, per real CPU, however many logical ones it has."""
+    resources = ray.cluster_resources()
+    if use_gpu:
+        return max(int(resources.get("GPU", 0)), 1)
+    cpus = int(resources.get("CPU", 1))
+    return min(cpus, os.cpu_count() or 1) if len(ray.nodes()) == 1 else cpus

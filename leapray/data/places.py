@@ -1,0 +1,87 @@
+"""Where and when the rows of a flat file belong: keys from the columns kind, step and ncol, or from the competition's ids.
+
+Shapes: n rows of a record batch.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from leapray.climsim.calendar import Month
+from leapray.climsim.schema import KINDS, row_key, row_place
+from leapray.errors import UserError
+
+SAMPLE_ID = "sample_id"
+PLACE = {"kind": pa.string(), "step": pa.int64(), "ncol": pa.int32()}
+"""Columns that tell the place of a row, in our own files."""
+
+_COMPETITION_KIND, _COMPETITION_STRIDE = KINDS["low-res"], 7
+_ROW_BITS = 40
+
+
+def month_in_name(path: str) -> Month | None:
+    """The month, YYYY-MM, that a file's name holds."""
+    match = re.search(r"(?<!\d)\d{4}-(0[1-9]|1[0-2])(?!\d)", path.rsplit("/", 1)[-1])
+    return Month.parse(match[0]) if match else None
+
+
+def row_keys(batch: pa.RecordBatch, path: str, position: tuple[int, int], kind: str | None) -> np.ndarray:
+    """int64 ``(n,)``: :func:`schema.row_key` where kind, step and ncol are known, else ``-1 - (piece index << 40 | row within the piece)``.
+
+    ``position`` is the piece's index and the batch's first row within it, ``kind`` what rows without a column kind are taken for.
+    Competition ids are taken at their word only in low-res files that have neither a month in their name nor a step: other
+    files reuse them, beginning with ``train_0``. Raises UserError for another kind or a place that is none.
+    """
+    names = set(batch.schema.names)
+    if "kind" in names:
+        kind = _single_kind(path, batch.column("kind"), kind)
+    if kind is not None and {"step", "ncol"} <= names:
+        return row_key(kind, _whole_numbers(path, batch, "step"), _whole_numbers(path, batch, "ncol"))
+    if kind in (None, _COMPETITION_KIND.name) and "step" not in names and month_in_name(path) is None:
+        number = competition_rows(batch)
+        if number is not None:
+            step, ncol = np.divmod(number, _COMPETITION_KIND.columns)
+            return row_key(_COMPETITION_KIND.name, step * _COMPETITION_STRIDE, ncol)
+    index, first = position
+    return -1 - ((np.int64(index) << _ROW_BITS) | np.arange(first, first + batch.num_rows))
+
+
+def steps_of(batch: pa.RecordBatch, path: str, row: np.ndarray) -> np.ndarray:
+    """Absolute steps ``(n,)`` of rows with the keys ``row``. Raises UserError where neither a column nor the key tells them."""
+    if "step" in batch.schema.names:
+        return _whole_numbers(path, batch, "step")
+    if (row < 0).any():
+        raise months_unknown(path)
+    return row_place(row)[1]
+
+
+def months_unknown(path: str) -> UserError:
+    """The error for a file whose months are asked for and cannot be told."""
+    expected = f"YYYY-MM in the file's name, a column step (of 1 200 s since 0001-02-01), or the competition's {SAMPLE_ID} train_<row>"
+    return UserError(f"{path}: its months cannot be told, expected {expected}")
+
+
+def competition_rows(batch: pa.RecordBatch) -> np.ndarray | None:
+    """Row numbers ``(n,)`` that the ids ``train_<r>`` tell, or None if one of them is no such id."""
+    ids = batch.column(SAMPLE_ID).cast(pa.string())
+    numbers = pc.struct_field(pc.extract_regex(ids, r"^train_(?P<row>\d{1,10})$"), "row")
+    return None if numbers.null_count else np.asarray(numbers.cast(pa.int64()))
+
+
+def _single_kind(path: str, column: pa.Array, expected: str | None) -> str | None:
+    found = column.cast(pa.string()).unique().to_pylist()
+    allowed = [expected] if expected else list(KINDS)
+    if len(found) > 1 or any(kind not in allowed for kind in found):
+        raise UserError(f"{path}: column kind holds {', '.join(map(str, found))}, expected {' or '.join(allowed)} alone")
+    return found[0] if found else expected
+
+
+def _whole_numbers(path: str, batch: pa.RecordBatch, name: str) -> np.ndarray:
+    column = batch.column(name)
+    if column.null_count or (len(column) and pc.min(column).as_py() < 0):
+        raise UserError(f"{path}: column {name} has empty or negative values, expected whole numbers from 0")
+    return np.asarray(column.cast(pa.int64()))

@@ -1,0 +1,28 @@
+"""Numbered tasks on Ray Data, with their results in order."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import ray.data
+
+from leapray.cluster import user_errors
+
+T = TypeVar("T")
+
+
+def run_tasks(function: Callable[[int], T], count: int, progress: Callable[[int, int], None] | None = None) -> Iterator[T]:
+    """Run ``function(0) … function(count - 1)`` on the cluster and give their results in that order, each a picklable object.
+
+    ``progress`` is called with the tasks done and the tasks in all.
+    """
+    dataset = ray.data.range(count, override_num_blocks=count)
+    dataset.context.execution_options.preserve_order = True
+    results = dataset.map(lambda row: {"result": pickle.dumps(function(int(row["id"])))})
+    with user_errors():
+        for done, row in enumerate(results.iter_rows(), start=1):
+            if progress is not None:
+                progress(done, count)
+            yield pickle.loads(row["result"])

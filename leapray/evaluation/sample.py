@@ -1,0 +1,50 @@
+"""A sample submission: the ids and columns that a competition asks for, in order, and the weights that its values are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from leapray.climsim.schema import TARGETS
+from leapray.errors import UserError
+from leapray.evaluation.tables import ID, columns, files, read_ids, read_targets, some
+
+
+@dataclass(frozen=True)
+class SampleSubmission:
+    """What a submission must look like.
+
+    ``weights (368,)``, in the schema's order, turn physical units into the submission's: 0 or 1, or 1/std (FACTS section 2).
+    """
+
+    ids: pa.ChunkedArray
+    columns: tuple[str, ...]
+    weights: np.ndarray
+
+
+def read_sample(url: str) -> SampleSubmission:
+    """Read a sample submission, csv or parquet.
+
+    Raises UserError for a column that is unknown or missing, an id that stands twice, no rows, and weights that are negative,
+    not finite, or differ between rows.
+    """
+    names = columns(files(url)[0])
+    if unknown := [name for name in names if name not in {ID, *TARGETS.columns}]:
+        raise UserError(f"{url}: column {some(pa.array(unknown))} is unknown; expected {ID} and the {TARGETS.width} target columns")
+    if len(set(names)) < len(names):
+        raise UserError(f"{url}: a column stands twice; expected {ID} and each of the {TARGETS.width} target columns once")
+    ids = read_ids(url)
+    weights: np.ndarray | None = None
+    for values in read_targets(url):
+        for row in values[:1] if weights is None else ():
+            weights = row.copy()
+        differs = np.flatnonzero((values != weights).any(axis=0))
+        if len(differs):
+            raise UserError(f"{url}: weights of column {TARGETS.columns[differs[0]]} differ between rows; expected one weight per column")
+    if weights is None:
+        raise UserError(f"{url}: has no rows; expected the ids to submit")
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise UserError(f"{url}: weights must be finite and not negative")
+    return SampleSubmission(ids, tuple(name for name in names if name != ID), weights)

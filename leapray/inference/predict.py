@@ -1,0 +1,136 @@
+"""Distributed prediction: every row of flat parquet or csv once, as parquet of physical predictions, on Ray Data actors (Ray).
+
+Each piece of the input becomes one part file, so an interrupted prediction continues with the parts that are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+import torch
+
+from leapray import cluster, storage
+from leapray.climsim.schema import TARGETS
+from leapray.data import flat
+from leapray.errors import UserError
+from leapray.models.directory import load_info, load_model
+from leapray.recipe import difference
+
+SETTINGS = "prediction.json"
+_BATCH = 2048
+_SCHEMA = pa.schema([("sample_id", pa.string()), *((name, pa.float64()) for name in TARGETS.columns)])
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a prediction left in its destination."""
+
+    url: str
+    rows: int
+    files: int
+
+
+def predict(
+    models: Sequence[str],
+    source: str,
+    destination: str,
+    *,
+    use_gpu: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> Prediction:
+    """Predict every row below ``source`` with one model, or with the mean of several, and write parquet to ``destination``.
+
+    The mean is taken of physical predictions before the physics, which is applied once (DESIGN section 3, Emulator). Ray must be
+    running. Raises UserError for an unreadable model or input, and for a destination that holds another prediction.
+    """
+    models = [storage.absolute(model) for model in models]
+    source, destination = storage.absolute(source), storage.absolute(destination)
+    weights = [load_info(model).weights_sha256 for model in models]
+    pieces = flat.list_pieces(source, targets=False, notice=notice)
+    _claim(destination, {"models": weights, "input": source, "pieces": len(pieces)})
+    actors = min(len(pieces), cluster.parallelism(use_gpu))
+    dataset = ray.data.range(len(pieces), override_num_blocks=len(pieces)).map_batches(
+        _Predictor,
+        fn_constructor_args=(models, pieces, destination, use_gpu),
+        batch_size=1,
+        concurrency=(1, actors) if actors > 1 else 1,
+        num_cpus=1,
+        num_gpus=1 if use_gpu else 0,
+    )
+    rows = 0
+    with cluster.user_errors():
+        for done, row in enumerate(dataset.iter_rows(), start=1):
+            rows += int(row["rows"])
+            if progress is not None:
+                progress(done, len(pieces))
+    expected = [piece.rows for piece in pieces]
+    if min(expected) >= 0 and rows != sum(expected):
+        raise RuntimeError(f"{source} has {sum(expected)} rows, but {rows} were predicted")
+    return Prediction(destination, rows, len(pieces))
+
+
+def _claim(destination: str, settings: dict[str, Any]) -> None:
+    name = storage.join(destination, SETTINGS)
+    if storage.exists(name):
+        if changed := difference(settings, storage.read_json(name)):
+            raise UserError(f"{destination}: holds another prediction ({changed}); choose another place or remove it")
+    elif storage.list_files(destination, ".parquet"):
+        raise UserError(f"{destination}: holds parquet files that are not a prediction's; choose an empty place")
+    else:
+        storage.write_json(name, settings)
+
+
+class _Predictor:
+    """One actor: the models on its device, called with the numbers of pieces."""
+
+    def __init__(self, models: Sequence[str], pieces: Sequence[flat.Piece], destination: str, use_gpu: bool) -> None:
+        device = torch.device("cuda" if use_gpu else "cpu")
+        self.emulators = [load_model(model).emulator.to(device) for model in models]
+        self.pieces, self.destination, self.device = pieces, destination, device
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"rows": np.array([self._piece(int(index)) for index in batch["id"]])}
+
+    def _piece(self, index: int) -> int:
+        """Predict one piece into its part file, unless it is there; the number of its rows."""
+        url = storage.join(self.destination, f"part-{index:06d}.parquet")
+        if storage.exists(url):
+            with storage.open_input(url) as file:
+                return int(pq.read_metadata(file).num_rows)
+        rows = 0
+        with storage.atomic_file(url) as file, pq.ParquetWriter(file, _SCHEMA, compression="lz4", use_dictionary=False) as writer:
+            for block in flat.read_piece(self.pieces[index], targets=False):
+                _require_finite(block, self.pieces[index].path)
+                writer.write_table(_table(block.sample_id, self._predict(block.inputs)))
+                rows += len(block.inputs)
+        return rows
+
+    @torch.inference_mode()
+    def _predict(self, inputs: np.ndarray) -> np.ndarray:
+        parts = []
+        for start in range(0, len(inputs), _BATCH):
+            x = torch.from_numpy(inputs[start : start + _BATCH]).to(self.device)
+            mean = torch.stack([emulator.tendencies(x) for emulator in self.emulators]).mean(dim=0)
+            parts.append(self.emulators[0].physics(x, mean).cpu().numpy())
+        return np.concatenate(parts)
+
+
+def _table(sample_id: pa.Array, predictions: np.ndarray) -> pa.Table:
+    columns = np.asfortranarray(predictions)
+    return pa.Table.from_arrays([sample_id, *(pa.array(columns[:, index]) for index in range(columns.shape[1]))], schema=_SCHEMA)
+
+
+def _require_finite(block: flat.Block, path: str) -> None:
+    bad = ~np.isfinite(block.inputs).all(axis=1)
+    if bad.any():
+        raise UserError(
+            f"{path}: {int(bad.sum())} rows hold NaN or Inf inputs, the first {block.sample_id[int(np.argmax(bad))].as_py()}; "
+            "predictions need finite numbers"
+        )

@@ -1,0 +1,86 @@
+"""The competition's file: physical predictions times the weights of a sample submission, in its order of rows and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from leapray import storage
+from leapray.climsim.schema import TARGETS
+from leapray.errors import UserError
+from leapray.evaluation.sample import SampleSubmission, read_sample
+from leapray.evaluation.tables import ID, ROWS, Source, gather, locate, name, read_ids, some
+
+_TARGET_INDEX = {name: index for index, name in enumerate(TARGETS.columns)}
+
+
+def write_submission(predictions: Source, sample_submission: str, destination: str) -> int:
+    """Write a submission, ``.csv`` or ``.parquet``, that appears whole or not at all; returns its rows.
+
+    ``predictions`` are in physical units, with at least the sample's ids; others are left out. Numbers keep every bit of a
+    float64. The predictions are held in memory once (3 kB a row). Raises UserError for ids that are missing or stand twice,
+    predictions that are not finite, and a sample that is not one (see ``read_sample``).
+    """
+    if not destination.endswith((".csv", ".parquet")):
+        raise UserError(f"{destination}: a submission's name must end with .csv or .parquet")
+    sample = read_sample(sample_submission)
+    places = locate(read_ids(predictions), sample.ids)
+    missing = np.ones(len(sample.ids), dtype=bool)
+    missing[places[places >= 0]] = False
+    if missing.any():
+        raise UserError(
+            f"{name(predictions)}: {missing.sum()} of {len(sample.ids)} ids of {sample_submission} are missing: "
+            f"{some(sample.ids.filter(pa.array(missing)))}"
+        )
+    physical = gather(predictions, places, len(sample.ids))
+    _require_finite(physical, sample.ids, name(predictions))
+    with storage.atomic_file(destination) as file, _writer(file, destination, sample.columns) as writer:
+        for start in range(0, len(physical), ROWS):
+            writer.write_table(_block(sample, physical, start))
+    return len(physical)
+
+
+def read_submission(url: str) -> tuple[list[str], np.ndarray]:
+    """Ids, and values ``(n, 368)`` in the schema's column order and the submission's units."""
+    ids = read_ids(url)
+    return ids.to_pylist(), gather(url, np.arange(len(ids)), len(ids))
+
+
+def _require_finite(physical: np.ndarray, ids: pa.ChunkedArray, label: str) -> None:
+    finite = np.isfinite(physical)
+    if not finite.all():
+        row, column = np.unravel_index(np.argmin(finite), finite.shape)
+        raise UserError(
+            f"{label}: {(~finite).any(axis=1).sum()} rows hold predictions that are NaN or Inf, "
+            f"the first {TARGETS.columns[column]} of {ids[int(row)].as_py()}; they must be finite numbers"
+        )
+
+
+def _block(sample: SampleSubmission, physical: np.ndarray, start: int) -> pa.Table:
+    block = slice(start, start + ROWS)
+    weighted = np.asfortranarray(physical[block] * sample.weights)
+    arrays = [pa.array(weighted[:, _TARGET_INDEX[name]]) for name in sample.columns]
+    return pa.table([sample.ids[block], *arrays], schema=_schema(sample.columns))
+
+
+def _schema(columns: tuple[str, ...]) -> pa.Schema:
+    return pa.schema([(ID, pa.string()), *((name, pa.float64()) for name in columns)])
+
+
+@contextmanager
+def _writer(file: IO[bytes], destination: str, columns: tuple[str, ...]) -> Iterator[Any]:
+    if destination.endswith(".parquet"):
+        with pq.ParquetWriter(file, _schema(columns), use_dictionary=False) as writer:
+            yield writer
+        return
+    # pyarrow would quote every name of the header
+    file.write((",".join([ID, *columns]) + "\n").encode())
+    options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="needed")
+    with pyarrow.csv.CSVWriter(file, _schema(columns), write_options=options) as writer:
+        yield writer

@@ -1,0 +1,32 @@
+"""A plain multilayer perceptron over the flat columns: the baseline that knows nothing of levels."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from leapray.climsim.schema import INPUTS, LEVELS, TARGETS
+from leapray.models.layers import perceptron
+from leapray.registry import Options
+
+
+class MLPOptions(Options):
+    """Widths of the hidden layers, what follows each of them, and how much of it is dropped in training."""
+
+    hidden: tuple[PositiveInt, ...] = (512, 512, 512)
+    activation: Literal["relu", "gelu", "elu", "silu"] = "relu"
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class MLP(nn.Module):
+    """Scaled inputs ``(B, 556 + 60 * features)`` to scaled targets ``(B, 368)``."""
+
+    def __init__(self, options: MLPOptions, features: int = 0) -> None:
+        super().__init__()
+        widths = (INPUTS.width + LEVELS * features, *options.hidden, TARGETS.width)
+        self.layers = perceptron(widths, options.activation, options.dropout)
+
+    def forward(self, x_bi: Tensor) -> Tensor:
+        return self.layers(x_bi)

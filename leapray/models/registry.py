@@ -1,0 +1,81 @@
+"""Networks by name. A new architecture is one file and one line of ``NETWORKS``; a user's own is named ``package.module:Class``.
+
+A network is an ``nn.Module`` class built as ``Network(options, features)``, which maps scaled inputs ``(B, 556 + 60 * features)``
+in flat order to scaled targets ``(B, 368)``. A user's class names the pydantic model of its options as its ``Options``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from torch import nn
+
+from leapray.climsim.schema import INPUTS, LEVELS, TARGETS
+from leapray.errors import UserError
+from leapray.models.low_res_aqua import LowResAqua, LowResAquaOptions
+from leapray.models.mlp import MLP, MLPOptions
+from leapray.recipe import Choice
+from leapray.registry import Options, Registry
+
+NETWORKS: Registry[nn.Module] = Registry(
+    "network",
+    {
+        "low-res-aqua": (LowResAquaOptions, LowResAqua),
+        "mlp": (MLPOptions, MLP),
+    },
+)
+
+
+def build_network(name: str, options: Mapping[str, Any], features: int = 0) -> nn.Module:
+    """A freshly initialised network; ``features`` engineered profiles follow the 556 inputs.
+
+    Raises UserError for an unknown name, an option that the network does not know or take, and a user's own network that
+    cannot be imported or does not give ``(B, 368)``.
+    """
+    choice = Choice(name=name, options=dict(options))
+    network = _registry(name).build(choice, features)
+    if name not in NETWORKS.entries:
+        _check_shapes(name, network, features)
+    return network
+
+
+def network_options(choice: Choice) -> BaseModel:
+    """Checked options of a network, defaults filled in. Raises UserError for an unknown network or a wrong option."""
+    return _registry(choice.name).options(choice)
+
+
+def _registry(name: str) -> Registry[nn.Module]:
+    return Registry(NETWORKS.key, {name: _users_own(name)}) if ":" in name else NETWORKS
+
+
+def _users_own(name: str) -> tuple[type[Options], Callable[..., nn.Module]]:
+    module_name, _, class_name = name.partition(":")
+    if os.getcwd() not in sys.path:
+        # last, so that a user's file never hides an installed package
+        sys.path.append(os.getcwd())
+    try:
+        network = getattr(importlib.import_module(module_name), class_name, None)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"network {name}: cannot import {module_name} from {os.getcwd()} or the environment ({error})") from error
+    if not (isinstance(network, type) and issubclass(network, nn.Module)):
+        raise UserError(f"network {name}: {module_name} has no class {class_name} that is a torch.nn.Module")
+    options = getattr(network, "Options", None)
+    if not (isinstance(options, type) and issubclass(options, BaseModel)):
+        raise UserError(f"network {name}: {class_name} has no Options; expected a pydantic model of its options")
+    return options, network  # type: ignore[return-value]
+
+
+def _check_shapes(name: str, network: nn.Module, features: int) -> None:
+    width = INPUTS.width + LEVELS * features
+    with torch.no_grad():
+        result = network.eval()(torch.zeros(2, width))
+    network.train()
+    found = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
+    if found != (2, TARGETS.width):
+        raise UserError(f"network {name}: gives {found} for inputs (2, {width}); expected (2, {TARGETS.width})")

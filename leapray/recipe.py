@@ -1,0 +1,280 @@
+"""The recipe of an experiment: frozen models of one YAML file, loaded strictly, with ``section.key=value`` overrides.
+
+A recipe describes; the rooms build. A choice among implementations is ``{name, options}``: the registry of its room knows the
+names and checks the options.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PositiveInt, ValidationError, model_validator
+
+from leapray import storage
+from leapray.climsim.calendar import Month
+from leapray.climsim.schema import KINDS
+from leapray.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+def _month(value: Any) -> Month:
+    if isinstance(value, Month):
+        return value
+    try:
+        return Month.parse(value)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+
+
+MonthField = Annotated[Month, BeforeValidator(_month), PlainSerializer(str)]
+
+
+class Months(_Section):
+    """Months from ``start`` up to, not including, ``stop``."""
+
+    start: MonthField
+    stop: MonthField
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if self.stop <= self.start:
+            raise ValueError(f"stop {self.stop} must come after start {self.start} (stop is exclusive)")
+        return self
+
+    def overlaps(self, other: Months) -> bool:
+        return self.start < other.stop and other.start < self.stop
+
+    def __str__(self) -> str:
+        return f"{self.start} up to {self.stop}"
+
+
+class Choice(_Section):
+    """One implementation by name, with its options; the registry of its room checks both."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Source(_Section):
+    """Flat parquet or csv of one kind, and the months of it that each split takes."""
+
+    kind: str
+    path: str
+    train: Months | None = None
+    validation: Months | None = None
+    test: Months | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind {self.kind!r} is not one of {', '.join(KINDS)}")
+        return self
+
+    def months(self, split: str) -> Months | None:
+        months: Months | None = getattr(self, split)
+        return months
+
+
+class Data(_Section):
+    """Where the data comes from, how it is scaled and shuffled, and where the result lies."""
+
+    prepared: str
+    sources: dict[str, Source] = Field(min_length=1)
+    fit_on: str | None = None
+    """The source whose training months give the statistics; the first one by default."""
+    scaling: Choice = Choice(name="standard")
+    bad_rows: Literal["refuse", "drop"] = "refuse"
+    rows_per_shard: PositiveInt = 8192
+    shuffle_rows: PositiveInt = 131072
+    """Rows that one task of the shuffle holds in memory (3.7 kB each)."""
+    seed: int = 0
+
+    @property
+    def fit_source(self) -> str:
+        return self.fit_on or next(iter(self.sources))
+
+    @model_validator(mode="after")
+    def _splits(self) -> Self:
+        if self.fit_source not in self.sources:
+            raise ValueError(f"fit_on names {self.fit_on!r}, which is not a source; sources are {', '.join(self.sources)}")
+        if self.sources[self.fit_source].train is None:
+            raise ValueError(f"source {self.fit_source!r} gives the statistics and needs training months")
+        for (name, split, months), (other_name, other_split, other) in combinations(self._months(), 2):
+            if self.sources[name].kind == self.sources[other_name].kind and split != other_split and months.overlaps(other):
+                raise ValueError(
+                    f"months overlap: sources.{name}.{split} ({months}) and sources.{other_name}.{other_split} ({other}) share rows of "
+                    f"{self.sources[name].kind}; splits of one kind must not touch, since neighbouring steps are nearly the same"
+                )
+        return self
+
+    def _months(self) -> Iterator[tuple[str, str, Months]]:
+        for name, source in self.sources.items():
+            for split in SPLITS:
+                if (months := source.months(split)) is not None:
+                    yield name, split, months
+
+
+class Training(_Section):
+    """How a network is trained. Batch size is global: the rows of one step over all workers."""
+
+    run: str
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    loss: Choice = Choice(name="huber")
+    optimizer: Choice = Choice(name="adamw")
+    schedule: Choice = Choice(name="constant")
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    patience: PositiveInt | None = None
+    """Stop after this many validations without a better headline R2."""
+    seed: int = 0
+    lanes: PositiveInt | None = None
+    """Independent streams of shards that share a step; a multiple of the workers, which is its default."""
+
+
+class Resources(_Section):
+    """What the training takes. ``workers: 0`` trains in the calling process, by the same code (Ray Train's local mode)."""
+
+    workers: int = Field(default=0, ge=0)
+    use_gpu: bool = False
+    cpus_per_worker: PositiveInt = 1
+
+
+class Recipe(_Section):
+    """One experiment: data, network, training and resources."""
+
+    name: str
+    data: Data
+    network: Choice
+    training: Training
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        workers = max(self.resources.workers, 1)
+        lanes = self.training.lanes or workers
+        if lanes % workers or self.training.batch_size % lanes:
+            raise ValueError(
+                f"training.batch_size {self.training.batch_size} must be a multiple of training.lanes {lanes}, "
+                f"and lanes a multiple of resources.workers {workers}"
+            )
+        return self
+
+    @property
+    def lanes(self) -> int:
+        return self.training.lanes or max(self.resources.workers, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as YAML and json hold them."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+def load_recipe(url: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, apply ``section.key=value`` overrides, and check it. Raises UserError with one sentence per mistake."""
+    try:
+        content = yaml.load(storage.read_bytes(url), Loader=_StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{url}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{url}: a recipe is a mapping of sections, found {type(content).__name__}")
+    for override in overrides:
+        _apply(content, override)
+    return parse_recipe(content, url)
+
+
+def parse_recipe(content: Mapping[str, Any], name: str = "recipe") -> Recipe:
+    """Check plain values as a recipe. Raises UserError that begins with ``name``."""
+    return validate(Recipe, content, name)
+
+
+def validate(model: type[ModelT], content: Mapping[str, Any], name: str) -> ModelT:
+    """Build a pydantic model; its errors become one UserError that names each key and what was expected."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{name}: {'; '.join(_sentence(model, item) for item in error.errors())}") from error
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise UserError(f"--set {override!r} is not of the form section.key=value")
+    try:
+        value = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override!r}: the value is not valid YAML") from error
+    for key in keys[:-1]:
+        content = content.setdefault(key, {})
+        if not isinstance(content, dict):
+            raise UserError(f"--set {override!r}: {key!r} is not a section")
+    content[keys[-1]] = value
+
+
+def _sentence(model: type[BaseModel], error: Any) -> str:
+    location = [str(part) for part in error["loc"]]
+    where = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        known = _keys_at(model, location[:-1])
+        close = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
+        return f"unknown key {where!r}; {hint}"
+    if error["type"] == "missing":
+        return f"key {where!r} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error" or not where:
+        return f"{where}: {message}" if where else message
+    return f"{where} is {error['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _keys_at(model: type[BaseModel], location: Iterable[str]) -> list[str]:
+    """Known keys of the section at a location, found by walking the models' annotations."""
+    current: type[BaseModel] | None = model
+    for part in location:
+        if current is None or part not in current.model_fields:
+            continue
+        current = _section_of(current.model_fields[part].annotation)
+    return sorted(current.model_fields) if current else []
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for arg in getattr(annotation, "__args__", ()) if (found := _section_of(arg))), None)
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping of dotted keys."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    return {key: leaf for name, item in value.items() for key, leaf in flatten(item, f"{prefix}.{name}" if prefix else str(name)).items()}
+
+
+def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """What two recipes' plain values disagree on, as ``key: theirs, now ours``; empty if nothing."""
+    old, new = flatten(theirs), flatten(ours)
+    changed = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
+    return "; ".join(f"{key}: {old.get(key)!r}, now {new.get(key)!r}" for key in changed)

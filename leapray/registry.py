@@ -1,0 +1,41 @@
+"""Implementations by name: what turns a recipe's ``{name, options}`` into a checked options object and a built thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from leapray.errors import UserError
+from leapray.recipe import Choice, validate
+
+T = TypeVar("T")
+
+
+class Options(BaseModel):
+    """Base of every implementation's options: frozen, and an unknown key is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Registry(Generic[T]):
+    """Known implementations of one thing (a loss, a scaling), each with its options model and its builder.
+
+    A builder takes the options first, then whatever the room passes to :meth:`build`.
+    """
+
+    def __init__(self, key: str, entries: Mapping[str, tuple[type[Options], Callable[..., T]]]) -> None:
+        self.key = key
+        self.entries = dict(entries)
+
+    def options(self, choice: Choice) -> Options:
+        """Checked options of a choice. Raises UserError for an unknown name or a wrong option."""
+        if choice.name not in self.entries:
+            raise UserError(f"{self.key}.name is {choice.name!r}; known ones are {', '.join(self.entries)}")
+        return validate(self.entries[choice.name][0], choice.options, f"{self.key}.options")
+
+    def build(self, choice: Choice, *args: Any) -> T:
+        """Build what a choice names."""
+        options = self.options(choice)
+        return self.entries[choice.name][1](options, *args)

@@ -1,0 +1,210 @@
+"""Training a recipe with Ray Train: the worker, its Trainer, and what is refused before any of it starts (Ray)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.fs
+import ray.train
+import ray.train.collective
+import ray.train.torch
+import torch
+
+from leapray import cluster, storage
+from leapray.data.shards import Prepared, load_prepared
+from leapray.data.stream import Stream
+from leapray.errors import UserError
+from leapray.models.directory import load_info, save_model
+from leapray.models.registry import build_network, network_options
+from leapray.recipe import Recipe, parse_recipe
+from leapray.training import checkpoint
+from leapray.training.loop import Loop, Peers, Record
+from leapray.training.losses import LOSSES
+from leapray.training.optimizers import OPTIMIZERS
+from leapray.training.run import RecordLog, Run, following
+from leapray.training.schedules import SCHEDULES
+
+_KEEP = 2
+_MAX_FAILURES = 2
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: its run, its model and the record of every epoch."""
+
+    run_url: str
+    model_url: str
+    history: list[Record]
+
+    @property
+    def best(self) -> Record:
+        """The epoch whose weights the model has: the first of highest validation R2."""
+        return max(self.history, key=lambda record: record["r2"])
+
+
+def train(recipe: Recipe, progress: Callable[[Record], None] | None = None) -> Trained:
+    """Train what a recipe describes, or the rest of it, and write its run directory; a finished run returns at once.
+
+    Ray must be started. ``progress`` gets every record of ``metrics.jsonl`` as it is logged, from another thread. Raises UserError
+    for anything that cannot run: missing data, too few rows, another recipe's directory, too small a cluster, a loss that diverges.
+    """
+    recipe = _resolve(recipe)
+    check_choices(recipe)
+    run = Run(recipe.training.run)
+    run.check(recipe)
+    if not run.finished:
+        _refuse(recipe, load_prepared(recipe.data.prepared))
+        run.claim(recipe)
+        with cluster.user_errors(), following(run, progress), _interrupt_restored():
+            _fit(recipe, run)
+    if not run.finished:
+        raise UserError(f"{run.model}: not written where this process can see it; a cluster needs a training.run that all nodes share")
+    return Trained(run.url, run.model, load_info(run.model).history)
+
+
+def check_choices(recipe: Recipe) -> None:
+    """Check network, loss, optimizer and schedule by name and options. Raises UserError for the first that is wrong."""
+    network_options(recipe.network)
+    for registry, choice in (
+        (LOSSES, recipe.training.loss),
+        (OPTIMIZERS, recipe.training.optimizer),
+        (SCHEDULES, recipe.training.schedule),
+    ):
+        registry.options(choice)
+
+
+def _resolve(recipe: Recipe) -> Recipe:
+    """The recipe with places that mean the same on every node."""
+    data = recipe.data.model_copy(update={"prepared": storage.absolute(recipe.data.prepared)})
+    training = recipe.training.model_copy(update={"run": storage.absolute(recipe.training.run)})
+    return recipe.model_copy(update={"data": data, "training": training})
+
+
+def _refuse(recipe: Recipe, prepared: Prepared) -> None:
+    resources = recipe.resources
+    _stream(recipe, prepared)
+    cluster.check_resources(resources.workers, resources.cpus_per_worker, resources.use_gpu)
+    if resources.use_gpu and resources.workers == 0 and not torch.cuda.is_available():
+        raise UserError("resources.use_gpu asks for a GPU in this process, which sees none; set resources.workers to 1 or more")
+
+
+def _fit(recipe: Recipe, run: Run) -> None:
+    # a user's own network is found from the directory in which the command was given
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    filesystem, path = storage.filesystem(run.url)
+    resources = recipe.resources
+    trainer = ray.train.torch.TorchTrainer(
+        _worker,
+        train_loop_config={"recipe": recipe.to_dict()},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.use_gpu,
+            resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": 1} if resources.use_gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name=run.checkpoints.rsplit("/", 1)[-1],
+            storage_path=path,
+            storage_filesystem=None if storage.is_local(run.url) else pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)),
+            failure_config=ray.train.FailureConfig(max_failures=_MAX_FAILURES),
+            callbacks=[_NoSecondTry()],
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.ControllerError as error:
+        if isinstance(error.controller_failure, UserError):
+            raise error.controller_failure from error
+        raise
+
+
+class _NoSecondTry(ray.train.UserCallback):
+    """Ends the training at a user's mistake, which a restarted worker would only make again."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            try:
+                with cluster.user_errors():
+                    raise error
+            except UserError:
+                raise
+            except Exception:
+                continue
+
+
+@contextmanager
+def _interrupt_restored() -> Iterator[None]:
+    """Give Ctrl-C back afterwards, which Ray Train takes to abort its run and never returns."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _stream(recipe: Recipe, prepared: Prepared, rank: int = 0, world: int = 1) -> Stream:
+    training = recipe.training
+    return Stream(prepared, batch_size=training.batch_size, lanes=recipe.lanes, seed=training.seed, rank=rank, world=world)
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """One process of the training. Checkpoints are ours, in the run's directory, so that local mode and every restart go on alike."""
+    recipe = parse_recipe(config["recipe"])
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    gpu = recipe.resources.use_gpu
+    device = ray.train.torch.get_device() if gpu else torch.device("cpu")
+    if recipe.resources.workers and not gpu:
+        # Ray grants a worker as many threads as it reserves CPUs, though the others may stand idle
+        torch.set_num_threads(max((os.cpu_count() or 1) // context.get_local_world_size(), recipe.resources.cpus_per_worker))
+    run, prepared = Run(recipe.training.run), load_prepared(recipe.data.prepared)
+    torch.manual_seed(recipe.training.seed)
+    network = build_network(recipe.network.name, recipe.network.options)
+    network = ray.train.torch.prepare_model(network, move_to_device=device)
+    peers = Peers(rank, lambda array: _gather(array, device, world))
+    loop = Loop(network, _stream(recipe, prepared, rank, world), recipe.training, device, peers)
+    # rank 0 decides, so that all continue from the same checkpoint
+    found = ray.train.collective.broadcast_from_rank_zero(checkpoint.complete(run.checkpoints)[-1:])
+    if found:
+        _restore(loop, found[0], prepared)
+    log = RecordLog(run, len(loop.history)).add if rank == 0 else lambda record: None
+
+    def report(record: Record) -> None:
+        if rank == 0:
+            state = {"transform": prepared.transform.digest(), "loop": loop.state()}
+            checkpoint.save(checkpoint.epoch_url(run.checkpoints, record["epoch"]), state)
+            checkpoint.prune(run.checkpoints, _KEEP)
+            log(record)
+        ray.train.report({key: value for key, value in record.items() if isinstance(value, int | float)})
+
+    fitted = loop.fit(report, log)
+    if rank == 0:
+        save_model(run.model, fitted.weights, recipe.network, prepared.transform, recipe=recipe.to_dict(), history=fitted.history)
+
+
+def _restore(loop: Loop, url: str, prepared: Prepared) -> None:
+    state = checkpoint.load(url)
+    if state["transform"] != prepared.transform.digest():
+        raise UserError(
+            f"{url}: made with transform {state['transform']}, but {prepared.url} was prepared anew with {prepared.transform.digest()}; "
+            f"choose another training.run or remove this one"
+        )
+    loop.restore(state["loop"])
+
+
+def _gather(array: np.ndarray, device: torch.device, world: int) -> list[np.ndarray]:
+    if world == 1:
+        return [array]
+    ours = torch.from_numpy(array).to(device)
+    parts = [torch.empty_like(ours) for _ in range(world)]
+    torch.distributed.all_gather(parts, ours)
+    return [part.cpu().numpy() for part in parts]

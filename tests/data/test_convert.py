@@ -1,0 +1,156 @@
+"""netCDF pairs to flat parquet on Ray."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import netCDF4
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from leapray.climsim.calendar import FIRST_MONTH
+from leapray.climsim.netcdf import find_pairs
+from leapray.climsim.schema import row_place
+from leapray.data.convert import Conversion, _row_group_writer, convert
+from leapray.data.flat import flat_schema, list_pieces, read_piece
+from leapray.errors import UserError
+from tests.official_layout import COLUMN_NAMES, expected_rows, write_pair
+
+MARCH = FIRST_MONTH + 1
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Three columns at every 7th step and some others, on both sides of the end of February and of a file."""
+    folder = tmp_path / "source"
+    near_march = range(MARCH.first_step - 9, MARCH.first_step + 9)
+    for step in (0, 3, 7, 14, 168, 175, *near_march):
+        write_pair(folder, step, columns=3)
+    return folder
+
+
+@pytest.mark.ray
+def test_row_r_is_column_r_mod_n_of_step_r_div_n(ray_cluster: None, source: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    destination = tmp_path / "flat"
+    result = convert(str(source), str(destination), stride=7, progress=lambda done, count: seen.append((done, count)))
+    pairs = find_pairs(str(source), stride=7)
+    assert seen[-1] == (len(pairs), len(pairs))
+    assert result == Conversion("low-res", files=4, rows=3 * len(pairs), continued=0)
+    assert sorted(path.name for path in destination.iterdir()) == [
+        "conversion.json",
+        "low-res.0001-02.0000.parquet",
+        "low-res.0001-02.0001.parquet",
+        "low-res.0001-02.0011.parquet",
+        "low-res.0001-03.0000.parquet",
+    ]
+    table = pa.concat_tables([pq.read_table(path) for path in sorted(destination.glob("*.parquet"))])
+    matrix = np.stack([table[name].to_numpy() for name in COLUMN_NAMES], axis=1)
+    assert matrix.tobytes() == np.concatenate([expected_rows(pair) for pair in pairs]).tobytes()
+    blocks = [block for piece in list_pieces(str(destination)) for block in read_piece(piece, kind="low-res")]
+    _, step, ncol = row_place(np.concatenate([block.row for block in blocks]))
+    np.testing.assert_array_equal(step, np.repeat([pair.step for pair in pairs], 3))
+    np.testing.assert_array_equal(ncol, np.tile(np.arange(3), len(pairs)))
+
+
+@pytest.mark.ray
+def test_months_apart_and_twice_equal_one_run_file_for_file(ray_cluster: None, source: Path, tmp_path: Path) -> None:
+    once, apart = tmp_path / "once", tmp_path / "apart"
+    convert(str(source), str(once), stride=7, phase=3)
+    convert(str(source), str(apart), stride=7, phase=3, start=MARCH)
+    convert(str(source), str(apart), stride=7, phase=3, stop=MARCH)
+    assert contents(apart) == contents(once)
+    result = convert(str(source), str(once), stride=7, phase=3)
+    assert result.continued == result.files
+    assert contents(apart) == contents(once)
+
+
+@pytest.mark.ray
+def test_an_interrupted_or_grown_conversion_continues(ray_cluster: None, source: Path, tmp_path: Path) -> None:
+    destination = tmp_path / "flat"
+    convert(str(source), str(destination), stride=7)
+    whole = contents(destination)
+    (destination / "low-res.0001-02.0001.parquet").unlink()
+    late = [source / "0001-02" / name.name for name in (source / "0001-02").glob("*-01-08400.nc")]
+    assert len(late) == 2
+    for path in late:
+        path.rename(path.with_suffix(".late"))
+    other = tmp_path / "other"
+    convert(str(source), str(other), stride=7)
+    for path in late:
+        path.with_suffix(".late").rename(path)
+    assert convert(str(source), str(other), stride=7).continued == 3
+    assert convert(str(source), str(destination), stride=7).continued == 3
+    assert contents(destination) == contents(other) == whole
+
+
+@pytest.mark.ray
+def test_another_setting_is_refused(ray_cluster: None, source: Path, tmp_path: Path) -> None:
+    destination = tmp_path / "flat"
+    convert(str(source), str(destination), stride=7, stop=MARCH)
+    with pytest.raises(UserError, match=r"flat: holds files converted with stride 7 \(now 1\), expected the same settings"):
+        convert(str(source), str(destination))
+    with pytest.raises(UserError, match=r"with kind low-res \(now aqua-planet\), phase 0 \(now 3\)"):
+        convert(str(source), str(destination), stride=7, phase=3, kind="aqua-planet")
+    (destination / "conversion.json").unlink()
+    with pytest.raises(UserError, match=r"holds parquet files but no conversion\.json"):
+        convert(str(source), str(destination), stride=7)
+
+
+def spoil_nothing(dataset: netCDF4.Dataset) -> None:
+    pass
+
+
+def rename(dataset: netCDF4.Dataset) -> None:
+    if "pbuf_SOLIN" in dataset.variables:
+        dataset.renameVariable("pbuf_SOLIN", "pbuf_solin")
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind", "edit", "sentence"),
+    [
+        (3, "low-res", rename, r"mli\.0001-02-01-08400\.nc: variable pbuf_SOLIN is missing"),
+        (3, "aqua-planet", spoil_nothing, r"mli\.0001-02-01-08400\.nc: is aqua-planet, expected low-res as the first file is"),
+        (4, "low-res", spoil_nothing, r"mli\.0001-02-01-08400\.nc: 4 columns, expected 3 as in the first file"),
+    ],
+)
+@pytest.mark.ray
+def test_a_bad_file_is_named_and_nothing_half_written_stays(
+    ray_cluster: None, source: Path, tmp_path: Path, columns: int, kind: str, edit: Callable[[netCDF4.Dataset], None], sentence: str
+) -> None:
+    good, destination = tmp_path / "good", tmp_path / "flat"
+    convert(str(source), str(good), stride=7)
+    write_pair(source, 7, columns=columns, kind=kind, container="NETCDF4", edit=edit)
+    with pytest.raises(UserError, match=sentence):
+        convert(str(source), str(destination), stride=7)
+    left = contents(destination)
+    assert left.items() <= contents(good).items()
+    assert "low-res.0001-02.0000.parquet" not in left
+    write_pair(source, 7, columns=3)
+    convert(str(source), str(destination), stride=7)
+    assert contents(destination) == contents(good)
+
+
+@pytest.mark.ray
+def test_a_first_file_that_cannot_be_read_leaves_no_destination(ray_cluster: None, source: Path, tmp_path: Path) -> None:
+    next(source.glob("0001-02/*mlo*-01-00000.nc")).write_bytes(b"CDF\x05")
+    with pytest.raises(UserError, match=r"mlo\.0001-02-01-00000\.nc: not a netCDF file"):
+        convert(str(source), str(tmp_path / "flat"), stride=7)
+    assert not (tmp_path / "flat").exists()
+
+
+@pytest.mark.parametrize(("snapshot", "count", "groups"), [(384, 24, [9216]), (10_000, 3, [10_000] * 3), (21_600, 1, [10_800, 10_800])])
+def test_row_groups_are_bounded(tmp_path: Path, snapshot: int, count: int, groups: list[int]) -> None:
+    path = str(tmp_path / "a.parquet")
+    schema = flat_schema()
+    table = pa.table([pa.nulls(snapshot, field.type) for field in schema], schema=schema)
+    with _row_group_writer(path, b"0") as write:
+        for _ in range(count):
+            write(table)
+    metadata = pq.read_metadata(path)
+    assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == groups

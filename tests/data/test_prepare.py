@@ -1,0 +1,163 @@
+"""Prepare, end to end on small flat files."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from leapray.climsim.schema import EXACT, INPUTS, TARGETS, row_place
+from leapray.data.flat import list_pieces, read_piece
+from leapray.data.prepare import prepare
+from leapray.data.shards import Prepared, load_prepared, read_shard
+from leapray.errors import UserError
+from leapray.recipe import parse_recipe
+from tests.samples import recipe_values, write_flat
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("prepare")
+    write_flat(root / "flat", stop="0001-05")
+    return root
+
+
+@pytest.fixture(scope="module")
+def prepared(root: Path, ray_cluster: None) -> Prepared:
+    return prepare(parse_recipe(recipe_values(root)))
+
+
+def shards(prepared: Prepared, split: str) -> dict[str, np.ndarray]:
+    (manifest,) = prepared.split(split)
+    parts = [read_shard(manifest.shard_url(index)) for index in range(len(manifest.files))]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def flat_rows(root: Path, months: str) -> tuple[np.ndarray, np.ndarray]:
+    """Row keys and the raw 924 columns of the files whose name holds one of the months, read with pyarrow alone."""
+    tables = [pq.read_table(path) for path in sorted((root / "flat").glob("*.parquet")) if any(m in path.name for m in months.split())]
+    table = pa.concat_tables(tables)
+    key = np.array(table["step"].to_pylist()) * 2**24 + np.array(table["ncol"].to_pylist())
+    return key, np.stack([table[name].to_numpy() for name in (*INPUTS.columns, *TARGETS.columns)], axis=1)
+
+
+def test_every_row_is_in_exactly_one_shard_with_its_own_scaled_values(root: Path, prepared: Prepared) -> None:
+    key, raw = flat_rows(root, "0001-02 0001-03")
+    rows = shards(prepared, "train")
+    assert sorted(rows["row"].tolist()) == sorted(key.tolist())
+    place = {row: index for index, row in enumerate(key.tolist())}
+    raw = raw[[place[row] for row in rows["row"].tolist()]]
+    mean, std = raw.mean(axis=0), raw.std(axis=0)
+    constant = raw.min(axis=0) == raw.max(axis=0)
+    z = np.where(constant, 0, (raw - mean) / np.where(constant, 1, std))
+    np.testing.assert_allclose(np.hstack([rows["inputs"], rows["targets"]]), z, rtol=2e-6, atol=2e-6)
+
+
+def test_rows_are_shuffled_across_months_and_columns(prepared: Prepared) -> None:
+    rows = shards(prepared, "train")["row"]
+    _, step, ncol = row_place(rows)
+    months_apart = np.diff((step > 2000).astype(int)) != 0
+    assert 0.3 < months_apart.mean() < 0.7
+    assert (np.diff(rows) == 1).mean() < 0.2
+    assert set(ncol.tolist()) == set(range(8))
+
+
+def test_data_plane_and_emulator_scale_alike(root: Path, prepared: Prepared) -> None:
+    rows = shards(prepared, "validation")
+    place = {row: index for index, row in enumerate(rows["row"].tolist())}
+    for piece in list_pieces(str(root / "flat" / "low-res.0001-04.parquet")):
+        for block in read_piece(piece):
+            scaled = prepared.transform.scale_inputs(torch.from_numpy(block.inputs)).numpy()
+            np.testing.assert_array_equal(scaled, rows["inputs"][[place[row] for row in block.row.tolist()]])
+
+
+def test_shuffle_memory_and_shard_size_do_not_change_the_set_of_rows_nor_the_transform(root: Path, prepared: Prepared) -> None:
+    values = recipe_values(root)
+    values["data"] |= {"prepared": str(root / "other"), "shuffle_rows": 1000, "rows_per_shard": 7}
+    other = prepare(parse_recipe(values))
+    assert sorted(shards(other, "train")["row"].tolist()) == sorted(shards(prepared, "train")["row"].tolist())
+    assert max(file.rows for file in other.split("train")[0].files) <= 7
+
+
+def test_the_same_recipe_gives_the_same_bytes(root: Path, prepared: Prepared) -> None:
+    values = recipe_values(root)
+    values["data"]["prepared"] = str(root / "again")
+    again = prepare(parse_recipe(values))
+    assert again.transform.digest() == prepared.transform.digest()
+    for path in sorted(Path(prepared.url).rglob("*.parquet")):
+        assert (root / "again" / path.relative_to(prepared.url)).read_bytes() == path.read_bytes()
+
+
+def test_a_finished_directory_is_kept_and_a_missing_split_made_again(root: Path, prepared: Prepared) -> None:
+    copy = root / "copy"
+    shutil.copytree(prepared.url, copy)
+    untouched = {path: path.stat().st_mtime_ns for path in copy.rglob("*.parquet") if "train" in path.parts}
+    (copy / "validation" / "low_res" / "manifest.json").unlink()
+    (copy / "validation" / "low_res" / "shard-00000-000.parquet").unlink()
+    values = recipe_values(root)
+    values["data"]["prepared"] = str(copy)
+    again = prepare(parse_recipe(values))
+    assert {path: path.stat().st_mtime_ns for path in untouched} == untouched
+    np.testing.assert_array_equal(shards(again, "validation")["row"], shards(prepared, "validation")["row"])
+    assert not list(copy.rglob("*.arrow"))
+
+
+def with_bad_value(root: Path, target: Path) -> dict[str, Any]:
+    shutil.copytree(root / "flat", target / "flat")
+    path = target / "flat" / "low-res.0001-02.parquet"
+    table = pq.read_table(path)
+    column = table["state_u_3"].to_numpy().copy()
+    column[[4, 9]] = np.nan, np.inf
+    index = table.schema.get_field_index("state_u_3")
+    pq.write_table(table.set_column(index, "state_u_3", pa.array(column)), path)
+    return recipe_values(target)
+
+
+def test_nan_and_inf_are_refused_by_file_and_column_and_nothing_is_left(root: Path, tmp_path: Path, ray_cluster: None) -> None:
+    values = with_bad_value(root, tmp_path)
+    with pytest.raises(UserError, match=r"low-res\.0001-02\.parquet: 2 NaN or Inf values in 1 column\(s\), state_u_3"):
+        prepare(parse_recipe(values))
+    assert not (tmp_path / "prepared" / "transform.json").exists()
+    with pytest.raises(UserError, match="holds no prepared data"):
+        load_prepared(values["data"]["prepared"])
+
+
+def test_bad_rows_are_dropped_and_counted_when_the_recipe_says_so(root: Path, tmp_path: Path, ray_cluster: None) -> None:
+    values = with_bad_value(root, tmp_path)
+    values["data"]["bad_rows"] = "drop"
+    done = prepare(parse_recipe(values))
+    (manifest,) = done.split("train")
+    assert (manifest.rows, manifest.dropped_rows, manifest.dropped) == (94, 2, {"state_u_3": 2})
+    assert np.isfinite(shards(done, "train")["inputs"]).all()
+
+
+def test_rows_in_which_the_exact_identity_fails_are_counted(root: Path, tmp_path: Path, ray_cluster: None) -> None:
+    shutil.copytree(root / "flat", tmp_path / "flat")
+    path = tmp_path / "flat" / "low-res.0001-04.parquet"
+    table = pq.read_table(path)
+    name = np.array(TARGETS.columns)[EXACT][-1]
+    column = table[name].to_numpy().copy()
+    column[:3] *= 0.9
+    pq.write_table(table.set_column(table.schema.get_field_index(name), name, pa.array(column)), path)
+    done = prepare(parse_recipe(recipe_values(tmp_path)))
+    assert [manifest.inexact for manifest in (*done.split("train"), *done.split("validation"))] == [{}, {"ptend_q0002_26": 3}]
+
+
+def test_another_recipes_directory_is_refused_with_the_difference(root: Path, prepared: Prepared) -> None:
+    values = recipe_values(root)
+    values["data"]["seed"] = 8
+    with pytest.raises(UserError, match="was prepared by another recipe \\(seed: 0, now 8\\)"):
+        prepare(parse_recipe(values))
+
+
+def test_a_file_given_twice_is_refused(root: Path, tmp_path: Path, ray_cluster: None) -> None:
+    shutil.copytree(root / "flat", tmp_path / "flat")
+    shutil.copy(tmp_path / "flat" / "low-res.0001-02.parquet", tmp_path / "flat" / "copy.0001-02.parquet")
+    with pytest.raises(UserError, match="48 rows are in the data twice"):
+        prepare(parse_recipe(recipe_values(tmp_path)))

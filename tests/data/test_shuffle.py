@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from leapray.climsim.schema import INPUTS, TARGETS, row_key
+from leapray.data.shards import Rows, read_shard, write_shard
+from leapray.data.shuffle import gather, row_hash, scatter
+from leapray.errors import UserError
+
+
+def rows(start: int, stop: int) -> Rows:
+    index = np.arange(start, stop)
+    generator = np.random.default_rng(start)
+    return {
+        "inputs": generator.normal(size=(len(index), INPUTS.width)).astype(np.float32),
+        "targets": generator.normal(size=(len(index), TARGETS.width)).astype(np.float32),
+        "row": row_key("low-res", index // 384, index % 384),
+    }
+
+
+def test_every_row_is_gathered_once_with_its_own_values(tmp_path: Path) -> None:
+    parts = [rows(0, 700), rows(700, 701), rows(701, 1000)]
+    urls = [str(tmp_path / f"{index}.arrow") for index in range(3)]
+    for part, url in zip(parts, urls, strict=True):
+        scatter(part, 4, 7, url)
+    gathered = [gather(urls, bucket, 7) for bucket in range(4)]
+    together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    order = {row: index for index, row in enumerate(together["row"].tolist())}
+    places = [order[row] for bucket in gathered for row in bucket["row"].tolist()]
+    assert sorted(places) == list(range(1000))
+    for name in ("inputs", "targets"):
+        np.testing.assert_array_equal(np.concatenate([bucket[name] for bucket in gathered]), together[name][places])
+
+
+def test_the_order_depends_on_the_seed_and_not_on_how_rows_were_grouped(tmp_path: Path) -> None:
+    whole, first, second = (str(tmp_path / name) for name in ("whole", "first", "second"))
+    together = rows(0, 500)
+    scatter(together, 2, 3, whole)
+    scatter({name: values[:123] for name, values in together.items()}, 2, 3, first)
+    scatter({name: values[123:] for name, values in together.items()}, 2, 3, second)
+    np.testing.assert_array_equal(gather([whole], 1, 3)["row"], gather([second, first], 1, 3)["row"])
+    scatter(together, 2, 4, first)
+    assert gather([first], 1, 4)["row"].tolist() != gather([whole], 1, 3)["row"].tolist()
+
+
+def test_neighbouring_rows_are_spread_evenly() -> None:
+    hashes = row_hash(row_key("high-res", np.zeros(21600, int), np.arange(21600)), 0)
+    counts = np.bincount((hashes >> np.uint64(60)).astype(int), minlength=16)
+    assert (np.abs(counts - 1350) < 5 * np.sqrt(1350)).all()
+    assert abs(np.corrcoef(hashes[:-1].astype(float), hashes[1:].astype(float))[0, 1]) < 0.03
+
+
+def test_a_row_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    url = str(tmp_path / "part.arrow")
+    scatter(rows(0, 10), 1, 0, url)
+    with pytest.raises(UserError, match="10 rows are in the data twice, the first at step 0, column"):
+        gather([url, url], 0, 0)
+
+
+def test_a_shard_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    written = rows(5, 50)
+    write_shard(str(tmp_path / "shard.parquet"), written)
+    read = read_shard(str(tmp_path / "shard.parquet"))
+    assert read["inputs"].dtype == np.float32
+    assert all(np.array_equal(read[name], written[name]) for name in written)
+    assert [path.name for path in tmp_path.iterdir()] == ["shard.parquet"]
+
+
+def test_a_truncated_shard_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "shard.parquet"
+    write_shard(str(path), rows(0, 20))
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UserError, match=r"shard\.parquet: not a readable shard"):
+        read_shard(str(path))

@@ -1,0 +1,127 @@
+import csv
+
+import numpy as np
+import pytest
+from target_tables import write_targets
+
+from leapray.climsim.schema import SCORED, TARGETS
+from leapray.errors import UserError
+from leapray.evaluation.sample import read_sample
+from leapray.evaluation.score import score_files
+from leapray.inference import submission
+from leapray.inference.submission import read_submission, write_submission
+
+ROWS = 9
+RNG = np.random.default_rng(0)
+PHYSICAL = RNG.normal(size=(ROWS, TARGETS.width)) * 10.0 ** RNG.uniform(-51, 3, TARGETS.width)
+IDS = [f"test_{row}" for row in range(ROWS)]
+ASKED = [IDS[row] for row in RNG.permutation(ROWS)]
+COLUMNS = [TARGETS.columns[c] for c in RNG.permutation(TARGETS.width)]
+ZERO_OR_ONE = SCORED.astype(np.int64)
+INVERSE_STD = np.where(SCORED, 10.0 ** RNG.uniform(-3, 15, TARGETS.width), 0)
+
+
+def write_sample(path, weights: np.ndarray = ZERO_OR_ONE, columns=COLUMNS, ids=ASKED) -> str:
+    by_name = dict(zip(TARGETS.columns, weights, strict=True))
+    return write_targets(path, ids, np.tile([by_name.get(name, 1) for name in columns], (len(ids), 1)), columns)
+
+
+@pytest.fixture
+def predictions(tmp_path):
+    """Two files, of which the second also holds an id that no sample asks for."""
+    (tmp_path / "predictions").mkdir()
+    write_targets(tmp_path / "predictions" / "0.parquet", IDS[:4], PHYSICAL[:4])
+    write_targets(tmp_path / "predictions" / "1.parquet", [*IDS[4:], "more"], np.vstack([PHYSICAL[4:], PHYSICAL[:1]]))
+    return str(tmp_path / "predictions")
+
+
+@pytest.mark.parametrize("weights", [ZERO_OR_ONE, INVERSE_STD], ids=["0 or 1", "1/std"])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_submission_has_the_samples_order_and_weights_to_the_last_bit(tmp_path, monkeypatch, predictions, weights, suffix):
+    monkeypatch.setattr(submission, "ROWS", 4)
+    destination = str(tmp_path / f"submission{suffix}")
+    assert write_submission(predictions, write_sample(tmp_path / "sample.csv", weights), destination) == ROWS
+    ids, values = read_submission(destination)
+    assert ids == ASKED
+    np.testing.assert_array_equal(values, PHYSICAL[[IDS.index(i) for i in ASKED]] * weights)
+
+
+def test_the_csv_is_plain_to_any_reader(tmp_path, predictions):
+    write_submission(predictions, write_sample(tmp_path / "sample.parquet", INVERSE_STD), str(tmp_path / "s.csv"))
+    with open(tmp_path / "s.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["sample_id", *COLUMNS]
+    weights = dict(zip(TARGETS.columns, INVERSE_STD, strict=True))
+    for row in rows:
+        expected = PHYSICAL[IDS.index(row[0])]
+        assert [float(text) for text in row[1:]] == [expected[TARGETS.columns.index(name)] * weights[name] for name in COLUMNS]
+    assert (tmp_path / "s.csv").read_text().startswith(f"sample_id,{COLUMNS[0]},")
+
+
+def test_a_submission_scores_as_its_predictions(tmp_path, predictions):
+    truth = write_targets(tmp_path / "truth.parquet", IDS, PHYSICAL * RNG.uniform(0.5, 1.5, PHYSICAL.shape))
+    sample = write_sample(tmp_path / "sample.csv")
+    write_submission(predictions, sample, str(tmp_path / "s.csv"))
+    plain = write_targets(tmp_path / "plain.parquet", IDS, PHYSICAL)
+    np.testing.assert_allclose(score_files(str(tmp_path / "s.csv"), truth, sample).r2, score_files(plain, truth).r2, rtol=1e-12, atol=1e-12)
+
+
+def refused(tmp_path, predictions, sample, destination="s.csv") -> str:
+    with pytest.raises(UserError) as error:
+        write_submission(predictions, sample, str(tmp_path / destination))
+    assert not list(tmp_path.glob("*s.csv"))
+    return str(error.value)
+
+
+def test_missing_ids_are_counted_and_named(tmp_path, predictions):
+    message = refused(tmp_path, predictions, write_sample(tmp_path / "sample.csv", ids=[*"vwxyz", *IDS]))
+    assert "5 of 14 ids of" in message
+    assert "v, w, x and 2 more" in message
+
+
+def test_duplicate_ids_are_refused(tmp_path, predictions):
+    assert "test_0 stands there more than once" in refused(tmp_path, predictions, write_sample(tmp_path / "a.csv", ids=[*IDS, IDS[0]]))
+    write_targets(tmp_path / "predictions" / "2.parquet", IDS[3:4], PHYSICAL[3:4])
+    assert "test_3 stands there more than once" in refused(tmp_path, predictions, write_sample(tmp_path / "b.csv"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_predictions_that_are_not_finite_are_refused(tmp_path, value):
+    bad = PHYSICAL.copy()
+    bad[5, 7] = bad[5, 9] = value
+    message = refused(tmp_path, write_targets(tmp_path / "bad.parquet", IDS, bad), write_sample(tmp_path / "sample.csv"))
+    assert "bad.parquet: 1 rows hold predictions that are NaN or Inf, the first ptend_t_7 of test_5" in message
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ([*COLUMNS, "ptend_w_0"], "column ptend_w_0 is unknown"),
+        (COLUMNS[:-1], f"column {COLUMNS[-1]} is missing"),
+    ],
+)
+def test_a_sample_of_other_columns_is_refused(tmp_path, predictions, columns, words):
+    assert words in refused(tmp_path, predictions, write_sample(tmp_path / "sample.csv", columns=columns))
+
+
+def test_weights_must_be_one_per_column(tmp_path, predictions):
+    values = np.ones((ROWS, TARGETS.width))
+    values[6, 2] = 0.5
+    assert "weights of column ptend_t_2 differ between rows" in refused(
+        tmp_path, predictions, write_targets(tmp_path / "sample.csv", IDS, values)
+    )
+    negative = write_sample(tmp_path / "negative.csv", -SCORED.astype(float))
+    assert "finite and not negative" in refused(tmp_path, predictions, negative)
+
+
+def test_other_suffixes_and_an_empty_sample_are_refused(tmp_path, predictions):
+    sample = write_sample(tmp_path / "sample.csv")
+    assert "must end with .csv or .parquet" in refused(tmp_path, predictions, sample, "submission.txt")
+    assert "has no rows" in refused(tmp_path, predictions, write_targets(tmp_path / "empty.parquet", [], PHYSICAL[:0]))
+
+
+def test_a_sample_gives_columns_in_its_order_and_weights_in_the_schemas(tmp_path):
+    sample = read_sample(write_sample(tmp_path / "sample.csv", INVERSE_STD))
+    assert sample.columns == tuple(COLUMNS)
+    assert sample.ids.to_pylist() == ASKED
+    np.testing.assert_array_equal(sample.weights, INVERSE_STD)

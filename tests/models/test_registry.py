@@ -1,0 +1,94 @@
+import sys
+
+import pytest
+import torch
+
+from leapray.errors import UserError
+from leapray.models.low_res_aqua import LowResAqua
+from leapray.models.registry import NETWORKS, build_network, network_options
+from leapray.recipe import Choice
+
+OWN = """
+import torch
+from pydantic import BaseModel
+
+class Narrow(torch.nn.Module):
+    class Options(BaseModel):
+        width: int = 368
+
+    def __init__(self, options, features):
+        super().__init__()
+        self.linear = torch.nn.Linear(556 + 60 * features, options.width)
+
+    def forward(self, x):
+        return self.linear(x)
+
+class Bare(torch.nn.Module):
+    pass
+"""
+
+
+@pytest.fixture
+def own_network(tmp_path, monkeypatch):
+    """A user's module in the working directory."""
+    (tmp_path / "my_networks.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != ""])
+    yield "my_networks"
+    sys.modules.pop("my_networks", None)
+
+
+@pytest.mark.parametrize("name", NETWORKS.entries)
+def test_every_network_maps_scaled_columns_to_scaled_targets(name):
+    sizes = {"low-res-aqua": {"encoder": [8], "lstm_hidden": 4, "lstm_layers": 1, "gru_hidden": 2, "head": 8}, "mlp": {"hidden": [8]}}
+    for features in (0, 1):
+        network = build_network(name, sizes[name], features)
+        assert network(torch.zeros(2, 556 + 60 * features)).shape == (2, 368)
+
+
+def test_options_reach_the_network():
+    network = build_network("low-res-aqua", {"encoder": [8], "lstm_hidden": 5, "lstm_layers": 1, "gru_hidden": 2, "head": 8})
+    assert isinstance(network, LowResAqua)
+    assert network.lstm.hidden_size == 5
+
+
+def test_options_are_filled_in():
+    assert network_options(Choice(name="mlp", options={"hidden": [3]})).model_dump() == {
+        "hidden": (3,),
+        "activation": "relu",
+        "dropout": 0.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("unet", {}, ["unet", "low-res-aqua, mlp"]),
+        ("mlp", {"hiden": [1]}, ["hiden", "did you mean 'hidden'"]),
+        ("mlp", {"hidden": [0]}, ["hidden.0", "0", "greater than 0"]),
+        ("mlp", {"activation": "tanh"}, ["activation", "tanh", "relu"]),
+        ("low-res-aqua", {"dropout": 1.5}, ["dropout", "1.5", "less than 1"]),
+        ("low-res-aqua", {"encoder": []}, ["encoder", "at least 1"]),
+        ("nowhere.at_all:Net", {}, ["nowhere.at_all:Net", "cannot import"]),
+        (":Net", {}, [":Net", "cannot import"]),
+        ("collections:OrderedDict", {}, ["OrderedDict", "torch.nn.Module"]),
+        ("torch.nn:Missing", {}, ["Missing", "torch.nn.Module"]),
+    ],
+)
+def test_a_wrong_choice_is_named(name, options, words):
+    with pytest.raises(UserError) as error:
+        build_network(name, options)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_network_of_the_users_own(own_network):
+    network = build_network(f"{own_network}:Narrow", {}, features=1)
+    assert network(torch.zeros(2, 616)).shape == (2, 368)
+    assert network.training
+
+
+def test_a_users_network_must_give_the_targets(own_network):
+    with pytest.raises(UserError, match=r"my_networks:Narrow: gives \(2, 5\) for inputs \(2, 556\); expected \(2, 368\)"):
+        build_network(f"{own_network}:Narrow", {"width": 5})
+    with pytest.raises(UserError, match="Bare has no Options"):
+        build_network(f"{own_network}:Bare", {})

@@ -1,0 +1,164 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import r2_score
+
+from leapray.climsim.schema import INPUTS, LEARNED, TARGETS
+from leapray.data.shards import TRANSFORM, Manifest, ShardFile, load_prepared, write_shard
+from leapray.data.transform import ColumnScaling, Transform
+from leapray.errors import UserError
+from leapray.models.directory import load_model
+from leapray.recipe import parse_recipe
+from leapray.training import checkpoint
+from leapray.training.trainer import train
+
+pytestmark = pytest.mark.ray
+
+ROWS = {"train": (50, 70, 40), "validation": (30, 20)}
+MONTHS = {"train": {"start": "0001-02", "stop": "0001-03"}, "validation": {"start": "0001-05", "stop": "0001-06"}}
+
+
+def identity(width):
+    return ColumnScaling(torch.zeros(width), torch.ones(width), torch.zeros(width))
+
+
+def shard_rows(count, seed):
+    matrix = np.random.default_rng(0).normal(size=(INPUTS.width, TARGETS.width)) / INPUTS.width**0.5
+    generator = np.random.default_rng(seed)
+    inputs = generator.normal(size=(count, INPUTS.width)).astype(np.float32)
+    return {"inputs": inputs, "targets": (inputs @ matrix).astype(np.float32), "row": np.arange(count) + 1000 * seed}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A small prepared directory, written by hand, of rows that follow a linear map."""
+    url = tmp_path_factory.mktemp("prepared")
+    transform = Transform(identity(INPUTS.width), identity(TARGETS.width), "standard", {})
+    (url / TRANSFORM).write_text(json.dumps(transform.to_dict()))
+    for split, counts in ROWS.items():
+        folder = url / split / "lr"
+        for index, count in enumerate(counts):
+            write_shard(str(folder / f"shard-{index}.parquet"), shard_rows(count, index + (10 if split == "train" else 20)))
+        files = tuple(ShardFile(f"shard-{index}.parquet", count) for index, count in enumerate(counts))
+        Manifest(str(folder), "lr", "low-res", split, "months", transform.digest(), 0, files, {}, 0, {}).save()
+    return str(url)
+
+
+@pytest.fixture
+def make(prepared, tmp_path):
+    def recipe(run="run", workers=0, **training):
+        return parse_recipe(
+            {
+                "name": "tiny",
+                "data": {"prepared": prepared, "sources": {"lr": {"kind": "low-res", "path": "unused", **MONTHS}}},
+                "network": {"name": "mlp", "options": {"hidden": [16], "dropout": 0.0}},
+                "training": {"run": str(tmp_path / run), "epochs": 2, "batch_size": 16, "lanes": 2} | training,
+                "resources": {"workers": workers},
+            }
+        )
+
+    return recipe
+
+
+def validation_rows(prepared):
+    shards = [shard_rows(count, index + 20) for index, count in enumerate(ROWS["validation"])]
+    return (np.concatenate([rows[key] for rows in shards]) for key in ("inputs", "targets"))
+
+
+def curve(trained):
+    return np.concatenate([record["loss_curve"] for record in trained.history])
+
+
+def test_trains_writes_the_best_model_and_returns_at_once_when_asked_again(ray_cluster, make, prepared):
+    recipe = make()
+    seen = []
+    trained = train(recipe, seen.append)
+    assert [record["epoch"] for record in trained.history] == [1, 2]
+    assert [record for record in seen if record["event"] == "epoch"] == trained.history
+    assert len(curve(trained)) == 2 * (sum(ROWS["train"]) // 16)
+
+    inputs, targets = validation_rows(prepared)
+    emulator = load_model(trained.model_url).emulator
+    with torch.no_grad():
+        found = emulator.network(torch.from_numpy(inputs)).numpy()
+    assert trained.best["r2"] == pytest.approx(r2_score(targets[:, LEARNED], found[:, LEARNED]), abs=1e-6)
+    assert trained.best["val_rows"] == sum(ROWS["validation"])
+
+    files = {path: path.stat().st_mtime_ns for path in Path(trained.run_url).rglob("*") if path.is_file()}
+    again = train(recipe, lambda record: pytest.fail("a finished run trained again"))
+    assert again == trained
+    assert {path: path.stat().st_mtime_ns for path in Path(trained.run_url).rglob("*") if path.is_file()} == files
+
+
+def test_refuses_before_anything_runs(ray_cluster, make, tmp_path):
+    train(make())
+    with pytest.raises(UserError, match=r"another recipe \(training\.batch_size: 16, now 32\)"):
+        train(make(batch_size=32))
+    with pytest.raises(UserError, match="160 training rows do not fill one batch of 200"):
+        train(make("large", batch_size=200))
+    with pytest.raises(UserError, match="delta"):
+        train(make("loss", loss={"name": "huber", "options": {"delta": 0}}))
+    with pytest.raises(UserError, match="100 workers"):
+        train(make("wide", workers=100, lanes=100, batch_size=100))
+    missing = make("missing")
+    data = missing.data.model_copy(update={"prepared": str(tmp_path / "nowhere")})
+    with pytest.raises(UserError, match=r"nowhere: holds no prepared data"):
+        train(missing.model_copy(update={"data": data}))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_that_was_cut_off_goes_on_from_its_last_checkpoint_and_ends_the_same(ray_cluster, make, monkeypatch):
+    whole = train(make("whole", epochs=3))
+
+    class PowerCutError(Exception):
+        pass
+
+    def cut(folder, keep, prune=checkpoint.prune):
+        prune(folder, keep)
+        if len(checkpoint.complete(folder)) == 2:
+            raise PowerCutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "prune", cut)
+        with pytest.raises(PowerCutError):
+            train(make("cut", epochs=3))
+    resumed = train(make("cut", epochs=3))
+    np.testing.assert_array_equal(curve(resumed), curve(whole))
+    ours, theirs = (load_model(trained.model_url).emulator.network.state_dict() for trained in (resumed, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert len(checkpoint.complete(f"{resumed.run_url}/checkpoints")) == 2
+
+
+def test_a_checkpoint_of_other_data_is_refused(ray_cluster, make, prepared, monkeypatch):
+    recipe = make()
+    with monkeypatch.context() as patch:
+        patch.setattr("leapray.training.trainer.save_model", lambda *_, **__: (_ for _ in ()).throw(KeyError("lost")))
+        with pytest.raises(KeyError):
+            train(recipe)
+    url = checkpoint.complete(f"{recipe.training.run}/checkpoints")[-1]
+    state = checkpoint.load(url)
+    checkpoint.save(url, state | {"transform": "another"})
+    with pytest.raises(UserError, match=f"transform another, but .* {load_prepared(prepared).transform.digest()}"):
+        train(recipe)
+
+
+def test_a_diverging_loss_stops_the_run_as_the_users_mistake(ray_cluster, make):
+    with pytest.raises(UserError, match=r"loss is (nan|inf) .*epoch"):
+        train(make(optimizer={"name": "adamw", "options": {"lr": 1e30}}, loss={"name": "mse"}))
+
+
+def test_two_workers_and_one_give_the_same_loss_curve(ray_cluster, make):
+    one, two = train(make("one")), train(make("two", workers=2))
+    np.testing.assert_allclose(curve(two), curve(one), rtol=2e-6)
+    for key in ("val_loss", "r2", "val_rows"):
+        assert [r[key] for r in two.history] == pytest.approx([r[key] for r in one.history], rel=1e-5), key
+
+
+def test_a_mistake_found_by_a_worker_ends_the_training_without_a_second_try(ray_cluster, make):
+    recipe = make(workers=1, optimizer={"name": "adamw", "options": {"lr": 1e30}}, loss={"name": "mse"})
+    with pytest.raises(UserError, match=r"loss is (nan|inf) .*epoch") as caught:
+        train(recipe)
+    assert type(caught.value.__cause__).__name__ == "ControllerError"
