@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from leapray import __version__
-from leapray.console import bar, console, errors, say
+from leapray.console import bar, console, errors, say, training_note
 from leapray.errors import UserError
 
 app = typer.Typer(
@@ -55,27 +55,20 @@ def synthesize(
     stride: Annotated[int, typer.Option(help="Write every stride-th step of 20 minutes")] = 1,
     seed: Annotated[int, typer.Option(help="Weather; the climate is the same for every seed")] = 0,
     container: Annotated[str, typer.Option("--format", help="cdf5 or hdf5")] = "cdf5",
-    ceiling: Annotated[str | None, typer.Option(help="Also write the attainable R2 of each target to this json file")] = None,
+    ceiling: Annotated[str | None, typer.Option(help="Also write each target's attainable R2 to this json file")] = None,
 ) -> None:
     """Write a synthetic ClimSim: netCDF pairs in the official layout, from an idealised column physics."""
-    from leapray.climsim import synthetic
+    from leapray import storage
+    from leapray.climsim.schema import TARGETS
+    from leapray.climsim.synthetic import World, chosen_steps
+    from leapray.climsim.synthetic import synthesize as run
 
     with bar("synthesize") as update:
-        done = iter(range(1, steps + 1))
-        written = synthetic.synthesize(
-            dest,
-            kind,
-            steps=steps,
-            columns=columns,
-            start=start,
-            stride=stride,
-            seed=seed,
-            container=container,
-            progress=lambda: update(next(done), steps),
-        )
+        written = run(dest, kind, steps=steps, columns=columns, start=start, stride=stride, seed=seed, container=container, progress=update)
     if ceiling:
-        synthetic.write_ceiling(ceiling, kind, steps=steps, columns=columns, start=start, stride=stride, seed=seed)
-        say(f"wrote the ceiling of {steps} steps to {ceiling}")
+        attainable = World(kind, columns, seed).ceiling(chosen_steps(start, steps, stride))
+        storage.write_json(ceiling, dict(zip(TARGETS.columns, attainable.tolist(), strict=True)))
+        say(f"wrote the attainable R2 of these steps to {ceiling}")
     say(f"wrote {written} pairs of {kind} to {dest}")
 
 
@@ -126,16 +119,8 @@ def train(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
     loaded = load_recipe(recipe, overrides)
     with cluster.connected(), bar("train") as update:
         trained = run(loaded, progress=lambda record: update(record["step"], record["steps"], training_note(record)))
-    best = trained.best
-    say(
-        f"wrote {trained.model_url}: validation R2 {best['r2']:.4f} over the learned columns, epoch {best['epoch']} of {len(trained.history)}"
-    )
-
-
-def training_note(record: dict[str, Any]) -> str:
-    """What a training's bar says of a record."""
-    score = f"  R2 {record['r2']:.4f}" if record.get("r2") is not None else ""
-    return f"epoch {record['epoch']}  loss {record['loss']:.4f}{score}  {record['rows_per_s']:.0f} rows/s"
+    best, epochs = trained.best, len(trained.history)
+    say(f"wrote {trained.model_url}: validation R2 {best['r2']:.4f} over 293 columns at epoch {best['epoch']} of {epochs}")
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -50,3 +51,9 @@ def table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> N
     for row in rows:
         grid.add_row(*row)
     console.print(grid)
+
+
+def training_note(record: dict[str, Any]) -> str:
+    """What a training's bar says of a record."""
+    score = f"  R2 {record['r2']:.4f}" if record.get("r2") is not None else ""
+    return f"epoch {record['epoch']}  loss {record['loss']:.4f}{score}  {record['rows_per_s']:.0f} rows/s"

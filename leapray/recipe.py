@@ -278,3 +278,15 @@ def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     old, new = flatten(theirs), flatten(ours)
     changed = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
     return "; ".join(f"{key}: {old.get(key)!r}, now {new.get(key)!r}" for key in changed)
+
+
+def claim(directory: str, file: str, settings: Mapping[str, Any], what: str) -> None:
+    """Note in ``directory`` the settings that ``what`` is made with, so that it is only ever continued with the same ones.
+
+    Raises UserError, with the difference, when it was made with others.
+    """
+    name = storage.join(directory, file)
+    if not storage.exists(name):
+        storage.write_json(name, settings)
+    elif changed := difference(settings, storage.read_json(name)):
+        raise UserError(f"{directory}: holds {what} of other settings ({changed}); choose another place or remove it")

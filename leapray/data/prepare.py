@@ -22,7 +22,7 @@ from leapray.data.shuffle import gather, scatter
 from leapray.data.tasks import run_tasks
 from leapray.data.transform import SCALINGS, Transform, fit_transform
 from leapray.errors import UserError
-from leapray.recipe import SPLITS, Data, Recipe, difference
+from leapray.recipe import SPLITS, Data, Recipe, claim
 
 SETTINGS = "prepare.json"
 _SCATTER = ".scatter"
@@ -61,7 +61,7 @@ def prepare(recipe: Recipe, progress: Progress | None = None, notice: Notice | N
     data = recipe.data
     SCALINGS.options(data.scaling)
     prepared = storage.absolute(data.prepared)
-    _claim(prepared, data)
+    claim(prepared, SETTINGS, data.model_dump(mode="json", exclude={"prepared"}), "data prepared")
     parts = [
         _part(data, name, split, prepared, notice)
         for name, source in data.sources.items()
@@ -77,17 +77,6 @@ def prepare(recipe: Recipe, progress: Progress | None = None, notice: Notice | N
         transform = load_transform(prepared)
         _shuffle(data, missing, transform, notify)
     return load_prepared(prepared)
-
-
-def _claim(prepared: str, data: Data) -> None:
-    """Mark the directory as this recipe's, or refuse it as another's."""
-    settings = data.model_dump(mode="json", exclude={"prepared"})
-    name = storage.join(prepared, SETTINGS)
-    if storage.exists(name):
-        if changed := difference(settings, storage.read_json(name)):
-            raise UserError(f"{prepared}: was prepared by another recipe ({changed}); choose another data.prepared or remove it")
-    else:
-        storage.write_json(name, settings)
 
 
 def _part(data: Data, name: str, split: str, prepared: str, notice: Notice | None) -> Part:

@@ -8,6 +8,7 @@ kind, step and column. A manifest is written last: without one, a split is not t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -92,6 +93,12 @@ class Prepared:
     def split(self, name: str) -> tuple[Manifest, ...]:
         """Manifests of one split, by source name."""
         return tuple(manifest for manifest in self.manifests if manifest.split == name)
+
+    def shards(self, split: str) -> Iterator[Rows]:
+        """Every shard of a split, one after another."""
+        for manifest in self.split(split):
+            for index in range(len(manifest.files)):
+                yield read_shard(manifest.shard_url(index))
 
 
 def load_prepared(url: str) -> Prepared:

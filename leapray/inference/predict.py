@@ -5,9 +5,9 @@ Each piece of the input becomes one part file, so an interrupted prediction cont
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from leapray.climsim.schema import TARGETS
 from leapray.data import flat
 from leapray.errors import UserError
 from leapray.models.directory import load_info, load_model
-from leapray.recipe import difference
+from leapray.recipe import claim
 
 SETTINGS = "prediction.json"
 _BATCH = 2048
@@ -54,11 +54,12 @@ def predict(
     source, destination = storage.absolute(source), storage.absolute(destination)
     weights = [load_info(model).weights_sha256 for model in models]
     pieces = flat.list_pieces(source, targets=False, notice=notice)
-    _claim(destination, {"models": weights, "input": source, "pieces": len(pieces)})
+    claim(destination, SETTINGS, {"models": weights, "input": source, "pieces": len(pieces)}, "a prediction")
     actors = min(len(pieces), cluster.parallelism(use_gpu))
-    dataset = ray.data.range(len(pieces), override_num_blocks=len(pieces)).map_batches(
+    items = [{"piece": pickle.dumps(piece)} for piece in pieces]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _Predictor,
-        fn_constructor_args=(models, pieces, destination, use_gpu),
+        fn_constructor_args=(models, destination, use_gpu),
         batch_size=1,
         concurrency=(1, actors) if actors > 1 else 1,
         num_cpus=1,
@@ -76,38 +77,27 @@ def predict(
     return Prediction(destination, rows, len(pieces))
 
 
-def _claim(destination: str, settings: dict[str, Any]) -> None:
-    name = storage.join(destination, SETTINGS)
-    if storage.exists(name):
-        if changed := difference(settings, storage.read_json(name)):
-            raise UserError(f"{destination}: holds another prediction ({changed}); choose another place or remove it")
-    elif storage.list_files(destination, ".parquet"):
-        raise UserError(f"{destination}: holds parquet files that are not a prediction's; choose an empty place")
-    else:
-        storage.write_json(name, settings)
-
-
 class _Predictor:
-    """One actor: the models on its device, called with the numbers of pieces."""
+    """One actor: the models on its device, called with pieces."""
 
-    def __init__(self, models: Sequence[str], pieces: Sequence[flat.Piece], destination: str, use_gpu: bool) -> None:
+    def __init__(self, models: Sequence[str], destination: str, use_gpu: bool) -> None:
         device = torch.device("cuda" if use_gpu else "cpu")
         self.emulators = [load_model(model).emulator.to(device) for model in models]
-        self.pieces, self.destination, self.device = pieces, destination, device
+        self.destination, self.device = destination, device
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {"rows": np.array([self._piece(int(index)) for index in batch["id"]])}
+        return {"rows": np.array([self._piece(pickle.loads(piece)) for piece in batch["piece"]])}
 
-    def _piece(self, index: int) -> int:
+    def _piece(self, piece: flat.Piece) -> int:
         """Predict one piece into its part file, unless it is there; the number of its rows."""
-        url = storage.join(self.destination, f"part-{index:06d}.parquet")
+        url = storage.join(self.destination, f"part-{piece.index:06d}.parquet")
         if storage.exists(url):
             with storage.open_input(url) as file:
                 return int(pq.read_metadata(file).num_rows)
         rows = 0
         with storage.atomic_file(url) as file, pq.ParquetWriter(file, _SCHEMA, compression="lz4", use_dictionary=False) as writer:
-            for block in flat.read_piece(self.pieces[index], targets=False):
-                _require_finite(block, self.pieces[index].path)
+            for block in flat.read_piece(piece, targets=False):
+                _require_finite(block, piece.path)
                 writer.write_table(_table(block.sample_id, self._predict(block.inputs)))
                 rows += len(block.inputs)
         return rows

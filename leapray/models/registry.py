@@ -18,6 +18,7 @@ from torch import nn
 
 from leapray.climsim.schema import INPUTS, LEVELS, TARGETS
 from leapray.errors import UserError
+from leapray.models.linear import Linear, LinearOptions
 from leapray.models.low_res_aqua import LowResAqua, LowResAquaOptions
 from leapray.models.mlp import MLP, MLPOptions
 from leapray.recipe import Choice
@@ -26,6 +27,7 @@ from leapray.registry import Options, Registry
 NETWORKS: Registry[nn.Module] = Registry(
     "network",
     {
+        "linear": (LinearOptions, Linear),
         "low-res-aqua": (LowResAquaOptions, LowResAqua),
         "mlp": (MLPOptions, MLP),
     },

@@ -1,6 +1,5 @@
 """An epoch's plan, executed by Ray Data."""
 
-
 import numpy as np
 import pytest
 

@@ -11,7 +11,7 @@ from leapray.data.shards import TRANSFORM, Manifest, ShardFile, load_prepared, w
 from leapray.data.transform import ColumnScaling, Transform
 from leapray.errors import UserError
 from leapray.models.directory import load_model
-from leapray.recipe import parse_recipe
+from leapray.recipe import Choice, parse_recipe
 from leapray.training import checkpoint
 from leapray.training.trainer import train
 
@@ -148,6 +148,18 @@ def test_a_checkpoint_of_other_data_is_refused(ray_cluster, make, prepared, monk
 def test_a_diverging_loss_stops_the_run_as_the_users_mistake(ray_cluster, make):
     with pytest.raises(UserError, match=r"loss is (nan|inf) .*epoch"):
         train(make(optimizer={"name": "adamw", "options": {"lr": 1e30}}, loss={"name": "mse"}))
+
+
+def test_a_worker_that_dies_inside_an_epoch_is_replaced_and_the_curve_is_the_same(ray_cluster, make, tmp_path):
+    def recipe(run, workers, **options):
+        network = Choice(name="tests.training.dying:Dying", options=options)
+        return make(run, workers=workers, epochs=3).model_copy(update={"network": network})
+
+    whole = train(recipe("whole", 0))
+    grave = tmp_path / "grave"
+    replaced = train(recipe("replaced", 1, grave=str(grave), calls=25))
+    assert grave.exists()
+    np.testing.assert_allclose(curve(replaced), curve(whole), rtol=2e-6)
 
 
 def test_two_workers_and_one_give_the_same_loss_curve(ray_cluster, make):

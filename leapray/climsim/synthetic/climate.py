@@ -23,8 +23,10 @@ _CLOUD_TOP = 12
 _LIQUID_TOP = 27
 """First level where cloud liquid follows temperature; above it is only a numerical trace down to 1e-51."""
 _SOLAR_CONSTANT = 1361.0
-_PATTERNS = 10
-_PROFILES = ("temperature", "humidity", "cloud", "trace", "zonal", "meridional")
+_BROAD, _FINE = 10, 24
+_PATTERNS = _BROAD + _FINE
+_PROFILES = {"temperature": 0.04, "humidity": 0.4, "cloud": 0.5, "trace": 0.2, "zonal": 0.15, "meridional": 0.15}
+"""Weather patterns of profiles, and the share of their variance that varies from one level to the next rather than over the troposphere."""
 _SURFACES = ("pressure", "contrast", "exchange")
 _CALIBRATION_SEED = 987654321
 
@@ -67,6 +69,10 @@ _ZONAL_JETS = _knots(l0=0.2, l12=0.3, l17=0.6, l25=0.65, l45=0.6, l52=0.3, l59=0
 _ZONAL_SEASON = _knots(l0=0.75, l10=0.7, l16=0.3, l22=0.0)
 _ZONAL_TRADES = _knots(l0=0.0, l45=0.2, l52=0.45, l59=0.5)
 _HUMIDITY_LATITUDE = 0.45
+_HUMIDITY_SPREAD = {"low-res": 0.8, "aqua-planet": 0.8, "high-res": 1.2}
+"""Spread of the logit of relative humidity; finer columns see more of what a coarse one averages."""
+_SHARPNESS = 0.6
+"""How far high-res weather departs from a normal distribution: sinh(0.6 z) has a kurtosis near 7."""
 _ICE_LIMIT = 2e-5
 """Ice that any air may hold, kg/kg; moister air may hold more."""
 _CLOUD_WIDTH = 1.15
@@ -83,7 +89,8 @@ class Climate:
         self._fields = [(1.0, WaveField(place.points, patterns, (seed, 0), length=0.35, days=1.6))]
         if kind == "high-res":
             self._fields = [(0.8, self._fields[0][1]), (0.6, WaveField(place.points, patterns, (seed, 1), length=0.1, days=0.5, waves=160))]
-        self._loadings = vertical_loadings(_PATTERNS, 5.0)
+        broad, fine = vertical_loadings(_BROAD, 5.0), vertical_loadings(_FINE, 1.2)
+        self._loadings = {name: np.hstack([np.sqrt(1 - share) * broad, np.sqrt(share) * fine]) for name, share in _PROFILES.items()}
         self.scales = _calibrated_scales(kind) if scales is None else scales
 
     def at(self, step: int) -> dict[str, np.ndarray]:
@@ -98,11 +105,11 @@ class Climate:
 
     def _weather(self, step: int) -> dict[str, np.ndarray]:
         """Unit-variance patterns: profiles ``(60, n)`` by name, then surface fields ``(n,)``."""
-        patterns = sum(share * field.at(step) for share, field in self._fields)
+        patterns = np.sum([share * field.at(step) for share, field in self._fields], axis=0)
         if self.kind == "high-res":
-            patterns = np.sinh(0.5 * patterns) / 0.592
+            patterns = np.sinh(_SHARPNESS * patterns) / np.sqrt(np.expm1(2 * _SHARPNESS**2) / 2)
         blocks = patterns[: _PATTERNS * len(_PROFILES)].reshape(len(_PROFILES), _PATTERNS, -1)
-        profiles = {name: self._loadings @ block for name, block in zip(_PROFILES, blocks, strict=True)}
+        profiles = {name: self._loadings[name] @ block for name, block in zip(_PROFILES, blocks, strict=True)}
         return profiles | dict(zip(_SURFACES, patterns[_PATTERNS * len(_PROFILES) :], strict=True))
 
     def _dry_state(self, weather: dict[str, np.ndarray], sun: _Sun) -> dict[str, np.ndarray]:
@@ -146,13 +153,13 @@ class Climate:
         amount = np.maximum(np.exp(_CLOUD_WIDTH * np.minimum(cloud, 2.6)) - 0.4, 0.0)
         warm = np.minimum(np.exp((temperature - 268.0) / 8.0), 1.0)
         liquid, ice = amount * warm, amount * (1.0001 - warm)
-        trace = np.exp(_TRACE_WIDTH * weather["trace"][:_LIQUID_TOP])
-        trace[_CLOUD_TOP + 1 :][trace[_CLOUD_TOP + 1 :] < np.exp(-1.5 * _TRACE_WIDTH)] = 0.0
-        liquid[:_LIQUID_TOP] = trace
+        trace = weather["trace"][_CLOUD_TOP:_LIQUID_TOP]
+        liquid[:_CLOUD_TOP] = _lognormal(self.figures["state_q0002"], weather["trace"])[:_CLOUD_TOP]
+        liquid[_CLOUD_TOP:_LIQUID_TOP] = np.where(trace > -1.5, np.exp(_TRACE_WIDTH * trace), 0.0)
         ice[:_CLOUD_TOP] = np.exp(1.2 * weather["cloud"][:_CLOUD_TOP])
         vapour = saturation(temperature, state["state_pmid"])
         vapour[:_HUMIDITY_TOP] = _lognormal(self.figures["state_q0001"], weather["humidity"])[:_HUMIDITY_TOP]
-        return {"vapour": vapour, "humidity": humidity, "liquid": liquid, "ice": ice}
+        return {"vapour": vapour, "humidity": _HUMIDITY_SPREAD[self.kind] * humidity, "liquid": liquid, "ice": ice}
 
     def _surface(self, state: dict[str, np.ndarray], weather: dict[str, np.ndarray], sun: _Sun) -> dict[str, np.ndarray]:
         place, aqua = self.place, self.kind == "aqua-planet"
@@ -161,7 +168,7 @@ class Climate:
             moments, warmth = self.figures["state_t"], (1 / 3 - place.sine**2) / np.sqrt(4 / 45)
             ground = np.maximum(moments.mean[-1] + moments.std[-1] * warmth * 0.88, 271.4) + 1.0 + 0.05 * weather["contrast"]
         else:
-            ground = air + 1.2 + (1.2 + 2.0 * place.land) * weather["contrast"] + 9.0 * place.land * (sun.cosine - 0.25)
+            ground = air + 1.2 + (1.6 + 2.5 * place.land) * weather["contrast"] + 9.0 * place.land * (sun.cosine - 0.25)
         ocean = 1 - place.land
         ice = ocean * np.clip((270.0 - ground) / 10.0, 0, 0.99) * (not aqua)
         snow = place.land * np.clip((268.0 - air) / 14.0 + 0.15 * weather["exchange"], 0, 1)
@@ -242,7 +249,7 @@ def _lognormal(moments: Figures, pattern: np.ndarray) -> np.ndarray:
 
 def _relative_humidity(scale: np.ndarray, pattern: np.ndarray) -> np.ndarray:
     """Relative humidity between 0 and 1.1; 1 above the level where humidity begins, whose vapour is given whole."""
-    relative = 1.1 / (1 + np.exp(-(scale + 0.8 * pattern)))
+    relative = 1.1 / (1 + np.exp(-(scale + pattern)))
     relative[:_HUMIDITY_TOP] = 1.0
     return relative
 

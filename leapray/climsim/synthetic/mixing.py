@@ -31,7 +31,7 @@ def mixing_strength(column: Column, inputs: Mapping[str, np.ndarray]) -> np.ndar
     rise = np.maximum(column.geopotential[:-1] - column.geopotential[1:], 1.0)
     shear = (column.zonal[:-1] - column.zonal[1:]) ** 2 + (column.meridional[:-1] - column.meridional[1:]) ** 2
     stability = rise * np.maximum(dry_static[:-1] - dry_static[1:], 0.02) / column.temperature[1:]
-    return ground_driven + 3.0 * shear / (shear + 0.5 * stability) + 0.05
+    return ground_driven + 6.0 * (shear / (shear + stability)) ** 2 + 0.02
 
 
 def mix(column: Column, strength: np.ndarray, factors: Mapping[str, np.ndarray]) -> None:

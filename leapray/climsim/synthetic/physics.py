@@ -22,7 +22,7 @@ from leapray.climsim.synthetic.radiation import radiate, radiation_step
 from leapray.climsim.synthetic.weather import WaveField, vertical_loadings
 
 NOISES = (*MIXED, "growth", "loss")
-_PATTERNS = 24
+_PATTERNS = 36
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class SubGridNoise:
 
     def __init__(self, points: np.ndarray, seed: int, realization: int) -> None:
         self._field = WaveField(points, _PATTERNS * len(NOISES) + 2, (seed, 2, realization), length=0.12, days=0.15, waves=128)
-        self._loadings = vertical_loadings(_PATTERNS, 1.6)
+        self._loadings = vertical_loadings(_PATTERNS, 1.0)
 
     def at(self, step: int) -> SubGrid:
         patterns = self._field.at(step)
@@ -78,7 +78,7 @@ class Budget:
 
 _STIRRED = 4
 _TRACE_RATE = 1.2e-14
-_PLUME_NOISE = 0.5
+_PLUME_NOISE = 0.4
 _COVER_NOISE = 0.25
 
 

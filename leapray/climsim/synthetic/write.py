@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count, islice
+from typing import Literal
 
 import netCDF4
 import numpy as np
@@ -14,7 +15,7 @@ from leapray.climsim.schema import KINDS, LEVELS, MLI_VARIABLES, MLO_VARIABLES, 
 from leapray.climsim.synthetic.world import World
 from leapray.errors import UserError
 
-CONTAINERS = {"cdf5": "NETCDF3_64BIT_DATA", "hdf5": "NETCDF4"}
+CONTAINERS: dict[str, Literal["NETCDF3_64BIT_DATA", "NETCDF4"]] = {"cdf5": "NETCDF3_64BIT_DATA", "hdf5": "NETCDF4"}
 
 
 def synthesize(
@@ -27,21 +28,17 @@ def synthesize(
     stride: int = 1,
     seed: int = 0,
     container: str = "cdf5",
-    progress: Callable[[], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Write ``steps`` mli/mlo pairs into month folders of ``destination`` and return how many were written.
+    """Write the pairs of :func:`chosen_steps` into month folders of ``destination``, and return how many.
 
-    The steps are those from the first day of month ``start`` on whose absolute step is a multiple of ``stride``; ``progress`` is called
-    after each pair. Raises UserError for an unknown kind or container, an impossible number of columns, or counts below 1.
+    ``progress`` is called with the pairs done and in all. Raises UserError for an unknown kind or container, an impossible number
+    of columns, or counts below 1.
     """
     if container not in CONTAINERS:
         raise UserError(f"format {container!r} is not one of {', '.join(CONTAINERS)}")
-    for name, value in (("steps", steps), ("stride", stride)):
-        if value < 1:
-            raise UserError(f"{name} = {value} is not 1 or more")
-    first = Month.parse(start).first_step
     world = World(kind, columns, seed)
-    for step in islice(count(first + -first % stride, stride), steps):
+    for done, step in enumerate(chosen_steps(start, steps, stride), start=1):
         folder = storage.join(destination, str(month_of_step(step)))
         for stream, variables, fields in (
             ("mli", MLI_VARIABLES, world.inputs(step)),
@@ -49,8 +46,17 @@ def synthesize(
         ):
             storage.write_bytes(storage.join(folder, file_name(stream, step)), encode(kind, step, variables, fields, container))
         if progress is not None:
-            progress()
+            progress(done, steps)
     return steps
+
+
+def chosen_steps(start: str, steps: int, stride: int = 1) -> list[int]:
+    """The first ``steps`` absolute steps from month ``start`` on that are multiples of ``stride``. Raises UserError for counts below 1."""
+    for name, value in (("steps", steps), ("stride", stride)):
+        if value < 1:
+            raise UserError(f"{name} = {value} is not 1 or more")
+    first = Month.parse(start).first_step
+    return list(islice(count(first + -first % stride, stride), steps))
 
 
 def encode(kind: str, step: int, variables: Sequence[Variable], fields: Mapping[str, np.ndarray], container: str = "cdf5") -> bytes:

@@ -1,0 +1,209 @@
+"""The whole road on synthetic data: months of low-res and aqua-planet become a trained, scored and submitted emulator.
+
+Every stage is the one that its verb runs, and every file that is left can be given to that verb.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import torch
+
+from leapray import cluster, storage
+from leapray.climsim.calendar import Month, month_range
+from leapray.climsim.netcdf import find_pairs
+from leapray.climsim.schema import SCORED, TARGETS
+from leapray.climsim.synthetic import World, synthesize
+from leapray.console import bar, say, table, training_note
+from leapray.data.convert import convert
+from leapray.data.flat import list_pieces, read_piece
+from leapray.data.prepare import prepare
+from leapray.data.shards import Prepared
+from leapray.errors import UserError
+from leapray.evaluation.baselines import Climatology, LinearModel, Ridge
+from leapray.evaluation.metrics import ErrorMoments, Score
+from leapray.evaluation.score import score_files
+from leapray.inference.predict import predict
+from leapray.inference.submission import write_submission
+from leapray.models.directory import load_model
+from leapray.models.emulator import Emulator
+from leapray.models.linear import solved
+from leapray.models.registry import build_network
+from leapray.recipe import Choice, Recipe, claim, load_recipe
+from leapray.training.trainer import train
+
+RECIPE = Path(__file__).resolve().parent.parent / "jobs" / "recipes" / "demo.yaml"
+_MODEL, _MLP = "BiLSTM", "MLP, equal size"
+_RIDGE_ALPHAS = (1.0, 10.0, 100.0, 1000.0)
+_GROUPS = {
+    "T": ("ptend_t",),
+    "vapour": ("ptend_q0001",),
+    "cloud": ("ptend_q0002", "ptend_q0003"),
+    "wind": ("ptend_u", "ptend_v"),
+    "surface": tuple(v.name for v in TARGETS.scalars),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much the demo makes: every stride-th step of each kind, and what it changes in the recipe."""
+
+    low_res_stride: int
+    aqua_planet_stride: int
+    overrides: tuple[str, ...] = ()
+
+
+FULL = Size(low_res_stride=437, aqua_planet_stride=877)
+QUICK = Size(877, 1753, ("training.epochs=8", "training.schedule.options.milestones=[4, 5, 6, 7]"))
+
+
+def run(directory: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Score]:
+    """Run the demo in ``directory`` and return the held-out scores by name; what an earlier run finished there is kept.
+
+    Raises UserError when the directory holds a demo of other settings, or leapray was installed without its recipes.
+    """
+    started = time.monotonic()
+    size = QUICK if quick else FULL
+    recipe = _recipe(directory, size, seed)
+    claim(str(directory), "demo.json", {**asdict(size), "overrides": list(size.overrides), "seed": seed}, "a demo")
+    say("leapray demo: from synthetic ClimSim files to a scored submission")
+    with cluster.connected():
+        _make_data(directory, recipe, size)
+        with bar("prepare") as update:
+            prepared = prepare(recipe, progress=lambda name, done, total: update(done, total, name))
+        rows = [sum(manifest.rows for manifest in prepared.split(split)) for split in ("train", "validation", "test")]
+        say("prepared    {} training, {} validation and {} test rows, apart by month".format(*rows))
+        models = {_MLP: _train(_mlp_of_equal_size(recipe, directory)), _MODEL: _train(recipe)}
+        test = recipe.data.sources["low_res_test"].path
+        with bar("predict") as update:
+            predictions = predict([models[_MODEL]], test, str(directory / "predictions"), progress=update)
+    sample, submission = str(directory / "sample_submission.csv"), str(directory / "submission.csv")
+    _write_sample(test, sample)
+    write_submission(predictions.url, sample, submission)
+    say(f"submitted   {predictions.rows} rows to {submission}")
+    emulators = {**_baselines(prepared), _MLP: load_model(models[_MLP]).emulator}
+    scores = {name: _score(emulator, test) for name, emulator in emulators.items()}
+    scores[_MODEL] = score_files(submission, test, sample)
+    steps = [pair.step for pair in find_pairs(str(directory / "climsim" / "low-res"), start=_test_start(recipe))]
+    scores["ceiling"] = Score(np.where(SCORED, World("low-res").ceiling(steps), 1.0), predictions.rows)
+    _show(scores)
+    storage.write_json(str(directory / "scores.json"), {name: {**s.summary(), **s.by_variable()} for name, s in scores.items()})
+    say(f"model {models[_MODEL]}, submission {submission}, scores {directory / 'scores.json'}; {time.monotonic() - started:.0f} s")
+    return scores
+
+
+def _recipe(directory: Path, size: Size, seed: int) -> Recipe:
+    if not RECIPE.exists():
+        raise UserError(f"{RECIPE}: the demo's recipe is missing; install leapray from a checkout with `pip install -e .`")
+    content = load_recipe(str(RECIPE), [*size.overrides, f"training.seed={seed}"])
+    moved = {name: source.path.replace("leapray-demo", str(directory), 1) for name, source in content.data.sources.items()}
+    places = [f"data.sources.{name}.path={path}" for name, path in moved.items()]
+    places += [f"data.prepared={directory / 'prepared'}", f"training.run={directory / 'runs' / 'low-res-aqua'}"]
+    return load_recipe(str(RECIPE), [*size.overrides, f"training.seed={seed}", *places])
+
+
+def _test_start(recipe: Recipe) -> Month:
+    months = recipe.data.sources["low_res_test"].test
+    assert months is not None
+    return months.start
+
+
+def _make_data(directory: Path, recipe: Recipe, size: Size) -> None:
+    """Pairs of both kinds over the recipe's months, and their flat parquet, the test months apart."""
+    for kind, stride in (("low-res", size.low_res_stride), ("aqua-planet", size.aqua_planet_stride)):
+        sources = {name: source for name, source in recipe.data.sources.items() if source.kind == kind}
+        spans = {
+            source.path: [m for split in ("train", "validation", "test") if (m := source.months(split))] for source in sources.values()
+        }
+        start = min(months.start for span in spans.values() for months in span)
+        stop = max(months.stop for span in spans.values() for months in span)
+        pairs = str(directory / "climsim" / kind)
+        steps = len(range(start.first_step + -start.first_step % stride, stop.first_step, stride))
+        if len(storage.list_files(pairs, ".nc")) != 2 * steps:
+            with bar(f"synthesize {kind}") as update:
+                synthesize(pairs, kind, steps=steps, start=str(start), stride=stride, progress=update)
+        rows = 0
+        with bar(f"convert {kind}") as update:
+            for path, span in spans.items():
+                first, last = min(months.start for months in span), max(months.stop for months in span)
+                rows += convert(pairs, path, start=first, stop=last, kind=kind, progress=update).rows
+        say(f"{kind:<11} {steps} steps of {len(month_range(start, stop))} months in {pairs}, {rows} flat rows")
+
+
+def _train(recipe: Recipe) -> str:
+    """Train a recipe and return its model's directory."""
+    started = time.monotonic()
+    with bar(f"train {recipe.network.name}") as update:
+        trained = train(recipe, progress=lambda record: update(record["step"], record["steps"], training_note(record)))
+    size = sum(tensor.numel() for tensor in build_network(recipe.network.name, recipe.network.options).parameters())
+    best = trained.best
+    say(
+        f"trained     {recipe.network.name}, {size:,} parameters: validation R2 {best['r2']:.3f} at epoch {best['epoch']} "
+        f"of {len(trained.history)}, {time.monotonic() - started:.0f} s"
+    )
+    return trained.model_url
+
+
+def _mlp_of_equal_size(recipe: Recipe, directory: Path) -> Recipe:
+    """The same recipe with a three-layer perceptron whose parameters come nearest to the network's."""
+
+    def size(choice: Choice) -> int:
+        with torch.device("meta"):
+            return sum(tensor.numel() for tensor in build_network(choice.name, choice.options).parameters())
+
+    target = size(recipe.network)
+    choices = [Choice(name="mlp", options={"hidden": [width] * 3}) for width in range(32, 1024, 8)]
+    network = min(choices, key=lambda choice: abs(size(choice) - target))
+    training = recipe.training.model_copy(update={"run": str(directory / "runs" / "mlp")})
+    return recipe.model_copy(update={"network": network, "training": training})
+
+
+def _write_sample(test: str, destination: str) -> None:
+    """The competition's new kind of sample submission for the test rows: weight 1 on the 308 scored columns, 0 on the ablated."""
+    ids = pa.chunked_array([block.sample_id for piece in list_pieces(test) for block in read_piece(piece)])
+    weights = {name: pa.repeat(int(scored), len(ids)) for name, scored in zip(TARGETS.columns, SCORED, strict=True)}
+    with storage.atomic_file(destination) as file:
+        pyarrow.csv.write_csv(pa.table({"sample_id": ids, **weights}), file)
+
+
+def _baselines(prepared: Prepared) -> dict[str, Emulator]:
+    """Climatology, and ridge regression with the alpha that does best on the validation months."""
+    climatology, ridge = Climatology(), Ridge()
+    for rows in prepared.shards("train"):
+        climatology.update(rows["targets"])
+        ridge.update(rows["inputs"], rows["targets"])
+    models: list[tuple[float, LinearModel]] = []
+    for ridge.alpha in _RIDGE_ALPHAS:
+        model, moments = ridge.solve(), ErrorMoments()
+        for rows in prepared.shards("validation"):
+            moments.update(rows["targets"], model.predict(rows["inputs"]))
+        models.append((moments.score().learned, model))
+    best = max(models, key=lambda scored: scored[0])[1]
+    flat = LinearModel(np.zeros_like(best.coefficients), np.asarray(climatology.mean))
+    return {name: Emulator(prepared.transform, solved(model)) for name, model in (("climatology", flat), ("ridge regression", best))}
+
+
+@torch.inference_mode()
+def _score(emulator: Emulator, test: str) -> Score:
+    moments = ErrorMoments()
+    for piece in list_pieces(test):
+        for block in read_piece(piece):
+            assert block.targets is not None
+            moments.update(block.targets, emulator(torch.from_numpy(block.inputs)).numpy())
+    return moments.score()
+
+
+def _show(scores: Mapping[str, Score]) -> None:
+    rows = []
+    for name, score in scores.items():
+        variables = score.by_variable()
+        groups = [np.mean([variables[variable] for variable in group]) for group in _GROUPS.values()]
+        rows.append((name, *(f"{value:.3f}" for value in (score.learned, score.scored, score.all, *groups))))
+    title = "R2 on held-out months, over the 293 learned columns, the 308 scored, all 368, and by group"
+    table(title, ("", "293", "308", "368", *_GROUPS), rows)

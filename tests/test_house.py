@@ -1,0 +1,76 @@
+"""The house of modules: imports go down only, and Ray stays in its rooms."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "leapray"
+FLOORS = [
+    {"", "__version__", "errors", "storage", "climsim", "console"},
+    {"recipe", "registry", "cluster", "evaluation"},
+    {"data"},
+    {"models"},
+    {"training"},
+    {"inference"},
+    {"demo"},
+    {"cli"},
+]
+RAY_ROOMS = {"cluster", "data.convert", "data.stream", "data.tasks", "training.trainer", "inference.predict"}
+
+
+def modules() -> dict[str, ast.Module]:
+    """Every module by its dotted name below the package."""
+    names = {
+        path: ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+        for path in PACKAGE.rglob("*.py")
+    }
+    return {name: ast.parse(path.read_text()) for path, name in names.items()}
+
+
+def imported(module: ast.Module) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "leapray" else {node.module}
+    return found
+
+
+def floor(name: str) -> int:
+    return next(index for index, rooms in enumerate(FLOORS) if name.split(".")[0] in rooms)
+
+
+def test_every_module_has_a_floor_and_imports_only_its_own_or_a_lower_one() -> None:
+    wrong = [
+        f"{name} imports {target}"
+        for name, module in modules().items()
+        for target in imported(module)
+        if target.startswith("leapray.") and floor(target.removeprefix("leapray.")) > floor(name)
+    ]
+    assert wrong == []
+
+
+def test_ray_is_imported_only_where_it_is_said_to_be() -> None:
+    found = {name for name, module in modules().items() if any(target.split(".")[0] == "ray" for target in imported(module))}
+    assert found == RAY_ROOMS
+
+
+def test_what_the_data_is_needs_neither_torch_nor_ray() -> None:
+    heavy = {
+        name: target
+        for name, module in modules().items()
+        if name.startswith(("climsim", "evaluation", "storage", "recipe"))
+        for target in imported(module)
+        if target.split(".")[0] in {"torch", "ray"}
+    }
+    assert heavy == {}
+
+
+def test_nothing_is_unpickled_from_storage() -> None:
+    unsafe = [
+        f"{name}: {ast.unparse(node)}"
+        for name, module in modules().items()
+        for node in ast.walk(module)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in {"torch.load", "yaml.unsafe_load", "yaml.full_load", "pickle.load"}
+    ]
+    assert unsafe == []

@@ -1,0 +1,102 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from leapray.errors import UserError
+from leapray.recipe import claim, difference, flatten, load_recipe, parse_recipe
+from tests.samples import recipe_values
+
+SHIPPED = sorted((Path(__file__).parent.parent / "jobs" / "recipes").glob("*.yaml"))
+
+
+def write(path: Path, values: dict[str, Any]) -> str:
+    (path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    return str(path / "recipe.yaml")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_recipes_load_and_their_choices_exist(path: Path) -> None:
+    from leapray.data.transform import SCALINGS
+    from leapray.training.trainer import check_choices
+
+    recipe = load_recipe(str(path))
+    SCALINGS.options(recipe.data.scaling)
+    check_choices(recipe)
+
+
+def test_a_recipe_survives_its_own_yaml(tmp_path: Path) -> None:
+    recipe = parse_recipe(recipe_values(tmp_path))
+    assert parse_recipe(yaml.safe_load(recipe.to_yaml())) == recipe
+
+
+def test_overrides_reach_any_depth_and_keep_their_type(tmp_path: Path) -> None:
+    url = write(tmp_path, recipe_values(tmp_path))
+    overrides = ["training.epochs=3", "network.options.hidden=[8, 8]", "training.optimizer={name: adamw, options: {lr: 1e-4}}"]
+    recipe = load_recipe(url, overrides)
+    assert recipe.training.epochs == 3
+    assert recipe.network.options == {"hidden": [8, 8]}
+    assert recipe.training.optimizer.name == "adamw"
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("training.epoch=3", "unknown key 'training.epoch'; did you mean 'epochs'?"),
+        ("data.sources.low_res.weigth=3", "unknown key 'data.sources.low_res.weigth'; known keys are kind, path, test, train, validation"),
+        ("training.epochs=0", "training.epochs is 0: input should be greater than 0"),
+        ("training.precision=half", "training.precision is 'half': input should be 'float32', 'bf16' or 'fp16'"),
+        ("data.fit_on=high_res", "fit_on names 'high_res', which is not a source; sources are low_res"),
+        ("data.sources.low_res.kind=lowres", "kind 'lowres' is not one of low-res, aqua-planet, high-res"),
+        ("data.sources.low_res.train.start=0001-13", "month '0001-13' is not of the form YYYY-MM"),
+        ("data.sources.low_res.train.stop=0001-02", "stop 0001-02 must come after start 0001-02 (stop is exclusive)"),
+        ("data.sources.low_res.train.stop=0001-05", "sources.low_res.train (0001-02 up to 0001-05) and sources.low_res.validation"),
+        ("resources.workers=3", "training.batch_size 8 must be a multiple of training.lanes 3"),
+        ("epochs", "--set 'epochs' is not of the form section.key=value"),
+        ("name.first=3", "--set 'name.first=3': 'name' is not a section"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_the_key(tmp_path: Path, override: str, sentence: str) -> None:
+    url = write(tmp_path, recipe_values(tmp_path))
+    with pytest.raises(UserError) as caught:
+        load_recipe(url, [override])
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_months_of_two_kinds_may_overlap(tmp_path: Path) -> None:
+    values = recipe_values(tmp_path)
+    aqua = {"kind": "aqua-planet", "path": "x", "validation": {"start": "0001-02", "stop": "0001-04"}}
+    values["data"]["sources"]["aqua"] = aqua
+    parse_recipe(values)
+    values["data"]["sources"]["aqua"] = aqua | {"kind": "low-res"}
+    with pytest.raises(UserError, match="share rows of low-res"):
+        parse_recipe(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("name: a\nname: b\n", "key 'name' is given twice"),
+        ("- 1\n", "a recipe is a mapping of sections, found list"),
+        ("name: [", "not valid YAML"),
+        ("name: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+    ],
+)
+def test_yaml_that_is_no_recipe_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        load_recipe(str(tmp_path / "recipe.yaml"))
+
+
+def test_difference_names_what_changed() -> None:
+    assert flatten({"a": {"b": 1}, "c": 2}) == {"a.b": 1, "c": 2}
+    assert difference({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2}) == "a.b: 3, now 1"
+
+
+def test_a_claimed_directory_continues_only_with_the_same_settings(tmp_path: Path) -> None:
+    claim(str(tmp_path / "here"), "settings.json", {"stride": 7}, "a conversion")
+    claim(str(tmp_path / "here"), "settings.json", {"stride": 7}, "a conversion")
+    with pytest.raises(UserError, match=r"here: holds a conversion of other settings \(stride: 7, now 6\)"):
+        claim(str(tmp_path / "here"), "settings.json", {"stride": 6}, "a conversion")

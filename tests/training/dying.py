@@ -1,0 +1,33 @@
+"""A user's own network, which once ends its process in the middle of an epoch, as a lost node would."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from leapray.climsim.schema import INPUTS, TARGETS
+from leapray.registry import Options
+
+
+class DyingOptions(Options):
+    grave: str = ""
+    """File that is written in dying; a process that finds it lives on."""
+    calls: int = 0
+
+
+class Dying(nn.Module):
+    Options = DyingOptions
+
+    def __init__(self, options: DyingOptions, features: int = 0) -> None:
+        super().__init__()
+        self.linear = nn.Linear(INPUTS.width, TARGETS.width)
+        self.options = options
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += self.training
+        if self.options.grave and self.calls > self.options.calls and not Path(self.options.grave).exists():
+            Path(self.options.grave).write_text("here")
+            os._exit(1)
+        return self.linear(x)
