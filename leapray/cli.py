@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from leapray import __version__
-from leapray.console import bar, console, errors, say, training_note
+from leapray.console import bar, errors, say, training_note
 from leapray.errors import UserError
 
 app = typer.Typer(
@@ -197,7 +197,7 @@ def show(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
     """Print a recipe with its defaults and overrides filled in."""
     from leapray.recipe import load_recipe
 
-    console.print(load_recipe(recipe, overrides).to_yaml(), markup=False, end="")
+    say(load_recipe(recipe, overrides).to_yaml().rstrip())
 
 
 @app.command()

@@ -83,26 +83,26 @@ def user_errors() -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        sentence = _find_sentence(error, depth=8)
-        if sentence is None:
-            raise
-        raise UserError(sentence) from error
+        if found := find_user_error(error):
+            raise found from error
+        raise
 
 
 _IN_TRACEBACK = re.compile(r"^(?:leapray\.errors\.)?UserError: (.+)$", re.MULTILINE)
 
 
-def _find_sentence(error: object, depth: int) -> str | None:
-    """The sentence of a UserError among an exception's causes, or in the remote traceback that a Ray exception carries as text."""
+def find_user_error(error: object, depth: int = 8) -> UserError | None:
+    """The UserError among an exception's causes, or the one in the remote traceback that a Ray exception carries as text."""
     if not isinstance(error, BaseException) or depth == 0:
         return None
     if isinstance(error, UserError):
-        return str(error)
-    for inner in (getattr(error, "cause", None), error.__cause__, *getattr(error, "worker_failures", {}).values()):
-        if found := _find_sentence(inner, depth - 1):
+        return error
+    nested = [error.__cause__, *(getattr(error, name, None) for name in ("cause", "controller_failure"))]
+    for inner in (*nested, *getattr(error, "worker_failures", {}).values()):
+        if found := find_user_error(inner, depth - 1):
             return found
     match = _IN_TRACEBACK.search(str(error))
-    return match[1] if match else None
+    return UserError(match[1]) if match else None
 
 
 def check_resources(workers: int, cpus_per_worker: int, use_gpu: bool) -> None:

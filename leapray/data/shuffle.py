@@ -54,7 +54,5 @@ def gather(urls: Sequence[str], bucket: int, seed: int) -> Rows:
     twice = np.flatnonzero(np.diff(ordered["row"]) == 0)
     if len(twice):
         _, step, ncol = row_place(ordered["row"][twice[:1]])
-        raise UserError(
-            f"{len(twice)} rows are in the data twice, the first at step {step[0]}, column {ncol[0]}; every row must be there once"
-        )
+        raise UserError(f"step {step[0]}, column {ncol[0]} is in the data twice, expected every row once")
     return ordered

@@ -49,9 +49,7 @@ class Stream:
         if not chunks:
             return
         dataset = _dataset(len(chunks), lambda index: read_chunk(plan, chunks[index], world, shards))
-        batches = self._deal(dataset, equal=True).iter_batches(
-            batch_size=self._batch_size // world, batch_format="numpy", prefetch_batches=_PREFETCH
-        )
+        batches = self._deal(dataset).iter_batches(batch_size=self._batch_size // world, batch_format="numpy", prefetch_batches=_PREFETCH)
         for step, batch in enumerate(batches, start=first_step):
             steps = batch.pop("step")
             if steps[0] != step or steps[-1] != step:
@@ -59,18 +57,18 @@ class Stream:
             yield batch
 
     def validate(self) -> Iterator[Rows]:
-        """This worker's part of the validation rows; every row is in exactly one worker's part."""
+        """This worker's part of the validation rows, whole shards; every row is in exactly one worker's part."""
         shards = self._validation
-        dataset = _dataset(len(shards.rows), shards.read)
-        yield from self._deal(dataset, equal=False).iter_batches(
-            batch_size=self._batch_size // self._world, batch_format="numpy", prefetch_batches=_PREFETCH
-        )
+        mine = range(self._rank, len(shards.rows), self._world)
+        if mine:
+            dataset = _dataset(len(mine), lambda index: shards.read(mine[index]))
+            yield from dataset.iter_batches(batch_size=self._batch_size // self._world, batch_format="numpy", prefetch_batches=_PREFETCH)
 
-    def _deal(self, dataset: ray.data.Dataset, equal: bool) -> Any:
+    def _deal(self, dataset: ray.data.Dataset) -> Any:
         """The dataset itself for one worker; otherwise this worker's share of it, which rank 0 has split for all."""
         if self._world == 1:
             return dataset
-        shares = dataset.streaming_split(self._world, equal=equal) if self._rank == 0 else None
+        shares = dataset.streaming_split(self._world, equal=True) if self._rank == 0 else None
         return ray.train.collective.broadcast_from_rank_zero(shares)[self._rank]
 
 

@@ -119,12 +119,7 @@ def _fit(recipe: Recipe, run: Run) -> None:
             worker_runtime_env={} if resources.use_gpu else {"env_vars": _CPU_ENVIRONMENT},
         ),
     )
-    try:
-        trainer.fit()
-    except ray.train.ControllerError as error:
-        if isinstance(error.controller_failure, UserError):
-            raise error.controller_failure from error
-        raise
+    trainer.fit()
 
 
 class _NoSecondTry(ray.train.UserCallback):
@@ -132,13 +127,8 @@ class _NoSecondTry(ray.train.UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
-            try:
-                with cluster.user_errors():
-                    raise error
-            except UserError:
-                raise
-            except Exception:
-                continue
+            if found := cluster.find_user_error(error):
+                raise found
 
 
 @contextmanager

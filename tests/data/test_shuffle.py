@@ -54,7 +54,7 @@ def test_neighbouring_rows_are_spread_evenly() -> None:
 def test_a_row_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     url = str(tmp_path / "part.arrow")
     scatter(rows(0, 10), 1, 0, url)
-    with pytest.raises(UserError, match="10 rows are in the data twice, the first at step 0, column"):
+    with pytest.raises(UserError, match=r"step 0, column \d is in the data twice"):
         gather([url, url], 0, 0)
 
 

@@ -112,7 +112,7 @@ def _first_guess() -> Coefficients:
 def _correct(state: Coefficients, response: _Response) -> Coefficients:
     """One round: every coefficient moves by the ratio of the wanted to the present spread, or attainable R2, of its target."""
     exchange = {
-        group: _smooth(np.clip(state.exchange[group] * _between(response.wider[_STEERED[group]]) ** 0.8, 1e-7, 0.3))
+        group: _smooth(np.clip(state.exchange[group] * _between(response.wider[_STEERED[group]]) ** 0.8, 1e-7, 5.0))
         for group in ("static", "water", "wind")
     }
     noise = {}
