@@ -4,5 +4,5 @@ import os
 
 __version__ = "0.1.0"
 
-# threads that spin while they wait starve the others when Ray's processes share the cores; it must stand before torch is loaded
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# libgomp's threads spin while they wait: for long, and Ray's other processes starve; not at all, and an LSTM's short kernels crawl
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")

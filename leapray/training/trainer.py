@@ -32,7 +32,7 @@ from leapray.training.run import RecordLog, Run, following
 from leapray.training.schedules import SCHEDULES
 
 # threads that spin while they wait for each other take the cores from the tasks that read data: many times slower on a busy machine
-_CPU_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+_CPU_ENVIRONMENT = {"GOMP_SPINCOUNT": "10000"}
 _KEEP = 2
 _MAX_FAILURES = 2
 
