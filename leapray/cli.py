@@ -29,9 +29,6 @@ def main() -> None:
     except UserError as error:
         errors.print(f"error: {error}", soft_wrap=True, markup=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        errors.print("interrupted; the same command continues where it can")
-        sys.exit(130)
 
 
 def _version(asked: bool) -> None:
@@ -77,7 +74,7 @@ def convert(
     src: Annotated[str, typer.Argument(help="Directory or URL of netCDF pairs")],
     dest: Annotated[str, typer.Argument(help="Directory or URL for flat parquet")],
     stride: Annotated[int, typer.Option(help="Take the steps with step % stride == phase")] = 1,
-    phase: int = 0,
+    phase: Annotated[int, typer.Option(help="Remainder of the steps to take, 0 to stride - 1")] = 0,
     start: Annotated[str | None, typer.Option(help="First month")] = None,
     stop: Annotated[str | None, typer.Option(help="Month to stop before")] = None,
     kind: Annotated[str | None, typer.Option(help="low-res, aqua-planet or high-res; told from the files by default")] = None,

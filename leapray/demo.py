@@ -18,7 +18,7 @@ import torch
 from leapray import cluster, storage
 from leapray.climsim.calendar import Month, month_range
 from leapray.climsim.netcdf import find_pairs
-from leapray.climsim.schema import SCORED, TARGETS
+from leapray.climsim.schema import SAMPLE_ID, SCORED, TARGETS
 from leapray.climsim.synthetic import World, synthesize
 from leapray.console import bar, say, table, training_note
 from leapray.data.convert import convert
@@ -26,9 +26,10 @@ from leapray.data.flat import list_pieces, read_piece
 from leapray.data.prepare import prepare
 from leapray.data.shards import Prepared
 from leapray.errors import UserError
-from leapray.evaluation.baselines import Climatology, LinearModel, Ridge
+from leapray.evaluation.baselines import Ridge
 from leapray.evaluation.metrics import ErrorMoments, Score
 from leapray.evaluation.score import score_files
+from leapray.evaluation.tables import read_ids
 from leapray.inference.predict import predict
 from leapray.inference.submission import write_submission
 from leapray.models.directory import load_model
@@ -39,8 +40,11 @@ from leapray.recipe import Choice, Recipe, claim, load_recipe
 from leapray.training.trainer import train
 
 RECIPE = Path(__file__).resolve().parent.parent / "jobs" / "recipes" / "demo.yaml"
+_HOME = "leapray-demo"
+"""Directory that the recipe's paths begin with, the verb's default."""
 _MODEL, _MLP = "BiLSTM", "MLP, equal size"
 _RIDGE_ALPHAS = (1.0, 10.0, 100.0, 1000.0)
+_MLP_RATE = 1e-3
 _GROUPS = {
     "T": ("ptend_t",),
     "vapour": ("ptend_q0001",),
@@ -56,11 +60,11 @@ class Size:
 
     low_res_stride: int
     aqua_planet_stride: int
-    overrides: tuple[str, ...] = ()
+    overrides: tuple[str, ...]
 
 
-FULL = Size(low_res_stride=437, aqua_planet_stride=877)
-QUICK = Size(877, 1753, ("training.epochs=8", "training.schedule.options.milestones=[4, 5, 6, 7]"))
+FULL = Size(low_res_stride=509, aqua_planet_stride=877, overrides=())
+QUICK = Size(low_res_stride=797, aqua_planet_stride=1301, overrides=())
 
 
 def run(directory: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Score]:
@@ -101,11 +105,14 @@ def run(directory: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Sco
 def _recipe(directory: Path, size: Size, seed: int) -> Recipe:
     if not RECIPE.exists():
         raise UserError(f"{RECIPE}: the demo's recipe is missing; install leapray from a checkout with `pip install -e .`")
-    content = load_recipe(str(RECIPE), [*size.overrides, f"training.seed={seed}"])
-    moved = {name: source.path.replace("leapray-demo", str(directory), 1) for name, source in content.data.sources.items()}
-    places = [f"data.sources.{name}.path={path}" for name, path in moved.items()]
-    places += [f"data.prepared={directory / 'prepared'}", f"training.run={directory / 'runs' / 'low-res-aqua'}"]
-    return load_recipe(str(RECIPE), [*size.overrides, f"training.seed={seed}", *places])
+    recipe = load_recipe(str(RECIPE), [*size.overrides, f"training.seed={seed}"])
+    sources = {
+        name: source.model_copy(update={"path": str(directory / Path(source.path).relative_to(_HOME))})
+        for name, source in recipe.data.sources.items()
+    }
+    data = recipe.data.model_copy(update={"prepared": str(directory / "prepared"), "sources": sources})
+    training = recipe.training.model_copy(update={"run": str(directory / "runs" / "low-res-aqua")})
+    return recipe.model_copy(update={"data": data, "training": training})
 
 
 def _test_start(recipe: Recipe) -> Month:
@@ -151,42 +158,41 @@ def _train(recipe: Recipe) -> str:
 
 
 def _mlp_of_equal_size(recipe: Recipe, directory: Path) -> Recipe:
-    """The same recipe with a three-layer perceptron whose parameters come nearest to the network's."""
+    """The same recipe with the perceptron of three layers whose size comes nearest to the network's, and a rate that suits it."""
 
     def size(choice: Choice) -> int:
         with torch.device("meta"):
             return sum(tensor.numel() for tensor in build_network(choice.name, choice.options).parameters())
 
     target = size(recipe.network)
-    choices = [Choice(name="mlp", options={"hidden": [width] * 3}) for width in range(32, 1024, 8)]
+    choices = [Choice(name="mlp", options={"hidden": [width] * 3, "activation": "silu"}) for width in range(32, 1024, 8)]
     network = min(choices, key=lambda choice: abs(size(choice) - target))
-    training = recipe.training.model_copy(update={"run": str(directory / "runs" / "mlp")})
+    optimizer = Choice(name="adamw", options={**recipe.training.optimizer.options, "lr": _MLP_RATE})
+    training = recipe.training.model_copy(update={"run": str(directory / "runs" / "mlp"), "optimizer": optimizer})
     return recipe.model_copy(update={"network": network, "training": training})
 
 
 def _write_sample(test: str, destination: str) -> None:
     """The competition's new kind of sample submission for the test rows: weight 1 on the 308 scored columns, 0 on the ablated."""
-    ids = pa.chunked_array([block.sample_id for piece in list_pieces(test) for block in read_piece(piece)])
+    ids = read_ids(test)
     weights = {name: pa.repeat(int(scored), len(ids)) for name, scored in zip(TARGETS.columns, SCORED, strict=True)}
     with storage.atomic_file(destination) as file:
-        pyarrow.csv.write_csv(pa.table({"sample_id": ids, **weights}), file)
+        pyarrow.csv.write_csv(pa.table({SAMPLE_ID: ids, **weights}), file)
 
 
 def _baselines(prepared: Prepared) -> dict[str, Emulator]:
     """Climatology, and ridge regression with the alpha that does best on the validation months."""
-    climatology, ridge = Climatology(), Ridge()
+    ridge = Ridge()
     for rows in prepared.shards("train"):
-        climatology.update(rows["targets"])
         ridge.update(rows["inputs"], rows["targets"])
-    models: list[tuple[float, LinearModel]] = []
-    for ridge.alpha in _RIDGE_ALPHAS:
-        model, moments = ridge.solve(), ErrorMoments()
-        for rows in prepared.shards("validation"):
-            moments.update(rows["targets"], model.predict(rows["inputs"]))
-        models.append((moments.score().learned, model))
-    best = max(models, key=lambda scored: scored[0])[1]
-    flat = LinearModel(np.zeros_like(best.coefficients), np.asarray(climatology.mean))
-    return {name: Emulator(prepared.transform, solved(model)) for name, model in (("climatology", flat), ("ridge regression", best))}
+    models = [ridge.solve(alpha) for alpha in _RIDGE_ALPHAS]
+    moments = [ErrorMoments() for _ in models]
+    for rows in prepared.shards("validation"):
+        for model, errors in zip(models, moments, strict=True):
+            errors.update(rows["targets"], model.predict(rows["inputs"]))
+    best = models[int(np.argmax([errors.score().learned for errors in moments]))]
+    chosen = {"climatology": ridge.climatology(), "ridge regression": best}
+    return {name: Emulator(prepared.transform, solved(model)) for name, model in chosen.items()}
 
 
 @torch.inference_mode()

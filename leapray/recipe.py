@@ -12,7 +12,17 @@ from itertools import combinations
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PlainSerializer,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from leapray import storage
 from leapray.climsim.calendar import Month
@@ -20,6 +30,7 @@ from leapray.climsim.schema import KINDS
 from leapray.errors import UserError
 
 SPLITS = ("train", "validation", "test")
+_LANES = 8
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -78,6 +89,8 @@ class Source(_Section):
     def _consistent(self) -> Self:
         if self.kind not in KINDS:
             raise ValueError(f"kind {self.kind!r} is not one of {', '.join(KINDS)}")
+        if not any(self.months(split) for split in SPLITS):
+            raise ValueError(f"no months; give at least one of {', '.join(SPLITS)}")
         return self
 
     def months(self, split: str) -> Months | None:
@@ -96,8 +109,8 @@ class Data(_Section):
     bad_rows: Literal["refuse", "drop"] = "refuse"
     rows_per_shard: PositiveInt = 8192
     shuffle_rows: PositiveInt = 131072
-    """Rows that one task of the shuffle holds in memory (3.7 kB each)."""
-    seed: int = 0
+    """Rows that one task of the shuffle takes at a time, 3.7 kB each; it holds them up to three times over."""
+    seed: NonNegativeInt = 0
 
     @property
     def fit_source(self) -> str:
@@ -109,13 +122,23 @@ class Data(_Section):
             raise ValueError(f"fit_on names {self.fit_on!r}, which is not a source; sources are {', '.join(self.sources)}")
         if self.sources[self.fit_source].train is None:
             raise ValueError(f"source {self.fit_source!r} gives the statistics and needs training months")
-        for (name, split, months), (other_name, other_split, other) in combinations(self._months(), 2):
-            if self.sources[name].kind == self.sources[other_name].kind and split != other_split and months.overlaps(other):
+        for same_kind, sentence in self._overlaps():
+            if same_kind:
                 raise ValueError(
-                    f"months overlap: sources.{name}.{split} ({months}) and sources.{other_name}.{other_split} ({other}) share rows of "
-                    f"{self.sources[name].kind}; splits of one kind must not touch, since neighbouring steps are nearly the same"
+                    f"months overlap: {sentence}; splits of one kind must not touch, since neighbouring steps are nearly equal"
                 )
         return self
+
+    def overlaps_across_kinds(self) -> list[str]:
+        """Splits that share months in different kinds, which is allowed and worth a notice."""
+        return [f"months overlap across kinds: {sentence}" for same_kind, sentence in self._overlaps() if not same_kind]
+
+    def _overlaps(self) -> Iterator[tuple[bool, str]]:
+        """Different splits that share months: whether they are of one kind, and their names."""
+        for (name, split, months), (other_name, other_split, other) in combinations(self._months(), 2):
+            if split != other_split and months.overlaps(other):
+                same_kind = self.sources[name].kind == self.sources[other_name].kind
+                yield same_kind, f"sources.{name}.{split} ({months}) and sources.{other_name}.{other_split} ({other})"
 
     def _months(self) -> Iterator[tuple[str, str, Months]]:
         for name, source in self.sources.items():
@@ -136,9 +159,10 @@ class Training(_Section):
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     patience: PositiveInt | None = None
     """Stop after this many validations without a better headline R2."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     lanes: PositiveInt | None = None
-    """Independent streams of shards that share a step; a multiple of the workers, which is its default."""
+    """Streams of shards that share every step: a multiple of the workers. The default, 8 or the next multiple, makes an epoch the
+    same for 1, 2, 4 and 8 workers."""
 
 
 class Resources(_Section):
@@ -161,7 +185,7 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _divides(self) -> Self:
         workers = max(self.resources.workers, 1)
-        lanes = self.training.lanes or workers
+        lanes = self.lanes
         if lanes % workers or self.training.batch_size % lanes:
             raise ValueError(
                 f"training.batch_size {self.training.batch_size} must be a multiple of training.lanes {lanes}, "
@@ -171,7 +195,8 @@ class Recipe(_Section):
 
     @property
     def lanes(self) -> int:
-        return self.training.lanes or max(self.resources.workers, 1)
+        workers = max(self.resources.workers, 1)
+        return self.training.lanes or -(-_LANES // workers) * workers
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as YAML and json hold them."""

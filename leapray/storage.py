@@ -5,6 +5,7 @@ Credentials come only from the environment or from fsspec's own configuration; n
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import uuid
@@ -54,9 +55,13 @@ def size(url: str) -> int:
     return int(fs.size(path))
 
 
-def is_directory(url: str) -> bool:
-    fs, path = filesystem(url)
-    return bool(fs.isdir(path))
+def fingerprint(*urls: str) -> str:
+    """Short digest that changes when one of the files does: of their names and what the file system knows of their content."""
+    marks = []
+    for url in urls:
+        fs, path = filesystem(url)
+        marks.append(f"{url} {fs.ukey(path)}")
+    return hashlib.sha256("\n".join(marks).encode()).hexdigest()[:16]
 
 
 def read_bytes(url: str) -> bytes:
@@ -66,6 +71,8 @@ def read_bytes(url: str) -> bytes:
         return bytes(fs.cat_file(path))
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(f"{url}: no such file") from error
+    except PermissionError as error:
+        raise UserError(f"{url}: may not be read ({error})") from error
 
 
 def read_json(url: str) -> Any:
@@ -83,6 +90,8 @@ def open_input(url: str) -> IO[bytes]:
         return fs.open(path, "rb")
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(f"{url}: no such file") from error
+    except PermissionError as error:
+        raise UserError(f"{url}: may not be read ({error})") from error
 
 
 @contextmanager

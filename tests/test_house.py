@@ -67,10 +67,12 @@ def test_what_the_data_is_needs_neither_torch_nor_ray() -> None:
 
 
 def test_nothing_is_unpickled_from_storage() -> None:
-    unsafe = [
+    # Ray Data's tasks hand their results to the driver as pickles, which never touch storage
+    unsafe = {"torch.load", "yaml.unsafe_load", "yaml.full_load", "pickle.load", "pickle.loads"}
+    found = [
         f"{name}: {ast.unparse(node)}"
         for name, module in modules().items()
         for node in ast.walk(module)
-        if isinstance(node, ast.Attribute) and ast.unparse(node) in {"torch.load", "yaml.unsafe_load", "yaml.full_load", "pickle.load"}
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in unsafe
     ]
-    assert unsafe == []
+    assert found == ["data.tasks: pickle.loads"]

@@ -126,15 +126,18 @@ MLI_VARIABLES = (*STATE, PRESSURE, *SURFACE, SNOWHICE, SNOWHLAND, *GASES)
 MLO_VARIABLES = (*STATE, *FLUXES)
 """Variables of an output file; its ``state_*`` are the state after the physics."""
 
+SAMPLE_ID = "sample_id"
+"""The flat layout's column that names a row."""
 INPUTS = Layout((*STATE, *SURFACE, SNOWHLAND, *GASES))
 TARGETS = Layout((*TENDENCIES, *FLUXES))
 
 _MOISTURE_AND_WIND = ("ptend_q0001", "ptend_q0002", "ptend_q0003", "ptend_u", "ptend_v")
-ABLATED = TARGETS.mask(_MOISTURE_AND_WIND, range(0, 12))
+ABLATED_LEVELS, EXACT_LEVELS = range(0, 12), range(12, 27)
+ABLATED = TARGETS.mask(_MOISTURE_AND_WIND, ABLATED_LEVELS)
 """The 60 targets that the competition removed: 0 in the truth and in every prediction."""
-EXACT = TARGETS.mask(["ptend_q0002"], range(12, 27))
+EXACT = TARGETS.mask(["ptend_q0002"], EXACT_LEVELS)
 """The 15 targets that are exactly ``-state_q0002/1200``: too cold for liquid, so a step removes all of it."""
-EXACT_SOURCE = INPUTS.mask(["state_q0002"], range(12, 27))
+EXACT_SOURCE = INPUTS.mask(["state_q0002"], EXACT_LEVELS)
 """The inputs that ``EXACT`` is computed from, level for level."""
 SCORED = ~ABLATED
 LEARNED = SCORED & ~EXACT

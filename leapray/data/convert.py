@@ -22,6 +22,7 @@ from leapray.climsim.schema import KINDS
 from leapray.cluster import user_errors
 from leapray.data.flat import ROW_GROUP_ROWS, flat_schema, to_table
 from leapray.errors import UserError
+from leapray.recipe import claim
 
 _SETTINGS_FILE = "conversion.json"
 _STEPS_KEY = b"leapray.steps"
@@ -90,21 +91,11 @@ def convert(
 
 def _claim(destination: str, settings: _Settings) -> None:
     """Note the settings in the destination, or refuse one that has files of others."""
-    url = storage.join(destination, _SETTINGS_FILE)
-    ours = asdict(settings)
-    if storage.exists(url):
-        theirs = storage.read_json(url)
-        other = [f"{key} {theirs.get(key)} (now {value})" for key, value in ours.items() if theirs.get(key) != value]
-        if other:
-            raise UserError(
-                f"{destination}: holds files converted with {', '.join(other)}, expected the same settings or another destination"
-            )
-    elif storage.list_files(destination, ".parquet"):
+    if not storage.exists(storage.join(destination, _SETTINGS_FILE)) and storage.list_files(destination, ".parquet"):
         raise UserError(
             f"{destination}: holds parquet files but no {_SETTINGS_FILE}, expected an empty folder or one that convert has written"
         )
-    else:
-        storage.write_json(url, ours)
+    claim(destination, _SETTINGS_FILE, asdict(settings), "a conversion")
 
 
 def _group(pairs: list[PairPath], destination: str, settings: _Settings) -> list[dict[str, Any]]:
@@ -146,11 +137,14 @@ class _GroupWriter:
 
 
 def _rows_if_complete(path: str, steps: bytes) -> int | None:
-    """Rows of a file that already holds exactly these steps, else None."""
+    """Rows of a file that already holds exactly these steps, else None; one that is damaged is written anew."""
     if not storage.exists(path):
         return None
-    with storage.open_input(path) as file:
-        metadata = pq.read_metadata(file)
+    try:
+        with storage.open_input(path) as file:
+            metadata = pq.read_metadata(file)
+    except (pa.ArrowException, OSError):
+        return None
     return metadata.num_rows if (metadata.metadata or {}).get(_STEPS_KEY) == steps else None
 
 

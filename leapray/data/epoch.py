@@ -1,9 +1,10 @@
 """The plan of an epoch: which rows of which shards each step takes, as a pure function of row counts, seed and epoch.
 
-The shards of all sources are put in a random order that spreads every source evenly, and the rows inside each shard in a random
-order of their own. The resulting sequence is cut into ``lanes`` equal runs; every step takes the next ``batch_size / lanes`` rows
-of each lane. A worker serves whole lanes, so a step holds the same rows whatever the number of workers, every row is used at most
-once, fewer than ``batch_size`` are left out (others in each epoch), and the plan from step k on is what a resumed run executes.
+The shards of all sources are put in a random order that spreads every source evenly; inside a shard its row groups are put in
+random order, and the rows inside each group, so that a part of a shard can be read alone. The resulting sequence is cut into
+``lanes`` equal runs, and every step takes the next ``batch_size / lanes`` rows of each lane. A worker serves whole lanes, so a step
+holds the same rows whatever the number of workers, every row is used at most once, fewer than ``batch_size`` are left out (others
+in each epoch), and the plan from step k on is what a resumed run executes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from leapray.data.shards import GROUP_ROWS
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,10 @@ class EpochPlan:
         return np.random.default_rng([self.seed, self.epoch, *key])
 
     def shard_order(self, shard: int) -> np.ndarray:
-        """The epoch's order of the rows inside a shard: a permutation of ``range(rows)``."""
-        return self._generator(shard).permutation(self._rows[shard])
+        """The epoch's order of the rows inside a shard: a permutation of ``range(rows)`` that keeps row groups together."""
+        generator, rows = self._generator(shard), int(self._rows[shard])
+        groups = generator.permutation(-(-rows // GROUP_ROWS))
+        return np.concatenate([start + generator.permutation(min(GROUP_ROWS, rows - start)) for start in groups * GROUP_ROWS])
 
     def spans(self, lane: int, first_step: int, last_step: int) -> Iterator[Span]:
         """Where the rows of one lane in steps ``first_step`` up to ``last_step`` lie, in the order in which they are used."""

@@ -7,9 +7,8 @@ groups of a million rows, integer or float32 columns, columns in any order, furt
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO
@@ -22,18 +21,15 @@ import pyarrow.parquet as pq
 from leapray import storage
 from leapray.climsim.calendar import Month, month_of_step, month_range
 from leapray.climsim.netcdf import Snapshot
-from leapray.climsim.schema import INPUTS, TARGETS
-from leapray.data.places import PLACE, SAMPLE_ID, competition_rows, month_in_name, months_unknown, row_keys, steps_of
+from leapray.climsim.schema import INPUTS, SAMPLE_ID, TARGETS
+from leapray.data.places import PLACE, competition_rows, month_in_name, months_unknown, row_keys, steps_of
 from leapray.errors import UserError
+from leapray.evaluation.tables import CSV_BLOCK_BYTES, ROWS, SUFFIXES, readable
 
 ROW_GROUP_ROWS = 16384
 """The most rows that one of our row groups holds."""
-BLOCK_ROWS = 8192
-"""Rows of a block that is read: larger ones outgrow the cache while they are packed."""
 
-_SUFFIXES = (".parquet", ".csv")
 _CSV_HEAD_BYTES = 1 << 20
-_CSV_BLOCK_BYTES = 32 << 20
 _COLUMN_BUFFER_BYTES = 256 << 10
 _FOOTERS_AT_ONCE = 8
 
@@ -42,8 +38,8 @@ _FOOTERS_AT_ONCE = 8
 class Piece:
     """A unit of work: one row group of a parquet file, or a whole csv (``row_group`` None).
 
-    ``rows`` is -1 where only reading tells; ``index`` is its number in the listing. Of the rows only those whose step lies
-    in ``steps`` belong to the chosen months (None: all do).
+    ``rows`` are those of the row group, or -1 for a csv; ``index`` is its number in the listing. Of the rows only those whose
+    step lies in ``steps`` belong to the chosen months (None: all do), so that ``rows`` is then the most that reading gives.
     """
 
     path: str
@@ -51,6 +47,11 @@ class Piece:
     rows: int
     index: int
     steps: range | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether reading gives just ``rows`` rows."""
+        return self.rows >= 0 and self.steps is None
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,6 @@ class Block:
     targets: np.ndarray | None
     sample_id: pa.Array
     row: np.ndarray
-
-    def take(self, keep: np.ndarray) -> Block:
-        """The rows where the boolean ``keep`` ``(n,)`` is True."""
-        targets = None if self.targets is None else self.targets[keep]
-        return Block(self.inputs[keep], targets, self.sample_id.filter(pa.array(keep)), self.row[keep])
 
 
 @lru_cache
@@ -100,78 +96,91 @@ def list_pieces(
 ) -> list[Piece]:
     """Pieces of a file or of all parquet and csv files below a folder, in order of path, from their footers and headers alone.
 
-    Months run from ``start`` up to, not including, ``stop``. A file has the month that its name holds (YYYY-MM); without one, the
-    column ``step`` tells the month of a row, or its id as in :func:`read_piece`. ``notice`` is called with one sentence when
-    columns are ignored.
+    Months run from ``start`` up to, not including, ``stop``. The column ``step`` tells the month of a row; without one, all rows of
+    a file have the month that its name holds (YYYY-MM), or else each has that of its id as in :func:`read_piece`. ``notice`` is called
+    with one sentence when columns are ignored.
     Raises UserError for a file that cannot be read, a missing or repeated column or one of another type, months that
-    cannot be told, and months without rows.
+    cannot be told, and where there are no rows, at all or in one of the months.
     """
-    paths = [path for path in storage.list_files(source) if path.endswith(_SUFFIXES)]
+    paths = [path for path in storage.list_files(source) if path.endswith(SUFFIXES)]
     if not paths:
-        raise UserError(f"{source}: no {' or '.join(_SUFFIXES)} files")
+        raise UserError(f"{source}: no {' or '.join(SUFFIXES)} files")
     wanted = None
     if start or stop:
         wanted = range(start.first_step if start else -sys.maxsize, stop.first_step if stop else sys.maxsize)
-        paths = [path for path in paths if (month := month_in_name(path)) is None or month.first_step in wanted]
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
         files = list(pool.map(_read_layout, paths))
 
     extra: dict[str, str] = {}
     found: list[tuple[_Part, range | None]] = []
     for file in files:
-        extra |= dict.fromkeys(_check_columns(file, targets), file.path)
-        for part in file.parts:
-            chosen, steps = _choose(file, part, wanted)
-            if chosen:
-                found.append((part, steps))
-    if wanted is not None:
-        _check_months(source, start, stop, [part for part, _ in found])
+        chosen = _choose(file.parts, wanted)
+        if chosen or not file.parts:
+            extra |= dict.fromkeys(_check_columns(file, targets), file.path)
+        if "step" not in file.schema.names and any(steps is not None for _, steps in chosen):
+            _check_ids(file)
+        found += chosen
+    _check_months(source, start, stop, [part for part, _ in found])
     if extra and notice:
         name, path = next(iter(extra.items()))
         notice(f"{path}: {len(extra)} column(s) that are not of the flat layout are ignored, such as {name}")
-    return [Piece(part.path, part.row_group, part.rows if steps is None else -1, index, steps) for index, (part, steps) in enumerate(found)]
+    return [Piece(part.path, part.row_group, part.rows, index, steps) for index, (part, steps) in enumerate(found)]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A row group or csv before it is chosen; ``extent`` is its first and last step where they are known unread."""
+    """A row group or csv before it is chosen; ``steps`` holds those of all its rows where that is known unread."""
 
     path: str
     row_group: int | None
     rows: int
-    extent: tuple[int, int] | None
+    steps: range | None
 
 
 @dataclass(frozen=True)
 class _File:
+    """Columns of a file, and its parts that hold rows."""
+
     path: str
     schema: pa.Schema
     parts: list[_Part]
 
 
 def _read_layout(path: str) -> _File:
-    named = month_in_name(path)
-    extent = (named.first_step, named.first_step + named.steps - 1) if named else None
-    with storage.open_input(path) as file, _refusing(path):
+    with readable(path), storage.open_input(path) as file:
         if path.endswith(".csv"):
-            return _File(path, _csv_schema(file), [_Part(path, None, -1, extent)])
+            head = _csv_head(file)
+            parts = [_Part(path, None, -1, _month_steps(path, head.column_names))] if head.num_rows else []
+            return _File(path, head.schema, parts)
         metadata = pq.read_metadata(file)
-        columns, parts = metadata.schema.names, []
+        schema, names, parts = metadata.schema.to_arrow_schema(), metadata.schema.names, []
+        step_column, month = names.index("step") if "step" in names else None, _month_steps(path, names)
         for number in range(metadata.num_row_groups):
             group = metadata.row_group(number)
-            statistics = group.column(columns.index("step")).statistics if "step" in columns and not extent else None
-            if statistics is not None and statistics.has_min_max:
-                parts.append(_Part(path, number, group.num_rows, (int(statistics.min), int(statistics.max))))
-            else:
-                parts.append(_Part(path, number, group.num_rows, extent))
-        return _File(path, metadata.schema.to_arrow_schema(), parts)
+            if group.num_rows:
+                steps = month if step_column is None else _statistics_steps(group.column(step_column))
+                parts.append(_Part(path, number, group.num_rows, steps))
+        return _File(path, schema, parts)
 
 
-def _csv_schema(file: IO[bytes]) -> pa.Schema:
-    """Names and types as the header and the first whole rows show them."""
+def _month_steps(path: str, columns: Sequence[str]) -> range | None:
+    """Steps of the month in a file's name, unless a column tells them better."""
+    month = None if "step" in columns else month_in_name(path)
+    return range(month.first_step, month.first_step + month.steps) if month else None
+
+
+def _statistics_steps(column: pq.ColumnChunkMetaData) -> range | None:
+    """From the first to the last step that the footer knows of a row group, if it knows them of all its rows."""
+    known = column.statistics
+    whole = known is not None and known.has_min_max and not known.null_count and isinstance(known.min, int)
+    return range(known.min, known.max + 1) if whole else None
+
+
+def _csv_head(file: IO[bytes]) -> pa.Table:
+    """The first whole rows of a csv, whose names and types are the file's."""
     head = file.read(_CSV_HEAD_BYTES)
     whole = head if len(head) < _CSV_HEAD_BYTES else head[: head.rfind(b"\n") + 1]
-    return pacsv.read_csv(pa.BufferReader(whole)).schema
+    return pacsv.read_csv(pa.BufferReader(whole))
 
 
 def _check_columns(file: _File, targets: bool) -> list[str]:
@@ -206,33 +215,41 @@ def _is_number(type_: pa.DataType) -> bool:
     return pa.types.is_floating(type_) or pa.types.is_integer(type_) or pa.types.is_null(type_)
 
 
-def _choose(file: _File, part: _Part, wanted: range | None) -> tuple[bool, range | None]:
-    """Whether a part has rows of the wanted steps, and the steps by which its rows must still be picked."""
+def _choose(parts: list[_Part], wanted: range | None) -> list[tuple[_Part, range | None]]:
+    """The parts that may hold rows of the wanted steps, each with the steps by which its rows must still be picked."""
     if wanted is None:
-        return True, None
-    if part.extent is not None:
-        first, last = part.extent
-        overlaps = last >= wanted.start and first < wanted.stop
-        return overlaps, None if first in wanted and last in wanted else wanted
-    if "step" not in file.schema.names:
-        head = next(_read_batches(Piece(part.path, part.row_group, -1, 0), (), 1), None)
-        if head is not None and competition_rows(head) is None:
-            raise months_unknown(part.path)
-    return True, wanted
+        return [(part, None) for part in parts]
+    chosen: list[tuple[_Part, range | None]] = []
+    for part in parts:
+        if part.steps is None:
+            chosen.append((part, wanted))
+        elif part.steps.start < wanted.stop and wanted.start < part.steps.stop:
+            inside = wanted.start <= part.steps.start and part.steps.stop <= wanted.stop
+            chosen.append((part, None if inside else wanted))
+    return chosen
+
+
+def _check_ids(file: _File) -> None:
+    """Raises UserError where the first id of a file does not tell its month."""
+    part = file.parts[0]
+    head = next(_read_batches(Piece(part.path, part.row_group, part.rows, 0), (), 1), None)
+    if head is not None and competition_rows(head) is None:
+        raise months_unknown(file.path)
 
 
 def _check_months(source: str, start: Month | None, stop: Month | None, parts: list[_Part]) -> None:
     if not parts:
-        raise UserError(f"{source}: no rows from {start or 'the beginning'} up to {stop or 'the end'}")
-    extents = [part.extent for part in parts if part.extent is not None]
-    if start and stop and len(extents) == len(parts):
-        first_last = [(month_of_step(first), month_of_step(last)) for first, last in extents]
+        months = f" from {start or 'the beginning'} up to {stop or 'the end'}" if start or stop else ""
+        raise UserError(f"{source}: no rows{months}")
+    known = [part.steps for part in parts if part.steps is not None]
+    if start and stop and len(known) == len(parts):
+        first_last = [(month_of_step(steps[0]), month_of_step(steps[-1])) for steps in known]
         empty = [str(month) for month in month_range(start, stop) if not any(a <= month <= b for a, b in first_last)]
         if empty:
             raise UserError(f"{source}: no rows in month {', '.join(empty)}, which {start} to {stop} asks for")
 
 
-def read_piece(piece: Piece, *, targets: bool = True, kind: str | None = None, max_rows: int = BLOCK_ROWS) -> Iterator[Block]:
+def read_piece(piece: Piece, *, targets: bool = True, kind: str | None = None, max_rows: int = ROWS) -> Iterator[Block]:
     """The rows of a piece in file order, at most ``max_rows`` at a time; an empty value becomes NaN.
 
     ``kind`` is what the rows are taken for where no column says so. Ids ``train_<r>`` of low-res files that have neither a month in
@@ -254,14 +271,14 @@ def read_piece(piece: Piece, *, targets: bool = True, kind: str | None = None, m
 
 
 def _read_batches(piece: Piece, wanted: tuple[str, ...], max_rows: int) -> Iterator[pa.RecordBatch]:
-    with storage.open_input(piece.path) as file, _refusing(piece.path):
+    with readable(piece.path), storage.open_input(piece.path) as file:
         if piece.row_group is None:
-            names = _csv_schema(file).names
+            names = _csv_head(file).schema.names
             file.seek(0)
             types = dict.fromkeys(wanted, pa.float64()) | {SAMPLE_ID: pa.string()} | {name: PLACE[name] for name in PLACE if name in names}
             reader = pacsv.open_csv(
                 file,
-                read_options=pacsv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES),
+                read_options=pacsv.ReadOptions(use_threads=False, block_size=CSV_BLOCK_BYTES),
                 convert_options=pacsv.ConvertOptions(column_types=types, include_columns=list(types)),
             )
             for batch in reader:
@@ -279,14 +296,3 @@ def _pack(batch: pa.RecordBatch, columns: tuple[str, ...]) -> np.ndarray:
     for index, name in enumerate(columns):
         matrix[:, index] = batch.column(name).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return matrix
-
-
-@contextmanager
-def _refusing(path: str) -> Iterator[None]:
-    """Turn what pyarrow says about a broken file into the user's sentence."""
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        what = "csv" if path.endswith(".csv") else "parquet"
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read as {what}, it may be truncated or corrupt ({reason})") from error

@@ -12,21 +12,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leapray.climsim.calendar import Month
-from leapray.climsim.schema import KINDS, row_key, row_place
+from leapray.climsim.schema import KINDS, SAMPLE_ID, row_key, row_place
 from leapray.errors import UserError
 
-SAMPLE_ID = "sample_id"
 PLACE = {"kind": pa.string(), "step": pa.int64(), "ncol": pa.int32()}
 """Columns that tell the place of a row, in our own files."""
 
 _COMPETITION_KIND, _COMPETITION_STRIDE = KINDS["low-res"], 7
 _ROW_BITS = 40
+_MONTH = re.compile(r"(?<!\d)(?!0000)\d{4}-(?:0[1-9]|1[0-2])(?!\d|-\d\d(?!\d))")
+"""YYYY-MM that is not the beginning of a date."""
 
 
 def month_in_name(path: str) -> Month | None:
-    """The month, YYYY-MM, that a file's name holds."""
-    match = re.search(r"(?<!\d)\d{4}-(0[1-9]|1[0-2])(?!\d)", path.rsplit("/", 1)[-1])
-    return Month.parse(match[0]) if match else None
+    """The month, YYYY-MM, that a file's name holds; None if it holds none, several, or a date YYYY-MM-DD."""
+    found = set(_MONTH.findall(path.rsplit("/", 1)[-1]))
+    return Month.parse(found.pop()) if len(found) == 1 else None
 
 
 def row_keys(batch: pa.RecordBatch, path: str, position: tuple[int, int], kind: str | None) -> np.ndarray:
@@ -61,7 +62,7 @@ def steps_of(batch: pa.RecordBatch, path: str, row: np.ndarray) -> np.ndarray:
 
 def months_unknown(path: str) -> UserError:
     """The error for a file whose months are asked for and cannot be told."""
-    expected = f"YYYY-MM in the file's name, a column step (of 1 200 s since 0001-02-01), or the competition's {SAMPLE_ID} train_<row>"
+    expected = f"a column step (of 1 200 s since 0001-02-01), one YYYY-MM in the file's name, or the competition's {SAMPLE_ID} train_<row>"
     return UserError(f"{path}: its months cannot be told, expected {expected}")
 
 

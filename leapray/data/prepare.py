@@ -17,14 +17,25 @@ from leapray import storage
 from leapray.climsim.schema import EXACT, EXACT_SOURCE, INPUTS, STEP_SECONDS, TARGETS
 from leapray.data import flat
 from leapray.data.moments import Moments
-from leapray.data.shards import TRANSFORM, Manifest, Prepared, Rows, ShardFile, load_prepared, load_transform, write_shard
+from leapray.data.shards import (
+    MANIFEST,
+    SETTINGS,
+    TRANSFORM,
+    Manifest,
+    Prepared,
+    Rows,
+    ShardFile,
+    load_transform,
+    open_prepared,
+    prepare_settings,
+    write_shard,
+)
 from leapray.data.shuffle import gather, scatter
 from leapray.data.tasks import run_tasks
 from leapray.data.transform import SCALINGS, Transform, fit_transform
 from leapray.errors import UserError
 from leapray.recipe import SPLITS, Data, Recipe, claim
 
-SETTINGS = "prepare.json"
 _SCATTER = ".scatter"
 _WIDTH = INPUTS.width + TARGETS.width
 _BYTES_PER_ROW = 8 * _WIDTH
@@ -61,14 +72,17 @@ def prepare(recipe: Recipe, progress: Progress | None = None, notice: Notice | N
     data = recipe.data
     SCALINGS.options(data.scaling)
     prepared = storage.absolute(data.prepared)
-    claim(prepared, SETTINGS, data.model_dump(mode="json", exclude={"prepared"}), "data prepared")
     parts = [
         _part(data, name, split, prepared, notice)
         for name, source in data.sources.items()
         for split in SPLITS
         if source.months(split) is not None
     ]
-    missing = [part for part in parts if not storage.exists(storage.join(part.url, "manifest.json"))]
+    _claim(prepared, data)
+    if notice:
+        for sentence in data.overlaps_across_kinds():
+            notice(sentence)
+    missing = [part for part in parts if not storage.exists(storage.join(part.url, MANIFEST))]
     notify = progress or (lambda *_: None)
     if not storage.exists(storage.join(prepared, TRANSFORM)):
         fit = next(part for part in parts if part.source == data.fit_source and part.split == "train")
@@ -76,7 +90,16 @@ def prepare(recipe: Recipe, progress: Progress | None = None, notice: Notice | N
     if missing:
         transform = load_transform(prepared)
         _shuffle(data, missing, transform, notify)
-    return load_prepared(prepared)
+    return open_prepared(data)
+
+
+def _claim(prepared: str, data: Data) -> None:
+    """Mark the directory as this recipe's. Another's is refused once it holds a finished split; what came before is made anew."""
+    settings, name = prepare_settings(data), storage.join(prepared, SETTINGS)
+    if storage.exists(name) and not storage.list_files(prepared, MANIFEST) and storage.read_json(name) != settings:
+        storage.remove(storage.join(prepared, TRANSFORM))
+        storage.remove(name)
+    claim(prepared, SETTINGS, settings, "data prepared")
 
 
 def _part(data: Data, name: str, split: str, prepared: str, notice: Notice | None) -> Part:
@@ -122,38 +145,37 @@ class Tally:
         self.inexact += other.inexact
 
 
-def clean_blocks(part: Part, group: int, policy: str, tally: Tally) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Inputs, targets and row keys of a group without the rows that hold NaN or Inf, which are counted.
+def clean_blocks(piece: flat.Piece, kind: str, policy: str, tally: Tally) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Inputs, targets and row keys of a piece without the rows that hold NaN or Inf, which are counted.
 
     Raises UserError on the first such row if the policy is to refuse them.
     """
-    for piece in part.groups[group]:
-        for block in flat.read_piece(piece, kind=part.kind):
-            assert block.targets is not None
-            bad_inputs, bad_targets = ~np.isfinite(block.inputs), ~np.isfinite(block.targets)
-            counts = np.concatenate([bad_inputs.sum(axis=0), bad_targets.sum(axis=0)])
-            if not counts.any():
-                yield block.inputs, block.targets, block.row
-                continue
-            if policy == "refuse":
-                columns = np.array(INPUTS.columns + TARGETS.columns)[counts > 0]
-                raise UserError(
-                    f"{piece.path}: {int(counts.sum())} NaN or Inf values in {len(columns)} column(s), {', '.join(columns[:3])}"
-                    f"{' …' if len(columns) > 3 else ''}; mend the file, or set data.bad_rows to drop"
-                )
-            keep = ~(bad_inputs.any(axis=1) | bad_targets.any(axis=1))
-            tally.bad += counts
-            tally.bad_rows += int((~keep).sum())
-            yield block.inputs[keep], block.targets[keep], block.row[keep]
+    for block in flat.read_piece(piece, kind=kind):
+        assert block.targets is not None
+        bad_inputs, bad_targets = ~np.isfinite(block.inputs), ~np.isfinite(block.targets)
+        counts = np.concatenate([bad_inputs.sum(axis=0), bad_targets.sum(axis=0)])
+        if not counts.any():
+            yield block.inputs, block.targets, block.row
+            continue
+        if policy == "refuse":
+            columns = np.array(INPUTS.columns + TARGETS.columns)[counts > 0]
+            raise UserError(
+                f"{piece.path}: NaN or Inf in {len(columns)} column(s), {', '.join(columns[:3])}"
+                f"{' …' if len(columns) > 3 else ''}; mend the file, or set data.bad_rows to drop"
+            )
+        keep = ~(bad_inputs.any(axis=1) | bad_targets.any(axis=1))
+        tally.bad += counts
+        tally.bad_rows += int((~keep).sum())
+        yield block.inputs[keep], block.targets[keep], block.row[keep]
 
 
 def _fit(data: Data, part: Part, progress: Progress) -> Transform:
-    def moments(group: int) -> Moments:
-        blocks = clean_blocks(part, group, data.bad_rows, Tally.empty())
-        return Moments.merge_all((Moments.of(np.hstack([inputs, targets])) for inputs, targets, _ in blocks), _WIDTH)
+    def moments(group: int) -> list[Moments]:
+        return [_moments(clean_blocks(piece, part.kind, data.bad_rows, Tally.empty())) for piece in part.groups[group]]
 
-    parts = run_tasks(moments, len(part.groups), lambda done, count: progress("statistics", done, count))
-    total = Moments.merge_all(parts, _WIDTH)
+    groups = run_tasks(moments, len(part.groups), lambda done, count: progress("statistics", done, count))
+    # piece by piece in file order, however they were grouped
+    total = Moments.merge_all((moments for group in groups for moments in group), _WIDTH)
     if total.count == 0:
         raise UserError(f"sources.{part.source}.train: no usable rows in months {part.months}")
     inputs, targets = (
@@ -162,6 +184,10 @@ def _fit(data: Data, part: Part, progress: Progress) -> Transform:
     )
     fitted_on = {"source": part.source, "kind": part.kind, "months": part.months, "rows": total.count}
     return fit_transform(data.scaling, inputs, targets, fitted_on)
+
+
+def _moments(blocks: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Moments:
+    return Moments.merge_all((Moments.of(np.hstack([inputs, targets])) for inputs, targets, _ in blocks), _WIDTH)
 
 
 def _shuffle(data: Data, parts: Sequence[Part], transform: Transform, progress: Progress) -> None:
@@ -200,18 +226,20 @@ def _shuffle(data: Data, parts: Sequence[Part], transform: Transform, progress: 
             write_shard(storage.join(part.url, file.name), {key: values[start:stop] for key, values in rows.items()})
         return files
 
-    files: dict[str, list[ShardFile]] = {part.url: [] for part in parts}
+    files: list[ShardFile] = []
     shards = run_tasks(gather_bucket, len(gathers), lambda done, count: progress("gather", done, count))
-    for (part, _), made in zip(gathers, shards, strict=True):
-        files[part.url] += made
-    for part in parts:
-        _write_manifest(part, data, transform, files[part.url], tallies[part.url])
+    for (part, bucket), made in zip(gathers, shards, strict=True):
+        files += made
+        if bucket == part.buckets - 1:
+            _write_manifest(part, data, transform, files, tallies[part.url])
+            files = []
 
 
 def _scaled(part: Part, group: int, data: Data, transform: Transform, tally: Tally) -> Iterator[Rows]:
     """Scaled rows of a group, as many at a time as the shuffle may hold."""
     held: list[Rows] = []
-    for inputs, targets, row in clean_blocks(part, group, data.bad_rows, tally):
+    blocks = (block for piece in part.groups[group] for block in clean_blocks(piece, part.kind, data.bad_rows, tally))
+    for inputs, targets, row in blocks:
         tally.inexact += (targets[:, EXACT] != -inputs[:, EXACT_SOURCE] / STEP_SECONDS).sum(axis=0)
         held.append(
             {
@@ -221,8 +249,8 @@ def _scaled(part: Part, group: int, data: Data, transform: Transform, tally: Tal
             }
         )
         if sum(len(rows["row"]) for rows in held) >= data.shuffle_rows:
-            yield _stack(held)
-            held = []
+            rows, held = _stack(held), []
+            yield rows
     if sum(len(rows["row"]) for rows in held):
         yield _stack(held)
 

@@ -1,6 +1,6 @@
 """Prepared data on disk: tensor parquet shards, the manifest of each split of each source, and the transform they share.
 
-    PREPARED/transform.json  prepare.json  <split>/<source>/manifest.json  <split>/<source>/shard-….parquet
+    PREPARED/prepare.json  transform.json  <split>/<source>/manifest.json  <split>/<source>/shard-….parquet
 
 A shard holds ``inputs`` float32 [556], ``targets`` float32 [368], both scaled, and ``row``, the int64 key that leads back to
 kind, step and column. A manifest is written last: without one, a split is not there.
@@ -8,7 +8,7 @@ kind, step and column. A manifest is written last: without one, a split is not t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,9 +19,13 @@ import pyarrow.parquet as pq
 from leapray import storage
 from leapray.data.transform import Transform
 from leapray.errors import UserError
+from leapray.recipe import SPLITS, Data, difference
 
 MANIFEST = "manifest.json"
 TRANSFORM = "transform.json"
+SETTINGS = "prepare.json"
+GROUP_ROWS = 1024
+"""Rows of a shard's row groups, but for its last one."""
 
 Rows = dict[str, np.ndarray]
 """Columns ``inputs`` (n, i), ``targets`` (n, t) and ``row`` (n,) of the same n rows."""
@@ -116,6 +120,25 @@ def load_prepared(url: str) -> Prepared:
     return Prepared(url, transform, manifests)
 
 
+def open_prepared(data: Data) -> Prepared:
+    """Open the prepared directory that a recipe names. Raises UserError when it is missing, unfinished, or another recipe's."""
+    url = storage.absolute(data.prepared)
+    prepared = load_prepared(url)
+    if changed := difference(prepare_settings(data), storage.read_json(storage.join(url, SETTINGS))):
+        raise UserError(f"{url}: was prepared by another recipe ({changed}); run `leapray prepare` with another data.prepared")
+    made = {(manifest.split, manifest.source) for manifest in prepared.manifests}
+    for name, source in data.sources.items():
+        for split in SPLITS:
+            if source.months(split) is not None and (split, name) not in made:
+                raise UserError(f"{url}: prepared data is unfinished ({split} of {name} is missing); run `leapray prepare` again")
+    return prepared
+
+
+def prepare_settings(data: Data) -> dict[str, Any]:
+    """What decides the content of a prepared directory, as ``prepare.json`` holds it."""
+    return data.model_dump(mode="json", exclude={"prepared"})
+
+
 def load_transform(url: str) -> Transform:
     name = storage.join(url, TRANSFORM)
     return Transform.from_dict(storage.read_json(name), name)
@@ -145,13 +168,14 @@ def write_shard(url: str, rows: Rows) -> None:
     table = rows_to_table(rows)
     with storage.atomic_file(url) as file:
         # scaled float32 hardly compresses, and plain pages are the fastest to read
-        pq.write_table(table, file, compression="none", use_dictionary=False, write_statistics=False)
+        pq.write_table(table, file, row_group_size=GROUP_ROWS, compression="none", use_dictionary=False, write_statistics=False)
 
 
-def read_shard(url: str) -> Rows:
-    """Read one shard. Raises UserError when it is missing or damaged."""
+def read_shard(url: str, groups: Sequence[int] | None = None) -> Rows:
+    """Read one shard, or the given row groups of it. Raises UserError when it is missing or damaged."""
     try:
         with storage.open_input(url) as file:
-            return table_to_rows(pq.read_table(file))
+            parquet = pq.ParquetFile(file)
+            return table_to_rows(parquet.read() if groups is None else parquet.read_row_groups(groups))
     except (pa.ArrowException, OSError, KeyError, AttributeError) as error:
         raise UserError(f"{url}: not a readable shard of prepared data ({error}); remove it and run `leapray prepare` again") from error

@@ -48,7 +48,9 @@ def gather(urls: Sequence[str], bucket: int, seed: int) -> Rows:
     for url in urls:
         with storage.open_input(url) as file:
             batches.append(pa.ipc.open_file(file).get_batch(bucket))
-    rows = table_to_rows(pa.Table.from_batches(batches).combine_chunks())
+    table = pa.Table.from_batches(batches).combine_chunks()
+    batches.clear()
+    rows = table_to_rows(table)
     order = np.lexsort((rows["row"], row_hash(rows["row"], seed)))
     ordered = {name: values[order] for name, values in rows.items()}
     twice = np.flatnonzero(np.diff(ordered["row"]) == 0)

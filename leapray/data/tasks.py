@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import ray.data
 
-from leapray.cluster import user_errors
+from leapray.cluster import parallelism, user_errors
 
 T = TypeVar("T")
 
@@ -20,7 +20,8 @@ def run_tasks(function: Callable[[int], T], count: int, progress: Callable[[int,
     """
     dataset = ray.data.range(count, override_num_blocks=count)
     dataset.context.execution_options.preserve_order = True
-    results = dataset.map(lambda row: {"result": pickle.dumps(function(int(row["id"])))})
+    # logical CPUs may be more than there are, and every task holds much memory
+    results = dataset.map(lambda row: {"result": pickle.dumps(function(int(row["id"])))}, concurrency=min(count, parallelism()))
     with user_errors():
         for done, row in enumerate(results.iter_rows(), start=1):
             if progress is not None:

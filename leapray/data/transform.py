@@ -20,6 +20,9 @@ from leapray.errors import UserError
 from leapray.recipe import Choice
 from leapray.registry import Options, Registry
 
+_PLAIN = "z = (x - mean) / scale; 0 where constant"
+_CLIPPED = f"{_PLAIN}; sign(z) * (clip + log(1 + |z| - clip)) where |z| > clip"
+
 
 class ColumnScaling(nn.Module):
     """Per-column ``(x - mean) / scale`` in float64, constants to 0, and a soft clip of extreme values.
@@ -51,14 +54,15 @@ class ColumnScaling(nn.Module):
 
     def inverse(self, z: Tensor) -> Tensor:
         """Undo :meth:`forward` in float64; a constant column gives its mean."""
-        z = z.to(torch.float64)
+        z = z.to(torch.float64).masked_fill(self.constant, 0.0)
         if self.clip > 0.0:
             beyond = (z.abs() - self.clip).clamp_min(0.0)
             z = z + torch.sign(z) * (torch.expm1(beyond) - beyond)
         return z * self.scale + self.mean
 
     def to_dict(self) -> dict[str, Any]:
-        return {"mean": self.mean.tolist(), "scale": self.scale.tolist(), "constant": self.constant.tolist(), "clip": self.clip}
+        columns = {"mean": self.mean.tolist(), "scale": self.scale.tolist(), "constant": self.constant.tolist()}
+        return columns | {"clip": self.clip, "formula": _CLIPPED if self.clip else _PLAIN}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], layout: Layout, name: str) -> "ColumnScaling":
@@ -146,7 +150,8 @@ def _reference(options: ReferenceOptions, inputs: Moments, targets: Moments) -> 
 
 
 def _by_std(moments: Moments, clip: float) -> "ColumnScaling":
-    constant = torch.from_numpy(moments.constant)
+    # below 1e-154 a variance underflows: nothing is left to scale by
+    constant = torch.from_numpy(moments.constant | (moments.std == 0))
     scale = torch.from_numpy(moments.std).masked_fill(constant, 1.0)
     return ColumnScaling(torch.from_numpy(moments.mean), scale, constant, clip)
 

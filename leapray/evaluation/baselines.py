@@ -7,24 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 
-class Climatology:
-    """Predicts the mean of the targets it has seen, whatever the inputs."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean: np.ndarray | float = 0.0
-
-    def update(self, targets: np.ndarray) -> None:
-        """Take in targets ``(n, T)``."""
-        self.count += len(targets)
-        if len(targets):
-            self.mean = self.mean + (targets.mean(axis=0, dtype=np.float64) - self.mean) * (len(targets) / self.count)
-
-    def predict(self, inputs: np.ndarray) -> np.ndarray:
-        """The mean for each of ``n`` rows, ``(n, T)`` float64."""
-        return np.broadcast_to(self.mean, (len(inputs), np.size(self.mean))).copy()
-
-
 @dataclass(frozen=True)
 class LinearModel:
     """``inputs @ coefficients + intercept``: coefficients ``(I, T)``, intercept ``(T,)``, float64."""
@@ -45,10 +27,7 @@ class Ridge:
     Inputs should be scaled, since ``alpha`` weighs all of them alike.
     """
 
-    def __init__(self, alpha: float = 1.0) -> None:
-        if alpha <= 0:
-            raise ValueError(f"alpha is {alpha}; it must be above 0, since constant inputs leave the equations singular")
-        self.alpha = alpha
+    def __init__(self) -> None:
         self.count = 0
         self._input_mean: np.ndarray | float = 0.0
         self._target_mean: np.ndarray | float = 0.0
@@ -71,10 +50,20 @@ class Ridge:
         self._target_mean = self._target_mean + y_shift * share
         self.count += len(x)
 
-    def solve(self) -> LinearModel:
-        """The coefficients that the rows seen so far give. Raises ValueError without rows."""
+    def solve(self, alpha: float) -> LinearModel:
+        """The coefficients that the rows seen so far give. Raises ValueError without rows, or if ``alpha`` is not above 0."""
+        if alpha <= 0:
+            raise ValueError(f"alpha is {alpha}; it must be above 0, since constant inputs leave the equations singular")
         if not self.count:
-            raise ValueError("ridge regression has seen no rows")
+            raise ValueError("no rows to fit")
         gram = np.asarray(self._gram)
-        coefficients = np.linalg.solve(gram + self.alpha * np.eye(len(gram)), np.asarray(self._cross))
+        return self._with(np.linalg.solve(gram + alpha * np.eye(len(gram)), np.asarray(self._cross)))
+
+    def climatology(self) -> LinearModel:
+        """The mean of the targets, whatever the inputs. Raises ValueError without rows."""
+        if not self.count:
+            raise ValueError("no rows to fit")
+        return self._with(np.zeros_like(self._cross))
+
+    def _with(self, coefficients: np.ndarray) -> LinearModel:
         return LinearModel(coefficients, self._target_mean - np.asarray(self._input_mean) @ coefficients)

@@ -46,7 +46,7 @@ class Score:
 
     def summary(self) -> dict[str, float]:
         """The figures to log, by name."""
-        return {"learned": self.learned, "scored": self.scored, "all": self.all, "leaderboard": self.leaderboard}
+        return {"learned": self.learned, "scored": self.scored, "all": self.all}
 
 
 def _zeros() -> np.ndarray:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from leapray.climsim.schema import TARGETS
+from leapray.climsim.schema import SAMPLE_ID, TARGETS
 from leapray.errors import UserError
-from leapray.evaluation.tables import ID, columns, files, read_ids, read_targets, some
+from leapray.evaluation.tables import columns, files, read_ids, read_targets, some
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ def read_sample(url: str) -> SampleSubmission:
     not finite, or differ between rows.
     """
     names = columns(files(url)[0])
-    if unknown := [name for name in names if name not in {ID, *TARGETS.columns}]:
-        raise UserError(f"{url}: column {some(pa.array(unknown))} is unknown; expected {ID} and the {TARGETS.width} target columns")
+    if unknown := [name for name in names if name not in {SAMPLE_ID, *TARGETS.columns}]:
+        raise UserError(f"{url}: column {some(pa.array(unknown))} is unknown; expected {SAMPLE_ID} and the {TARGETS.width} target columns")
     if len(set(names)) < len(names):
-        raise UserError(f"{url}: a column stands twice; expected {ID} and each of the {TARGETS.width} target columns once")
+        raise UserError(f"{url}: a column stands twice; expected {SAMPLE_ID} and each of the {TARGETS.width} target columns once")
     ids = read_ids(url)
     weights: np.ndarray | None = None
     for values in read_targets(url):
@@ -47,4 +47,4 @@ def read_sample(url: str) -> SampleSubmission:
         raise UserError(f"{url}: has no rows; expected the ids to submit")
     if not (np.isfinite(weights) & (weights >= 0)).all():
         raise UserError(f"{url}: weights must be finite and not negative")
-    return SampleSubmission(ids, tuple(name for name in names if name != ID), weights)
+    return SampleSubmission(ids, tuple(name for name in names if name != SAMPLE_ID), weights)

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
+from leapray.climsim.schema import SAMPLE_ID
 from leapray.errors import UserError
 from leapray.evaluation.metrics import ErrorMoments, Score
 from leapray.evaluation.sample import read_sample
-from leapray.evaluation.tables import ID, Source, gather, locate, name, read_ids, read_targets, some
+from leapray.evaluation.tables import Source, gather, locate, name, read_ids, read_targets, some
 
 
 def score_files(predictions: Source, truth: Source, sample_submission: str | None = None) -> Score:
@@ -50,7 +51,7 @@ def _match(predicted: pa.ChunkedArray, ids: pa.ChunkedArray, predictions: str, t
     if missing := int(unpredicted.sum()):
         clauses.append(f"{missing} of {len(ids)} ids of {truth} are not in {predictions} ({some(ids.filter(pa.array(unpredicted)))})")
     if clauses:
-        raise UserError(f"{ID} must be the same in predictions and truth: {'; '.join(clauses)}")
+        raise UserError(f"{SAMPLE_ID} must be the same in predictions and truth: {'; '.join(clauses)}")
     return places
 
 

@@ -18,13 +18,14 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from leapray import storage
-from leapray.climsim.schema import TARGETS
+from leapray.climsim.schema import SAMPLE_ID, TARGETS
 from leapray.errors import UserError
 
-ID = "sample_id"
+SUFFIXES = (".parquet", ".csv")
 ROWS = 8192
-"""Rows that are held at once beside what a function returns."""
-_CSV_BLOCK_BYTES = 16 << 20
+"""Rows that are held at once beside what a function returns; larger blocks outgrow the cache while their columns are packed."""
+CSV_BLOCK_BYTES = 16 << 20
+"""Bytes of a csv that are parsed at once."""
 
 Source = str | Sequence[str]
 
@@ -32,34 +33,47 @@ Source = str | Sequence[str]
 def files(source: Source) -> list[str]:
     """The parquet or csv files of a source. Raises UserError when there are none."""
     urls = [source] if isinstance(source, str) else list(source)
-    found = [file for url in urls for file in storage.list_files(url) if file.endswith((".parquet", ".csv"))]
+    found = [file for url in urls for file in storage.list_files(url) if file.endswith(SUFFIXES)]
     if not found:
-        raise UserError(f"{', '.join(urls) or 'no path given'}: no .parquet or .csv file there")
+        raise UserError(f"{', '.join(urls) or 'no path given'}: no {' or '.join(SUFFIXES)} file there")
     return found
 
 
 def columns(url: str) -> list[str]:
     """Column names of one file, in its order. Raises UserError when it is not readable."""
-    with _errors(url), storage.open_input(url) as file:
+    with readable(url), storage.open_input(url) as file:
         if url.endswith(".parquet"):
             return list(pq.read_schema(file).names)
         header = file.readline().decode("utf-8-sig").rstrip("\r\n")
         return next(csv.reader([header]), [])
 
 
+@contextmanager
+def readable(file: str) -> Iterator[None]:
+    """Turn what pyarrow says about a broken or foreign file, while it is read, into a UserError that names file and column."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        what = "csv" if file.endswith(".csv") else "parquet"
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        # pyarrow counts columns of a csv from 0
+        reason = re.sub(r"CSV column #(\d+)", lambda match: f"column {columns(file)[int(match[1])]}", reason)
+        raise UserError(f"{file}: cannot be read as {what}, it may be truncated or corrupt ({reason})") from error
+
+
 def read_ids(source: Source) -> pa.ChunkedArray:
     """Every ``sample_id`` of a source as strings, in order. Raises UserError when one stands twice, naming it."""
     chunks: list[pa.Array] = []
     for file in files(source):
-        _require(file, [ID])
-        for batch in _batches(file, [ID]):
-            with _errors(file):
+        _require(file, [SAMPLE_ID])
+        for batch in _batches(file, [SAMPLE_ID]):
+            with readable(file):
                 chunks.append(batch.column(0).cast(pa.string()))
     ids = pa.chunked_array(chunks, pa.string())
     if pc.count_distinct(ids, mode="all").as_py() < len(ids):
         counts = pc.value_counts(ids)
         twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-        raise UserError(f"{name(source)}: {ID} must be unique, and {some(twice)} stands there more than once")
+        raise UserError(f"{name(source)}: {SAMPLE_ID} must be unique, and {some(twice)} stands there more than once")
     return ids
 
 
@@ -104,18 +118,18 @@ def name(source: Source) -> str:
 def _require(file: str, wanted: Sequence[str]) -> None:
     missing = sorted(set(wanted).difference(columns(file)), key=list(wanted).index)
     if missing:
-        raise UserError(f"{file}: column {some(pa.array(missing))} is missing; expected {ID} and the {TARGETS.width} target columns")
+        raise UserError(f"{file}: column {some(pa.array(missing))} is missing; expected {SAMPLE_ID} and the {TARGETS.width} target columns")
 
 
 def _batches(file: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    with _errors(file), storage.open_input(file) as opened:
+    with readable(file), storage.open_input(file) as opened:
         if file.endswith(".parquet"):
             yield from pq.ParquetFile(opened).iter_batches(batch_size=ROWS, columns=list(names))
             return
-        types = {name: pa.string() if name == ID else pa.float64() for name in names}
+        types = {name: pa.string() if name == SAMPLE_ID else pa.float64() for name in names}
         yield from pyarrow.csv.open_csv(
             opened,
-            read_options=pyarrow.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES),
+            read_options=pyarrow.csv.ReadOptions(block_size=CSV_BLOCK_BYTES),
             convert_options=pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(names)),
         )
 
@@ -124,13 +138,3 @@ def _numbers(file: str, name: str, column: pa.Array) -> np.ndarray:
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         raise UserError(f"{file}: column {name} is of type {column.type}; expected numbers")
     return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
-
-
-@contextmanager
-def _errors(file: str) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        # pyarrow counts columns of a csv from 0
-        message = re.sub(r"CSV column #(\d+)", lambda match: f"column {columns(file)[int(match[1])]}", str(error))
-        raise UserError(f"{file}: cannot be read ({' '.join(message.split())})") from error

@@ -5,9 +5,9 @@ Each piece of the input becomes one part file, so an interrupted prediction cont
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,15 +16,15 @@ import ray.data
 import torch
 
 from leapray import cluster, storage
-from leapray.climsim.schema import TARGETS
+from leapray.climsim.schema import SAMPLE_ID, TARGETS
 from leapray.data import flat
 from leapray.errors import UserError
-from leapray.models.directory import load_info, load_model
+from leapray.models.directory import INFO_FILE, WEIGHTS_FILE, load_info, load_model
 from leapray.recipe import claim
 
 SETTINGS = "prediction.json"
 _BATCH = 2048
-_SCHEMA = pa.schema([("sample_id", pa.string()), *((name, pa.float64()) for name in TARGETS.columns)])
+_SCHEMA = pa.schema([(SAMPLE_ID, pa.string()), *((name, pa.float64()) for name in TARGETS.columns)])
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,17 @@ def predict(
     """
     models = [storage.absolute(model) for model in models]
     source, destination = storage.absolute(source), storage.absolute(destination)
-    weights = [load_info(model).weights_sha256 for model in models]
     pieces = flat.list_pieces(source, targets=False, notice=notice)
-    claim(destination, SETTINGS, {"models": weights, "input": source, "pieces": len(pieces)}, "a prediction")
+    digests = [
+        storage.fingerprint(*(storage.join(model, name) for name in (INFO_FILE, WEIGHTS_FILE))) for model in models if load_info(model)
+    ]
+    content = storage.fingerprint(*dict.fromkeys(piece.path for piece in pieces))
+    claim(destination, SETTINGS, {"models": digests, "input": source, "content": content}, "a prediction")
     actors = min(len(pieces), cluster.parallelism(use_gpu))
-    items = [{"piece": pickle.dumps(piece)} for piece in pieces]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+    items = [{"path": piece.path, "row_group": piece.row_group, "rows": piece.rows, "index": piece.index} for piece in pieces]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
         _Predictor,
         fn_constructor_args=(models, destination, use_gpu),
-        batch_size=1,
         concurrency=(1, actors) if actors > 1 else 1,
         num_cpus=1,
         num_gpus=1 if use_gpu else 0,
@@ -71,22 +73,22 @@ def predict(
             rows += int(row["rows"])
             if progress is not None:
                 progress(done, len(pieces))
-    expected = [piece.rows for piece in pieces]
-    if min(expected) >= 0 and rows != sum(expected):
-        raise RuntimeError(f"{source} has {sum(expected)} rows, but {rows} were predicted")
+    expected = sum(piece.rows for piece in pieces)
+    if all(piece.exact for piece in pieces) and rows != expected:
+        raise RuntimeError(f"{source} has {expected} rows, but {rows} were predicted")
     return Prediction(destination, rows, len(pieces))
 
 
 class _Predictor:
-    """One actor: the models on its device, called with pieces."""
+    """One actor: the models on its device, called with the fields of a piece."""
 
     def __init__(self, models: Sequence[str], destination: str, use_gpu: bool) -> None:
         device = torch.device("cuda" if use_gpu else "cpu")
         self.emulators = [load_model(model).emulator.to(device) for model in models]
         self.destination, self.device = destination, device
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {"rows": np.array([self._piece(pickle.loads(piece)) for piece in batch["piece"]])}
+    def __call__(self, fields: dict[str, Any]) -> dict[str, int]:
+        return {"rows": self._piece(flat.Piece(**fields))}
 
     def _piece(self, piece: flat.Piece) -> int:
         """Predict one piece into its part file, unless it is there; the number of its rows."""

@@ -12,10 +12,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from leapray import storage
-from leapray.climsim.schema import TARGETS
+from leapray.climsim.schema import SAMPLE_ID, TARGETS
 from leapray.errors import UserError
 from leapray.evaluation.sample import SampleSubmission, read_sample
-from leapray.evaluation.tables import ID, ROWS, Source, gather, locate, name, read_ids, some
+from leapray.evaluation.tables import ROWS, Source, gather, locate, name, read_ids, some
 
 _TARGET_INDEX = {name: index for index, name in enumerate(TARGETS.columns)}
 
@@ -46,12 +46,6 @@ def write_submission(predictions: Source, sample_submission: str, destination: s
     return len(physical)
 
 
-def read_submission(url: str) -> tuple[list[str], np.ndarray]:
-    """Ids, and values ``(n, 368)`` in the schema's column order and the submission's units."""
-    ids = read_ids(url)
-    return ids.to_pylist(), gather(url, np.arange(len(ids)), len(ids))
-
-
 def _require_finite(physical: np.ndarray, ids: pa.ChunkedArray, label: str) -> None:
     finite = np.isfinite(physical)
     if not finite.all():
@@ -70,7 +64,7 @@ def _block(sample: SampleSubmission, physical: np.ndarray, start: int) -> pa.Tab
 
 
 def _schema(columns: tuple[str, ...]) -> pa.Schema:
-    return pa.schema([(ID, pa.string()), *((name, pa.float64()) for name in columns)])
+    return pa.schema([(SAMPLE_ID, pa.string()), *((name, pa.float64()) for name in columns)])
 
 
 @contextmanager
@@ -80,7 +74,7 @@ def _writer(file: IO[bytes], destination: str, columns: tuple[str, ...]) -> Iter
             yield writer
         return
     # pyarrow would quote every name of the header
-    file.write((",".join([ID, *columns]) + "\n").encode())
+    file.write((",".join([SAMPLE_ID, *columns]) + "\n").encode())
     options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="needed")
     with pyarrow.csv.CSVWriter(file, _schema(columns), write_options=options) as writer:
         yield writer

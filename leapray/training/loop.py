@@ -6,7 +6,7 @@ It knows neither Ray nor files. The caller wraps the network (DDP), and gives wh
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -38,6 +38,8 @@ class Batches(Protocol):
 
     steps: int
     """Training steps of an epoch."""
+    validation_rows: int
+    """Validation rows of all ranks together, one or more."""
 
     def train(self, epoch: int, first_step: int = 0) -> Iterator[Batch]: ...
 
@@ -58,8 +60,17 @@ class Fitted:
 
     weights: dict[str, Tensor]
     """Its ``state_dict``, a copy on the CPU."""
-    best: Record
     history: list[Record]
+
+    @property
+    def best(self) -> Record:
+        """The epoch whose weights these are."""
+        return best_of(self.history)
+
+
+def best_of(history: Sequence[Record]) -> Record:
+    """The epoch whose weights are kept: the first of highest validation R2."""
+    return max(history, key=lambda record: record["r2"])
 
 
 class Loop:
@@ -80,7 +91,6 @@ class Loop:
         self.schedule = SCHEDULES.build(training.schedule, self.optimizer)
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
         self.history: list[Record] = []
-        self.best: Record | None = None
         self.best_weights: dict[str, Tensor] = {}
 
     def state(self) -> State:
@@ -91,7 +101,6 @@ class Loop:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "history": self.history,
-            "best": self.best,
             "best_weights": self.best_weights,
         }
 
@@ -101,36 +110,34 @@ class Loop:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
-        self.history, self.best, self.best_weights = list(state["history"]), state["best"], dict(state["best_weights"])
+        self.history, self.best_weights = list(state["history"]), dict(state["best_weights"])
 
     @property
     def finished(self) -> bool:
         """All epochs are trained, or ``patience`` of them brought no better validation."""
-        epochs = len(self.history)
-        patience = self.training.patience
-        stale = patience is not None and self.best is not None and epochs - self.best["epoch"] >= patience
-        return epochs >= self.training.epochs or stale
+        epochs, patience = len(self.history), self.training.patience
+        if epochs == 0 or patience is None:
+            return epochs >= self.training.epochs
+        return epochs >= self.training.epochs or epochs - best_of(self.history)["epoch"] >= patience
 
     def fit(self, report: Callable[[Record], None], log: Callable[[Record], None] = lambda _: None, log_seconds: float = 1.0) -> Fitted:
         """Train until finished; rows come in the order of the plan, whatever was trained before.
 
         ``report`` is called at each epoch's end on every rank, with the epoch's record, and may take the loop's :meth:`state`; ``log``
         is called inside an epoch, at most every ``log_seconds``, with this rank's own loss. Epochs count from 1, steps run through all
-        epochs. Raises UserError, naming epoch and step, when the loss is no longer finite.
+        epochs. Raises UserError, naming epoch and step, when the loss is no longer finite, and RuntimeError when validation rows were
+        lost or came twice.
         """
         while not self.finished:
             epoch = len(self.history) + 1
             record: Record = {"event": "epoch"} | self._place(epoch, self.batches.steps) | self._train(epoch, log, log_seconds)
             self.schedule.step()
-            loss, score = self._validate(epoch)
-            record |= {"val_loss": loss} | (_figures(score) if score else {"r2": None})
+            record |= self._validate(epoch)
             self.history.append(record)
-            if self.best is None or score is None or record["r2"] > self.best["r2"]:
-                self.best = record
+            if best_of(self.history) is record:
                 self.best_weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.bare.state_dict().items()}
             report(record)
-        assert self.best is not None
-        return Fitted(self.best_weights, self.best, self.history)
+        return Fitted(self.best_weights, self.history)
 
     def _place(self, epoch: int, step: int) -> Record:
         """Where a record stands: the epoch, the steps done in all, and the steps planned."""
@@ -184,8 +191,8 @@ class Loop:
         return loss.detach()
 
     @torch.no_grad()
-    def _validate(self, epoch: int) -> tuple[float | None, Score | None]:
-        """Mean loss and R2 over the validation rows of all ranks, each once; None without any."""
+    def _validate(self, epoch: int) -> Record:
+        """Mean loss and R2 over the validation rows of all ranks, each once."""
         self.network.eval()
         moments, total = ErrorMoments(), 0.0
         for batch in self.batches.validate():
@@ -196,12 +203,12 @@ class Loop:
             moments.update(batch["targets"], prediction.cpu().numpy())
         totals = self.peers.gather(np.array([total]))
         merged = sum((ErrorMoments.from_array(part) for part in self.peers.gather(moments.to_array())), ErrorMoments())
-        if not merged.count:
-            return None, None
+        if merged.count != self.batches.validation_rows:
+            raise RuntimeError(f"epoch {epoch}: {merged.count} validation rows arrived of {self.batches.validation_rows}")
         loss = float(np.sum(totals)) / merged.count
         if not np.isfinite(loss):
             raise UserError(f"validation loss is {loss} after epoch {epoch}; a lower training.optimizer.options.lr may help")
-        return loss, merged.score()
+        return {"val_loss": loss} | _figures(merged.score())
 
     def _autocast(self) -> Any:
         dtype = _DTYPES[self.training.precision]

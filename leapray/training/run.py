@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
 from typing import Any
 
-import yaml
-
 from leapray import storage
 from leapray.errors import UserError
 from leapray.models.directory import INFO_FILE
-from leapray.recipe import Recipe, difference
+from leapray.recipe import Recipe, difference, load_recipe
 from leapray.training.loop import Record
 
 # an object store takes whole files and charges for each; a local disk does not
@@ -41,11 +39,13 @@ class Run:
         if not storage.exists(self.recipe):
             return
         try:
-            theirs = yaml.safe_load(storage.read_bytes(self.recipe))
-            changed = difference(_decisive(recipe.to_dict()), _decisive(theirs))
-        except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-            raise UserError(f"{self.recipe}: not the recipe of a run; choose another training.run or remove the directory") from error
-        if changed:
+            theirs = load_recipe(self.recipe)
+        except UserError as error:
+            reason = str(error).removeprefix(f"{self.recipe}: ")
+            raise UserError(
+                f"{self.recipe}: not the recipe of a run ({reason}); choose another training.run or remove the directory"
+            ) from error
+        if changed := difference(_decisive(recipe), _decisive(theirs)):
             raise UserError(f"{self.url}: holds a run of another recipe ({changed}); choose another training.run or remove it")
 
     def claim(self, recipe: Recipe) -> None:
@@ -60,60 +60,81 @@ class Run:
         return storage.exists(storage.join(self.model, INFO_FILE))
 
     def records(self) -> list[Record]:
-        """What was logged so far, oldest first."""
-        if not storage.exists(self.metrics):
-            return []
-        return [json.loads(line) for line in storage.read_bytes(self.metrics).splitlines()]
+        """What is logged now: each finished epoch's record, then the steps of the epoch that runs."""
+        return [json.loads(line) for line in self.lines()]
+
+    def lines(self) -> list[bytes]:
+        """The records as they are written."""
+        return storage.read_bytes(self.metrics).splitlines() if storage.exists(self.metrics) else []
 
 
-def _decisive(values: dict[str, Any]) -> dict[str, Any]:
+def _decisive(recipe: Recipe) -> dict[str, Any]:
     """A recipe's plain values without those that do not change the model: its name, its place, and what it runs on.
 
     Lanes stay, since they decide which rows share a step.
     """
+    values = recipe.to_dict()
     training = {key: value for key, value in values["training"].items() if key != "run"}
-    training["lanes"] = training["lanes"] or max(values["resources"]["workers"], 1)
-    return {"data": values["data"], "network": values["network"], "training": training}
+    return {"data": values["data"], "network": values["network"], "training": training | {"lanes": recipe.lanes}}
 
 
 class RecordLog:
-    """Writer of ``metrics.jsonl``, one record a line. The file is replaced as a whole, so a reader never sees half a line."""
+    """Writer of ``metrics.jsonl``, one record a line. The file is replaced as a whole, so a reader never sees half a line.
 
-    def __init__(self, run: Run, epochs: int) -> None:
-        """Continue after ``epochs`` finished ones; what was logged beyond them is going to happen again."""
+    The records of an epoch's steps make way for the epoch's own, so that a long run does not write ever more.
+    """
+
+    def __init__(self, run: Run, history: Sequence[Record]) -> None:
+        """Continue after the finished epochs of ``history``; what was logged beyond them is going to happen again."""
         self._run = run
-        self._lines = [json.dumps(record) for record in run.records() if record["epoch"] <= epochs]
-        self._next = 0.0
+        self._epochs = [_line(record) for record in history]
+        self._steps: list[str] = []
+        self._write()
 
     def add(self, record: Record) -> None:
         """Log a record; an epoch's is written at once, others with what follows when the last write is too recent."""
-        self._lines.append(json.dumps(record, allow_nan=False))
+        if record["event"] == "epoch":
+            self._epochs.append(_line(record))
+            self._steps.clear()
+        else:
+            self._steps.append(_line(record))
         if record["event"] == "epoch" or time.monotonic() >= self._next:
-            storage.write_bytes(self._run.metrics, ("\n".join(self._lines) + "\n").encode())
-            self._next = time.monotonic() + self._run.interval
+            self._write()
+
+    def _write(self) -> None:
+        storage.write_bytes(self._run.metrics, "".join(self._epochs + self._steps).encode())
+        self._next = time.monotonic() + self._run.interval
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
 
 
 @contextmanager
 def following(run: Run, progress: Callable[[Record], None] | None) -> Iterator[None]:
-    """Feed ``progress`` each record that is logged during the block, by whichever process, once and in order.
+    """Feed ``progress`` what is logged during the block, by whichever process: every epoch's record, and most steps', as they come.
 
-    Records that a restarted worker logs a second time are passed over. An exception of ``progress`` is raised when the block ends.
+    What a restarted worker does again is fed again. An exception of ``progress`` is raised when the block ends.
     """
     if progress is None:
         yield
         return
-    stop, place = Event(), max((_place(record) for record in run.records()), default=(0, 0, False))
+    stop, seen = Event(), set(run.lines())
 
     def feed() -> None:
-        nonlocal place
-        while True:
+        nonlocal seen
+        last_round = False
+        while not last_round:
             last_round = stop.wait(run.interval)
-            for record in run.records():
-                if _place(record) > place:
-                    place = _place(record)
-                    progress(record)
-            if last_round:
-                return
+            try:
+                lines = run.lines()
+            except (OSError, UserError):
+                # a training that goes well does not end because its log could not be read; the next round has it all
+                continue
+            for line in lines:
+                if line not in seen:
+                    progress(json.loads(line))
+            seen = set(lines)
 
     with ThreadPoolExecutor(1) as pool:
         feeding = pool.submit(feed)
@@ -122,7 +143,3 @@ def following(run: Run, progress: Callable[[Record], None] | None) -> Iterator[N
         finally:
             stop.set()
         feeding.result()
-
-
-def _place(record: Record) -> tuple[int, int, bool]:
-    return record["epoch"], record["step"], record["event"] == "epoch"

@@ -18,21 +18,21 @@ import ray.train.torch
 import torch
 
 from leapray import cluster, storage
-from leapray.data.shards import Prepared, load_prepared
+from leapray.data.shards import Prepared, open_prepared
 from leapray.data.stream import Stream
 from leapray.errors import UserError
 from leapray.models.directory import load_info, save_model
 from leapray.models.registry import build_network, network_options
 from leapray.recipe import Recipe, parse_recipe
 from leapray.training import checkpoint
-from leapray.training.loop import Loop, Peers, Record
+from leapray.training.loop import Loop, Peers, Record, best_of
 from leapray.training.losses import LOSSES
 from leapray.training.optimizers import OPTIMIZERS
 from leapray.training.run import RecordLog, Run, following
 from leapray.training.schedules import SCHEDULES
 
-# threads that spin while they wait for each other take the cores from the tasks that read data: many times slower on a busy machine
-_CPU_ENVIRONMENT = {"GOMP_SPINCOUNT": "10000"}
+# libgomp reads this as torch is loaded, which in a worker may be before leapray sets it
+_CPU_ENVIRONMENT = {"GOMP_SPINCOUNT": os.environ["GOMP_SPINCOUNT"]}
 _KEEP = 2
 _MAX_FAILURES = 2
 
@@ -47,22 +47,23 @@ class Trained:
 
     @property
     def best(self) -> Record:
-        """The epoch whose weights the model has: the first of highest validation R2."""
-        return max(self.history, key=lambda record: record["r2"])
+        """The epoch whose weights the model has."""
+        return best_of(self.history)
 
 
 def train(recipe: Recipe, progress: Callable[[Record], None] | None = None) -> Trained:
     """Train what a recipe describes, or the rest of it, and write its run directory; a finished run returns at once.
 
-    Ray must be started. ``progress`` gets every record of ``metrics.jsonl`` as it is logged, from another thread. Raises UserError
-    for anything that cannot run: missing data, too few rows, another recipe's directory, too small a cluster, a loss that diverges.
+    Ray must be started. ``progress`` gets the records of ``metrics.jsonl`` as they are logged, from another thread. Raises UserError for
+    anything that cannot run: data missing, unfinished or prepared by another recipe, too few rows, another recipe's run, too small a
+    cluster, a loss that diverges.
     """
     recipe = _resolve(recipe)
     check_choices(recipe)
     run = Run(recipe.training.run)
     run.check(recipe)
     if not run.finished:
-        _refuse(recipe, load_prepared(recipe.data.prepared))
+        _refuse(recipe, open_prepared(recipe.data))
         run.claim(recipe)
         with cluster.user_errors(), following(run, progress), _interrupt_restored():
             _fit(recipe, run)
@@ -159,7 +160,7 @@ def _worker(config: dict[str, Any]) -> None:
     if recipe.resources.workers and not gpu:
         # Ray grants a worker as many threads as it reserves CPUs, though the others may stand idle
         torch.set_num_threads(max((os.cpu_count() or 1) // context.get_local_world_size(), recipe.resources.cpus_per_worker))
-    run, prepared = Run(recipe.training.run), load_prepared(recipe.data.prepared)
+    run, prepared = Run(recipe.training.run), open_prepared(recipe.data)
     torch.manual_seed(recipe.training.seed)
     network = build_network(recipe.network.name, recipe.network.options)
     network = ray.train.torch.prepare_model(network, move_to_device=device)
@@ -169,7 +170,7 @@ def _worker(config: dict[str, Any]) -> None:
     found = ray.train.collective.broadcast_from_rank_zero(checkpoint.complete(run.checkpoints)[-1:])
     if found:
         _restore(loop, found[0], prepared)
-    log = RecordLog(run, len(loop.history)).add if rank == 0 else lambda record: None
+    log = RecordLog(run, loop.history).add if rank == 0 else lambda record: None
 
     def report(record: Record) -> None:
         if rank == 0:

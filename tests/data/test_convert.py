@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from leapray.climsim.calendar import FIRST_MONTH
-from leapray.climsim.netcdf import find_pairs
+from leapray.climsim.netcdf import Snapshot, find_pairs
 from leapray.climsim.schema import row_place
-from leapray.data.convert import Conversion, _row_group_writer, convert
-from leapray.data.flat import flat_schema, list_pieces, read_piece
+from leapray.data.convert import Conversion, _row_group_writer, _rows_if_complete, convert
+from leapray.data.flat import flat_schema, list_pieces, read_piece, to_table
 from leapray.errors import UserError
 from tests.official_layout import COLUMN_NAMES, expected_rows, write_pair
 
@@ -90,12 +90,38 @@ def test_an_interrupted_or_grown_conversion_continues(ray_cluster: None, source:
 
 
 @pytest.mark.ray
+def test_a_damaged_file_is_written_anew(ray_cluster: None, source: Path, tmp_path: Path) -> None:
+    destination = tmp_path / "flat"
+    convert(str(source), str(destination), stride=7)
+    whole = contents(destination)
+    name = "low-res.0001-02.0001.parquet"
+    (destination / name).write_bytes(whole[name][:-100])
+    assert convert(str(source), str(destination), stride=7).continued == 3
+    assert contents(destination) == whole
+
+
+def test_a_file_is_complete_if_it_is_whole_and_holds_the_same_steps(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    assert _rows_if_complete(str(path), b"0,7") is None
+    with _row_group_writer(str(path), b"0,7") as write:
+        for step in (0, 7):
+            write(to_table(Snapshot("low-res", step, np.zeros((3, 924)))))
+    assert _rows_if_complete(str(path), b"0,7") == 6
+    assert _rows_if_complete(str(path), b"0") is None
+    content = path.read_bytes()
+    footer = int.from_bytes(content[-8:-4], "little")
+    for damaged in (b"", content[: len(content) // 2], content[:-1], content[: -8 - footer] + bytes(footer) + content[-8:]):
+        path.write_bytes(damaged)
+        assert _rows_if_complete(str(path), b"0,7") is None
+
+
+@pytest.mark.ray
 def test_another_setting_is_refused(ray_cluster: None, source: Path, tmp_path: Path) -> None:
     destination = tmp_path / "flat"
     convert(str(source), str(destination), stride=7, stop=MARCH)
-    with pytest.raises(UserError, match=r"flat: holds files converted with stride 7 \(now 1\), expected the same settings"):
+    with pytest.raises(UserError, match=r"flat: holds a conversion of other settings \(stride: 7, now 1\)"):
         convert(str(source), str(destination))
-    with pytest.raises(UserError, match=r"with kind low-res \(now aqua-planet\), phase 0 \(now 3\)"):
+    with pytest.raises(UserError, match=r"\(kind: 'low-res', now 'aqua-planet'; phase: 0, now 3\)"):
         convert(str(source), str(destination), stride=7, phase=3, kind="aqua-planet")
     (destination / "conversion.json").unlink()
     with pytest.raises(UserError, match=r"holds parquet files but no conversion\.json"):

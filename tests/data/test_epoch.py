@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leapray.data.epoch import EpochPlan
+from leapray.data.shards import GROUP_ROWS
 
 shards = st.lists(st.integers(1, 60), min_size=1, max_size=12)
 
@@ -58,9 +59,33 @@ def test_epochs_differ_and_repeat_by_seed() -> None:
     assert step_rows(first, 2, 0) == step_rows(again, 2, 0) != step_rows(other, 2, 0)
 
 
-def test_sources_are_mixed_from_the_first_step_to_the_last() -> None:
-    rows, sources = [10] * 90, [0] * 60 + [1] * 30
-    plan = EpochPlan(rows, sources, batch_size=10, lanes=1, seed=0, epoch=0)
-    order = [sources[span.shard] for span in plan.spans(0, 0, plan.steps)]
-    share = [np.mean(order[start : start + 30]) for start in (0, 30, 60)]
-    assert all(0.25 < value < 0.42 for value in share)
+def test_sources_are_mixed_in_every_step() -> None:
+    rows, sources = [100] * 90, [0] * 60 + [1] * 30
+    plan = EpochPlan(rows, sources, batch_size=80, lanes=8, seed=0, epoch=0)
+    share = [np.mean([sources[shard] for shard, _ in step_rows(plan, 8, step)]) for step in range(plan.steps)]
+    assert abs(np.mean(share) - 1 / 3) < 0.02
+    assert np.mean([0 < value < 1 for value in share]) > 0.9
+
+
+def test_a_step_holds_the_same_rows_for_any_number_of_workers() -> None:
+    plan = make([40, 50, 60, 33], 8, 3)
+    whole = [sorted(step_rows(plan, 8, step)) for step in range(plan.steps)]
+    for world in (2, 4, 8):
+        lanes = 8 // world
+        for step in range(plan.steps):
+            of_ranks = [
+                (span.shard, int(row))
+                for rank in range(world)
+                for lane in range(rank * lanes, (rank + 1) * lanes)
+                for span in plan.spans(lane, step, step + 1)
+                for row in plan.shard_order(span.shard)[span.start : span.stop]
+            ]
+            assert sorted(of_ranks) == whole[step]
+
+
+def test_rows_of_a_row_group_stay_together_and_in_a_new_order() -> None:
+    plan = EpochPlan([2 * GROUP_ROWS + 5], [0], batch_size=1, lanes=1, seed=0, epoch=0)
+    order = plan.shard_order(0)
+    assert sorted(order.tolist()) == list(range(2 * GROUP_ROWS + 5))
+    assert (np.diff(order // GROUP_ROWS) != 0).sum() == 2
+    assert (np.diff(order) == 1).mean() < 0.01

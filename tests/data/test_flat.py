@@ -14,7 +14,9 @@ from leapray.climsim.calendar import FIRST_MONTH, Month
 from leapray.climsim.grid import figures
 from leapray.climsim.netcdf import Snapshot
 from leapray.climsim.schema import row_key, row_place
+from leapray.data import flat
 from leapray.data.flat import Piece, flat_schema, list_pieces, read_piece, to_table
+from leapray.data.places import month_in_name
 from leapray.errors import UserError
 
 NAMES = figures("low_res_columns")["column"]
@@ -56,7 +58,11 @@ def test_a_snapshot_is_read_back_bit_for_bit_with_its_place(tmp_path: Path) -> N
     assert table.schema.equals(flat_schema())
     source = write(tmp_path / "any.parquet", table, row_group_size=4)
     pieces = list_pieces(source)
-    assert [(piece.row_group, piece.rows, piece.index) for piece in pieces] == [(0, 4, 0), (1, 4, 1), (2, 2, 2)]
+    assert [(piece.row_group, piece.rows, piece.index, piece.exact) for piece in pieces] == [
+        (0, 4, 0, True),
+        (1, 4, 1, True),
+        (2, 2, 2, True),
+    ]
     matrix, ids, row = read_all(pieces, kind="aqua-planet")
     assert matrix.tobytes() == np.concatenate([snapshot.rows for snapshot in snapshots]).tobytes()
     assert (ids[0], ids[-1]) == ("aqua-planet_0000070_00000", "aqua-planet_0000077_00004")
@@ -89,7 +95,7 @@ def test_rows_of_competition_months_are_picked_by_id(tmp_path: Path) -> None:
     matrix = values(6)
     source = write(tmp_path / "train.csv", competition_table(matrix, first=first_of_march - 2))
     february, march = (list_pieces(source, start=month, stop=month + 1) for month in (FIRST_MONTH, MARCH))
-    assert [piece.rows for piece in february] == [-1]
+    assert [(piece.rows, piece.exact) for piece in february] == [(-1, False)]
     assert read_all(february)[1] == [f"train_{first_of_march - 2}", f"train_{first_of_march - 1}"]
     np.testing.assert_array_equal(read_all(march)[0], matrix[2:])
 
@@ -103,7 +109,7 @@ def test_monthly_files_with_restarting_ids_get_unique_negative_keys(tmp_path: Pa
     assert (row < 0).all()
 
 
-def test_months_come_from_the_name(tmp_path: Path) -> None:
+def test_months_come_from_the_name_where_there_is_no_step(tmp_path: Path) -> None:
     for month in ("0001-02", "0001-03", "0001-04"):
         write(tmp_path / f"low-res.{month}.0000.parquet", competition_table(values(2)))
     names = [Path(piece.path).name for piece in list_pieces(str(tmp_path), start=MARCH)]
@@ -116,14 +122,83 @@ def test_months_come_from_the_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write_statistics", [True, False])
-def test_months_come_from_the_step_where_the_name_has_none(tmp_path: Path, write_statistics: bool) -> None:
+@pytest.mark.parametrize("name", ["all.parquet", "low-res.0001-02.parquet", "low-res.0009-09.parquet"])
+def test_months_come_from_the_step_whatever_the_name_says(tmp_path: Path, name: str, write_statistics: bool) -> None:
     steps = [MARCH.first_step + offset for offset in (-2, -1, 0, 1)]
     table = pa.concat_tables([to_table(Snapshot("low-res", step, values(2, step))) for step in steps])
-    source = write(tmp_path / "all.parquet", table, row_group_size=3, write_statistics=write_statistics)
+    source = write(tmp_path / name, table, row_group_size=3, write_statistics=write_statistics)
     pieces = list_pieces(source, start=MARCH, stop=MARCH + 1)
-    assert [piece.rows for piece in pieces] == ([-1, 2] if write_statistics else [-1, -1, -1])
+    assert [piece.rows for piece in pieces] == ([3, 2] if write_statistics else [3, 3, 2])
+    assert [piece.exact for piece in pieces] == ([False, True] if write_statistics else [False] * 3)
     _, _, row = read_all(pieces)
     np.testing.assert_array_equal(row_place(row)[1], np.repeat(steps[2:], 2))
+
+
+def test_months_of_a_csv_come_from_its_step_whatever_the_name_says(tmp_path: Path) -> None:
+    steps = [MARCH.first_step - 1, MARCH.first_step]
+    table = pa.concat_tables([to_table(Snapshot("low-res", step, values(2, step))) for step in steps])
+    (piece,) = list_pieces(write(tmp_path / "0001-02.csv", table), start=MARCH)
+    assert (piece.rows, piece.exact) == (-1, False)
+    np.testing.assert_array_equal(row_place(read_all([piece])[2])[1], [MARCH.first_step] * 2)
+
+
+def test_a_step_that_is_no_whole_number_or_empty_is_refused_where_months_are_asked_for(tmp_path: Path) -> None:
+    table = competition_table(values(2))
+    source = write(tmp_path / "0001-03.parquet", table.append_column("step", pa.array(["soon", "late"])))
+    with pytest.raises(UserError, match="column step has type string, expected a whole number"):
+        list_pieces(source, start=MARCH)
+    write(Path(source), table.append_column("step", pa.array([MARCH.first_step, None])))
+    with pytest.raises(UserError, match="column step has empty or negative values"):
+        read_all(list_pieces(source, start=MARCH))
+
+
+@pytest.mark.parametrize(
+    ("name", "month"),
+    [
+        ("0001-02.parquet", "0001-02"),
+        ("low-res.0001-02.0000.parquet", "0001-02"),
+        ("train_0007-12_rows_0001-99.csv", "0007-12"),
+        ("0001-02/part.0.parquet", None),
+        ("train_2024-07-15.parquet", None),
+        ("E3SM-MMF.mli.0001-02-01-00000.parquet", None),
+        ("0001-02-0001-05.parquet", None),
+        ("0001-02_to_0001-05.parquet", None),
+        ("part-0000-05.parquet", None),
+        ("10001-02.parquet", None),
+        ("0001-13.parquet", None),
+    ],
+)
+def test_only_a_lone_month_in_a_name_is_one(name: str, month: str | None) -> None:
+    assert month_in_name(f"s3://bucket/{name}") == (Month.parse(month) if month else None)
+
+
+def test_ids_are_looked_at_once_for_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    read_batches = flat._read_batches
+    monkeypatch.setattr(flat, "_read_batches", lambda piece, *rest: looked.append(piece.path) or read_batches(piece, *rest))
+    paths = [write(tmp_path / f"{name}.parquet", competition_table(values(6)), row_group_size=2) for name in "ab"]
+    assert len(list_pieces(str(tmp_path), start=FIRST_MONTH)) == 6
+    assert looked == paths
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_tables_without_rows_are_left_out_and_refused_if_there_are_no_others(tmp_path: Path, suffix: str) -> None:
+    table = competition_table(values(2))
+    write(tmp_path / f"a{suffix}", table.slice(0, 0))
+    for months in ({}, {"start": FIRST_MONTH}):
+        with pytest.raises(UserError, match=f"{tmp_path.name}: no rows"):
+            list_pieces(str(tmp_path), **months)
+    full = write(tmp_path / f"b{suffix}", table)
+    assert [(piece.path, piece.index) for piece in list_pieces(str(tmp_path))] == [(full, 0)]
+
+
+def test_row_groups_without_rows_are_left_out(tmp_path: Path) -> None:
+    table = competition_table(values(2))
+    with pq.ParquetWriter(tmp_path / "a.parquet", table.schema) as writer:
+        for part in (table.slice(0, 0), table, table.slice(0, 0)):
+            writer.write_table(part)
+    assert pq.read_metadata(tmp_path / "a.parquet").num_row_groups > 1
+    assert [(piece.row_group, piece.rows, piece.index) for piece in list_pieces(str(tmp_path))] == [(1, 2, 0)]
 
 
 def test_months_that_cannot_be_told_are_refused(tmp_path: Path) -> None:
@@ -131,7 +206,7 @@ def test_months_that_cannot_be_told_are_refused(tmp_path: Path) -> None:
     for name in ("test.csv", "test.parquet"):
         source = write(tmp_path / name, table)
         assert len(read_all(list_pieces(source))[0]) == 2
-        with pytest.raises(UserError, match=rf"{name}: its months cannot be told, expected YYYY-MM"):
+        with pytest.raises(UserError, match=rf"{name}: its months cannot be told, expected a column step"):
             list_pieces(source, start=FIRST_MONTH)
 
 
@@ -203,7 +278,7 @@ def test_text_deep_in_a_csv_is_refused(tmp_path: Path) -> None:
     words = [*map(str, range(119)), "calm"]
     source = write(tmp_path / "a.csv", replaced(table, "state_u_5", pa.array(words)))
     pieces = list_pieces(source)
-    with pytest.raises(UserError, match=r"a\.csv: cannot be read as csv.*calm"):
+    with pytest.raises(UserError, match=r"a\.csv: cannot be read as csv.*column state_u_5:.*calm"):
         read_all(pieces)
 
 
@@ -219,7 +294,7 @@ def test_a_truncated_or_corrupt_parquet_is_named(tmp_path: Path) -> None:
         read_all(list_pieces(source))
 
 
-@pytest.mark.parametrize("content", [b"", b"sample_id,state_t_0\n", b"\xff\xfe\x00"])
+@pytest.mark.parametrize("content", [b"", b"sample_id,state_t_0\n", b"\xff\xfe\x00", "sample_id,température\na,1\n".encode("latin-1")])
 def test_an_empty_or_foreign_csv_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.csv: "):
@@ -246,12 +321,3 @@ def test_another_kind_or_an_impossible_place_is_refused(tmp_path: Path) -> None:
     write(Path(source), replaced(table, "ncol", pa.array([None, 3], pa.int32())))
     with pytest.raises(UserError, match="column ncol has empty or negative values"):
         read_all(list_pieces(source))
-
-
-def test_rows_can_be_taken(tmp_path: Path) -> None:
-    (block,) = read_piece(*list_pieces(write(tmp_path / "train.parquet", competition_table(values(4)))))
-    kept = block.take(np.array([True, False, False, True]))
-    np.testing.assert_array_equal(kept.inputs, block.inputs[[0, 3]])
-    np.testing.assert_array_equal(kept.targets, block.targets[[0, 3]])
-    assert kept.sample_id.to_pylist() == ["train_0", "train_3"]
-    np.testing.assert_array_equal(kept.row, block.row[[0, 3]])

@@ -82,6 +82,7 @@ def test_shuffle_memory_and_shard_size_do_not_change_the_set_of_rows_nor_the_tra
     values["data"] |= {"prepared": str(root / "other"), "shuffle_rows": 1000, "rows_per_shard": 7}
     other = prepare(parse_recipe(values))
     assert sorted(shards(other, "train")["row"].tolist()) == sorted(shards(prepared, "train")["row"].tolist())
+    assert other.transform.digest() == prepared.transform.digest()
     assert max(file.rows for file in other.split("train")[0].files) <= 7
 
 
@@ -121,11 +122,13 @@ def with_bad_value(root: Path, target: Path) -> dict[str, Any]:
 
 def test_nan_and_inf_are_refused_by_file_and_column_and_nothing_is_left(root: Path, tmp_path: Path, ray_cluster: None) -> None:
     values = with_bad_value(root, tmp_path)
-    with pytest.raises(UserError, match=r"low-res\.0001-02\.parquet: 2 NaN or Inf values in 1 column\(s\), state_u_3"):
+    with pytest.raises(UserError, match=r"low-res\.0001-02\.parquet: NaN or Inf in 1 column\(s\), state_u_3"):
         prepare(parse_recipe(values))
     assert not (tmp_path / "prepared" / "transform.json").exists()
     with pytest.raises(UserError, match="holds no prepared data"):
         load_prepared(values["data"]["prepared"])
+    values["data"]["bad_rows"] = "drop"
+    assert prepare(parse_recipe(values)).split("train")[0].dropped_rows == 2
 
 
 def test_bad_rows_are_dropped_and_counted_when_the_recipe_says_so(root: Path, tmp_path: Path, ray_cluster: None) -> None:

@@ -1,10 +1,12 @@
 """An epoch's plan, executed by Ray Data."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from leapray.data.moments import Moments
-from leapray.data.shards import Manifest, Prepared, ShardFile, write_shard
+from leapray.data.shards import GROUP_ROWS, Manifest, Prepared, ShardFile, write_shard
 from leapray.data.stream import Stream
 from leapray.data.transform import fit_transform
 from leapray.errors import UserError
@@ -12,14 +14,18 @@ from leapray.recipe import Choice
 
 pytestmark = pytest.mark.ray
 ROWS = {"train": [30, 17, 25, 8], "validation": [9, 12]}
+LARGE = {"train": [GROUP_ROWS + 300, 2 * GROUP_ROWS + 1], "validation": [5]}
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Prepared:
+    return make(tmp_path_factory.mktemp("stream"), ROWS)
+
+
+def make(root: Path, rows: dict[str, list[int]]) -> Prepared:
     """Two splits of narrow rows whose every value is the row's key."""
-    root = tmp_path_factory.mktemp("stream")
     manifests, next_row = [], 0
-    for split, counts in ROWS.items():
+    for split, counts in rows.items():
         files = []
         for index, count in enumerate(counts):
             row = np.arange(next_row, next_row + count)
@@ -61,6 +67,14 @@ def test_epochs_are_shuffled_anew(prepared: Prepared) -> None:
 def test_validation_gives_every_row_once(prepared: Prepared) -> None:
     rows = np.concatenate([batch["row"] for batch in stream(prepared).validate()])
     assert sorted(rows.tolist()) == list(range(80, 101))
+
+
+def test_shards_of_several_row_groups_give_every_row_once(tmp_path: Path, ray_cluster: None) -> None:
+    batches = list(stream(make(tmp_path, LARGE), batch_size=100, lanes=4).train(0))
+    rows = np.concatenate([batch["row"] for batch in batches])
+    assert len(rows) == len(set(rows.tolist())) == sum(LARGE["train"]) // 100 * 100
+    for batch in batches:
+        np.testing.assert_array_equal(batch["inputs"], np.repeat(batch["row"][:, None], 3, axis=1))
 
 
 def test_too_few_rows_for_a_batch_are_refused(prepared: Prepared) -> None:

@@ -63,6 +63,13 @@ def test_the_inverse_holds_the_promised_bound(real: Transform) -> None:
     assert (np.abs(back - x) <= bound).all()
 
 
+def test_a_constant_target_is_its_mean_whatever_a_network_says(real: Transform) -> None:
+    constant = real.targets.constant
+    assert int(constant.sum()) == 56
+    physical = real.unscale_targets(torch.full((2, TARGETS.width), 0.7))
+    assert torch.equal(physical[:, constant], real.targets.mean[constant].expand(2, -1))
+
+
 def test_the_soft_clip_is_inverted_too() -> None:
     one = torch.ones(1, dtype=torch.float64)
     scaling = ColumnScaling(0 * one, one, torch.tensor([False]), clip=30.0)

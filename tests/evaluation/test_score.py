@@ -3,12 +3,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from sklearn.metrics import r2_score
-from target_tables import write_targets
 
 from leapray.climsim.schema import SCORED, TARGETS
 from leapray.errors import UserError
 from leapray.evaluation import tables
 from leapray.evaluation.score import score_files
+from tests.target_tables import write_targets
 
 ROWS = 25
 RNG = np.random.default_rng(0)

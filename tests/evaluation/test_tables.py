@@ -2,11 +2,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from target_tables import write_targets
 
 from leapray.climsim.schema import TARGETS
 from leapray.errors import UserError
 from leapray.evaluation import tables
+from tests.target_tables import write_targets
 
 IDS = ["a", "b", "c"]
 VALUES = np.random.default_rng(0).normal(size=(3, TARGETS.width)) * 10.0 ** np.random.default_rng(1).uniform(-51, 3, TARGETS.width)
@@ -76,8 +76,8 @@ def bad_csv(path):
         ),
         (lambda d: write_targets(d / "t.parquet", IDS, VALUES[:, 5:], TARGETS.columns[5:]), ["ptend_t_0, ptend_t_1, ptend_t_2 and 2 more"]),
         (lambda d: bad_csv(d / "t.csv"), ["t.csv", "column ptend_t_2:", "oops"]),
-        (lambda d: (d / "t.parquet").write_bytes(b"PAR1 cut") and d / "t.parquet", ["t.parquet", "cannot be read"]),
-        (lambda d: (d / "t.csv").write_bytes(b"\xff\xfe\x00bad") and d / "t.csv", ["t.csv", "cannot be read"]),
+        (lambda d: (d / "t.parquet").write_bytes(b"PAR1 cut") and d / "t.parquet", ["t.parquet", "cannot be read as parquet"]),
+        (lambda d: (d / "t.csv").write_bytes(b"\xff\xfe\x00bad") and d / "t.csv", ["t.csv", "cannot be read as csv"]),
     ],
 )
 def test_a_bad_table_is_refused_by_name(tmp_path, make, words):

@@ -2,14 +2,15 @@ import csv
 
 import numpy as np
 import pytest
-from target_tables import write_targets
 
 from leapray.climsim.schema import SCORED, TARGETS
 from leapray.errors import UserError
 from leapray.evaluation.sample import read_sample
 from leapray.evaluation.score import score_files
+from leapray.evaluation.tables import read_ids, read_targets
 from leapray.inference import submission
-from leapray.inference.submission import read_submission, write_submission
+from leapray.inference.submission import write_submission
+from tests.target_tables import write_targets
 
 ROWS = 9
 RNG = np.random.default_rng(0)
@@ -41,7 +42,7 @@ def test_a_submission_has_the_samples_order_and_weights_to_the_last_bit(tmp_path
     monkeypatch.setattr(submission, "ROWS", 4)
     destination = str(tmp_path / f"submission{suffix}")
     assert write_submission(predictions, write_sample(tmp_path / "sample.csv", weights), destination) == ROWS
-    ids, values = read_submission(destination)
+    ids, values = read_ids(destination).to_pylist(), np.concatenate(list(read_targets(destination)))
     assert ids == ASKED
     np.testing.assert_array_equal(values, PHYSICAL[[IDS.index(i) for i in ASKED]] * weights)
 

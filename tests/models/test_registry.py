@@ -40,7 +40,11 @@ def own_network(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", NETWORKS.entries)
 def test_every_network_maps_scaled_columns_to_scaled_targets(name):
-    sizes = {"low-res-aqua": {"encoder": [8], "lstm_hidden": 4, "lstm_layers": 1, "gru_hidden": 2, "head": 8}, "mlp": {"hidden": [8]}}
+    sizes = {
+        "low-res-aqua": {"encoder": [8], "lstm_hidden": 4, "lstm_layers": 1, "gru_hidden": 2, "head": 8},
+        "mlp": {"hidden": [8]},
+        "linear": {},
+    }
     for features in (0, 1):
         network = build_network(name, sizes[name], features)
         assert network(torch.zeros(2, 556 + 60 * features)).shape == (2, 368)

@@ -1,4 +1,6 @@
 import copy
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -30,6 +32,7 @@ class Batches:
         self.good_epochs = good_epochs
         self.part = slice(rank * (batch // world), (rank + 1) * (batch // world))
         self.training = [rows(batch) for _ in range(steps)]
+        self.validation_rows = sum(validation)
         self.validation = [rows(count) for count in validation][rank::world]
 
     def train(self, epoch, first_step=0):
@@ -92,20 +95,25 @@ def test_validation_is_scored_over_the_whole_set_as_scikit_learn_does():
 
 
 def test_ranks_merge_their_moments_and_losses():
-    # with a rate too small to change any weight, two ranks need no exchange of gradients and can run one after the other
+    # with a rate too small to change any weight, two ranks need no exchange of gradients
     still = training(epochs=1, optimizer={"name": "adamw", "options": {"lr": 1e-30, "weight_decay": 0.0}})
     whole = fit(Loop(linear(), Batches(), still, CPU)).best
-    sent = []
+    arrays, together = [None, None], Barrier(2, timeout=30)
 
-    def record(array):
-        sent.append(array)
-        return [array]
+    def rank_loop(rank):
+        def gather(array):
+            arrays[rank] = array
+            together.wait()
+            gathered = list(arrays)
+            together.wait()
+            return gathered
 
-    fit(Loop(linear(), Batches(rank=1, world=2), still, CPU, Peers(1, record)))
-    others = iter(sent)
-    merged = fit(Loop(linear(), Batches(rank=0, world=2), still, CPU, Peers(0, lambda array: [array, next(others)]))).best
+        return Loop(linear(), Batches(rank=rank, world=2), still, CPU, Peers(rank, gather))
+
+    with ThreadPoolExecutor(2) as pool:
+        ranks = [fitted.best for fitted in pool.map(fit, [rank_loop(0), rank_loop(1)])]
     for key in ("loss", "loss_curve", "val_loss", "r2", "leaderboard", "val_rows"):
-        assert merged[key] == pytest.approx(whole[key], rel=1e-6), key
+        assert ranks[0][key] == ranks[1][key] == pytest.approx(whole[key], rel=1e-6), key
 
 
 def test_the_best_weights_are_kept_as_they_were():
@@ -171,6 +179,14 @@ def test_logs_where_it_stands():
     assert {record["steps"] for record in logged} == {10}
     assert [record["loss"] for record in logged[:5]] == fitted.history[0]["loss_curve"]
     assert all(record["rows_per_s"] > 0 for record in logged)
+
+
+def test_lost_or_doubled_validation_rows_are_an_error():
+    for change, arrived in ((lambda parts: parts[1:], 20), (lambda parts: [*parts, parts[0]], 60)):
+        batches = Batches()
+        batches.validation = change(batches.validation)
+        with pytest.raises(RuntimeError, match=f"epoch 1: {arrived} validation rows arrived of 40"):
+            fit(Loop(linear(), batches, training(), CPU))
 
 
 def test_names_epoch_and_step_of_a_loss_that_is_not_finite():

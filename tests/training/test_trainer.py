@@ -1,4 +1,4 @@
-import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -6,66 +6,39 @@ import pytest
 import torch
 from sklearn.metrics import r2_score
 
-from leapray.climsim.schema import INPUTS, LEARNED, TARGETS
-from leapray.data.shards import TRANSFORM, Manifest, ShardFile, load_prepared, write_shard
-from leapray.data.transform import ColumnScaling, Transform
+from leapray.climsim.schema import LEARNED
+from leapray.data.prepare import prepare
+from leapray.data.shards import MANIFEST
 from leapray.errors import UserError
 from leapray.models.directory import load_model
-from leapray.recipe import Choice, parse_recipe
+from leapray.recipe import Choice, Resources
 from leapray.training import checkpoint
 from leapray.training.trainer import train
+from tests.samples import sample_recipe, write_flat
 
 pytestmark = pytest.mark.ray
 
-ROWS = {"train": (50, 70, 40), "validation": (30, 20)}
-MONTHS = {"train": {"start": "0001-02", "stop": "0001-03"}, "validation": {"start": "0001-05", "stop": "0001-06"}}
-
-
-def identity(width):
-    return ColumnScaling(torch.zeros(width), torch.ones(width), torch.zeros(width))
-
-
-def shard_rows(count, seed):
-    matrix = np.random.default_rng(0).normal(size=(INPUTS.width, TARGETS.width)) / INPUTS.width**0.5
-    generator = np.random.default_rng(seed)
-    inputs = generator.normal(size=(count, INPUTS.width)).astype(np.float32)
-    return {"inputs": inputs, "targets": (inputs @ matrix).astype(np.float32), "row": np.arange(count) + 1000 * seed}
+TRAINING_ROWS, VALIDATION_ROWS = 96, 48
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """A small prepared directory, written by hand, of rows that follow a linear map."""
-    url = tmp_path_factory.mktemp("prepared")
-    transform = Transform(identity(INPUTS.width), identity(TARGETS.width), "standard", {})
-    (url / TRANSFORM).write_text(json.dumps(transform.to_dict()))
-    for split, counts in ROWS.items():
-        folder = url / split / "lr"
-        for index, count in enumerate(counts):
-            write_shard(str(folder / f"shard-{index}.parquet"), shard_rows(count, index + (10 if split == "train" else 20)))
-        files = tuple(ShardFile(f"shard-{index}.parquet", count) for index, count in enumerate(counts))
-        Manifest(str(folder), "lr", "low-res", split, "months", transform.digest(), 0, files, {}, 0, {}).save()
-    return str(url)
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("trainer")
+
+
+@pytest.fixture(scope="module")
+def prepared(ray_cluster, root):
+    write_flat(root / "flat", stop="0001-05")
+    return prepare(sample_recipe(root))
 
 
 @pytest.fixture
-def make(prepared, tmp_path):
+def make(prepared, root, tmp_path):
     def recipe(run="run", workers=0, **training):
-        return parse_recipe(
-            {
-                "name": "tiny",
-                "data": {"prepared": prepared, "sources": {"lr": {"kind": "low-res", "path": "unused", **MONTHS}}},
-                "network": {"name": "mlp", "options": {"hidden": [16], "dropout": 0.0}},
-                "training": {"run": str(tmp_path / run), "epochs": 2, "batch_size": 16, "lanes": 2} | training,
-                "resources": {"workers": workers},
-            }
-        )
+        settings = {"run": str(tmp_path / run), "epochs": 2, "batch_size": 16} | training
+        return sample_recipe(root, **settings).model_copy(update={"resources": Resources(workers=workers)})
 
     return recipe
-
-
-def validation_rows(prepared):
-    shards = [shard_rows(count, index + 20) for index, count in enumerate(ROWS["validation"])]
-    return (np.concatenate([rows[key] for rows in shards]) for key in ("inputs", "targets"))
 
 
 def curve(trained):
@@ -78,14 +51,15 @@ def test_trains_writes_the_best_model_and_returns_at_once_when_asked_again(ray_c
     trained = train(recipe, seen.append)
     assert [record["epoch"] for record in trained.history] == [1, 2]
     assert [record for record in seen if record["event"] == "epoch"] == trained.history
-    assert len(curve(trained)) == 2 * (sum(ROWS["train"]) // 16)
+    assert len(curve(trained)) == 2 * (TRAINING_ROWS // 16)
 
-    inputs, targets = validation_rows(prepared)
+    shards = list(prepared.shards("validation"))
+    inputs, targets = (np.concatenate([rows[key] for rows in shards]) for key in ("inputs", "targets"))
     emulator = load_model(trained.model_url).emulator
     with torch.no_grad():
         found = emulator.network(torch.from_numpy(inputs)).numpy()
     assert trained.best["r2"] == pytest.approx(r2_score(targets[:, LEARNED], found[:, LEARNED]), abs=1e-6)
-    assert trained.best["val_rows"] == sum(ROWS["validation"])
+    assert trained.best["val_rows"] == len(targets) == VALIDATION_ROWS
 
     files = {path: path.stat().st_mtime_ns for path in Path(trained.run_url).rglob("*") if path.is_file()}
     again = train(recipe, lambda record: pytest.fail("a finished run trained again"))
@@ -97,17 +71,30 @@ def test_refuses_before_anything_runs(ray_cluster, make, tmp_path):
     train(make())
     with pytest.raises(UserError, match=r"another recipe \(training\.batch_size: 16, now 32\)"):
         train(make(batch_size=32))
-    with pytest.raises(UserError, match="160 training rows do not fill one batch of 200"):
+    with pytest.raises(UserError, match="96 training rows do not fill one batch of 200"):
         train(make("large", batch_size=200))
     with pytest.raises(UserError, match="delta"):
         train(make("loss", loss={"name": "huber", "options": {"delta": 0}}))
-    with pytest.raises(UserError, match="100 workers"):
-        train(make("wide", workers=100, lanes=100, batch_size=100))
-    missing = make("missing")
-    data = missing.data.model_copy(update={"prepared": str(tmp_path / "nowhere")})
-    with pytest.raises(UserError, match=r"nowhere: holds no prepared data"):
-        train(missing.model_copy(update={"data": data}))
+    with pytest.raises(UserError, match="48 workers"):
+        train(make("wide", workers=48, lanes=48, batch_size=96))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_refuses_prepared_data_that_is_missing_unfinished_or_of_another_recipe(prepared, make, tmp_path):
+    recipe = make()
+
+    def train_on(**changes):
+        train(recipe.model_copy(update={"data": recipe.data.model_copy(update=changes)}))
+
+    with pytest.raises(UserError, match=r"nowhere: holds no prepared data"):
+        train_on(prepared=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"prepared by another recipe \(seed: 0, now 1\)"):
+        train_on(seed=1)
+    unfinished = shutil.copytree(prepared.url, tmp_path / "unfinished")
+    (unfinished / "validation" / "low_res" / MANIFEST).unlink()
+    with pytest.raises(UserError, match=r"unfinished \(validation of low_res is missing\)"):
+        train_on(prepared=str(unfinished))
+    assert not Path(recipe.training.run).exists()
 
 
 def test_a_run_that_was_cut_off_goes_on_from_its_last_checkpoint_and_ends_the_same(ray_cluster, make, monkeypatch):
@@ -141,7 +128,7 @@ def test_a_checkpoint_of_other_data_is_refused(ray_cluster, make, prepared, monk
     url = checkpoint.complete(f"{recipe.training.run}/checkpoints")[-1]
     state = checkpoint.load(url)
     checkpoint.save(url, state | {"transform": "another"})
-    with pytest.raises(UserError, match=f"transform another, but .* {load_prepared(prepared).transform.digest()}"):
+    with pytest.raises(UserError, match=f"transform another, but .* {prepared.transform.digest()}"):
         train(recipe)
 
 
@@ -157,7 +144,7 @@ def test_a_worker_that_dies_inside_an_epoch_is_replaced_and_the_curve_is_the_sam
 
     whole = train(recipe("whole", 0))
     grave = tmp_path / "grave"
-    replaced = train(recipe("replaced", 1, grave=str(grave), calls=25))
+    replaced = train(recipe("replaced", 1, grave=str(grave), calls=8))
     assert grave.exists()
     np.testing.assert_allclose(curve(replaced), curve(whole), rtol=2e-6)
 

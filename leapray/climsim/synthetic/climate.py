@@ -10,17 +10,16 @@ from functools import lru_cache
 
 import numpy as np
 
-from leapray.climsim.calendar import DAYS_PER_YEAR, Moment
+from leapray.climsim.calendar import DAYS_PER_YEAR, STEPS_PER_DAY, Moment
 from leapray.climsim.grid import figures, pressure
-from leapray.climsim.schema import INPUTS, LEVELS, MISSING
+from leapray.climsim.schema import EXACT_LEVELS, INPUTS, LEVELS, MISSING
 from leapray.climsim.synthetic.place import Place, make_place
 from leapray.climsim.synthetic.thermo import GAS_DRY, HEAT_CAPACITY, LATENT_VAPOUR, STEFAN_BOLTZMANN, saturation
 from leapray.climsim.synthetic.weather import WaveField, vertical_loadings
 
 _HUMIDITY_TOP = 20
 """First level whose humidity is a relative humidity; above it is a nearly passive trace."""
-_CLOUD_TOP = 12
-_LIQUID_TOP = 27
+_CLOUD_TOP, _LIQUID_TOP = EXACT_LEVELS.start, EXACT_LEVELS.stop
 """First level where cloud liquid follows temperature; above it is only a numerical trace down to 1e-51."""
 _SOLAR_CONSTANT = 1361.0
 _BROAD, _FINE = 10, 24
@@ -264,7 +263,7 @@ def _calibrated_scales(kind: str) -> Scales:
     raw = Scales(*(np.zeros(LEVELS) for _ in range(3)))
     climate = Climate(kind, make_place(kind, 192), _CALIBRATION_SEED, raw)
     samples = []
-    for step in range(7, DAYS_PER_YEAR * 72, 1999):
+    for step in range(7, DAYS_PER_YEAR * STEPS_PER_DAY, 1999):
         weather = climate._weather(step)
         dry = climate._dry_state(weather, _Sun(Moment.of_step(step), climate.place))
         samples.append(climate._moisture_patterns(dry, weather))

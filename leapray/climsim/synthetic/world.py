@@ -62,9 +62,17 @@ class World:
 
         What no model can explain is the variance between two sub-grid draws on equal inputs: ``mean((y1 - y2)^2) / 2``.
         """
-        one, other = (np.concatenate([self.targets(step, realization) for step in steps]) for realization in range(2))
-        both = np.concatenate([one, other])
-        variance = both.var(axis=0)
-        irreducible = np.mean((one - other) ** 2, axis=0) / 2
-        constant = both.min(axis=0) == both.max(axis=0)
-        return np.where(constant, 1.0, 1.0 - irreducible / np.where(constant, 1.0, variance))
+        rows, shift = 0, self.targets(steps[0]).mean(axis=0)
+        total, squares, irreducible = np.zeros((3, TARGETS.width))
+        low, high = np.full(TARGETS.width, np.inf), np.full(TARGETS.width, -np.inf)
+        for step in steps:
+            one, other = self.targets(step, 0), self.targets(step, 1)
+            both = np.concatenate([one, other])
+            rows += len(both)
+            total += (both - shift).sum(axis=0)
+            squares += np.square(both - shift).sum(axis=0)
+            irreducible += np.square(one - other).sum(axis=0)
+            low, high = np.minimum(low, both.min(axis=0)), np.maximum(high, both.max(axis=0))
+        # half of the mean squared difference, over half as many pairs as rows
+        explained = 1.0 - irreducible / np.where(low == high, 1.0, squares - total**2 / rows)
+        return np.where(low == high, 1.0, explained)
