@@ -21,6 +21,8 @@ _LOCAL_ENVIRONMENT = {
     "RAY_raylet_start_wait_time_s": "120",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # the C++ part of a driver logs to the terminal, even what is no concern of its user
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 _MINIMUM_LOCAL_CPUS = 8
 

@@ -46,7 +46,7 @@ def say(line: str) -> None:
 
 def table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """A table whose first column is text and whose others are figures."""
-    grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
     for index, name in enumerate(header):
         grid.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:

@@ -36,7 +36,8 @@ from leapray.models.directory import load_model
 from leapray.models.emulator import Emulator
 from leapray.models.linear import solved
 from leapray.models.registry import build_network
-from leapray.recipe import Choice, Recipe, claim, load_recipe
+from leapray.recipe import Choice, Recipe, load_recipe
+from leapray.settings import claim
 from leapray.training.trainer import train
 
 RECIPE = Path(__file__).resolve().parent.parent / "jobs" / "recipes" / "demo.yaml"
@@ -211,5 +212,5 @@ def _show(scores: Mapping[str, Score]) -> None:
         variables = score.by_variable()
         groups = [np.mean([variables[variable] for variable in group]) for group in _GROUPS.values()]
         rows.append((name, *(f"{value:.3f}" for value in (score.learned, score.scored, score.all, *groups))))
-    title = "R2 on held-out months, over the 293 learned columns, the 308 scored, all 368, and by group"
+    title = "R2 on held-out months: learned columns, scored, all; and by group"
     table(title, ("", "293", "308", "368", *_GROUPS), rows)

@@ -289,29 +289,3 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for arg in getattr(annotation, "__args__", ()) if (found := _section_of(arg))), None)
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping of dotted keys."""
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    return {key: leaf for name, item in value.items() for key, leaf in flatten(item, f"{prefix}.{name}" if prefix else str(name)).items()}
-
-
-def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    """What two recipes' plain values disagree on, as ``key: theirs, now ours``; empty if nothing."""
-    old, new = flatten(theirs), flatten(ours)
-    changed = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
-    return "; ".join(f"{key}: {old.get(key)!r}, now {new.get(key)!r}" for key in changed)
-
-
-def claim(directory: str, file: str, settings: Mapping[str, Any], what: str) -> None:
-    """Note in ``directory`` the settings that ``what`` is made with, so that it is only ever continued with the same ones.
-
-    Raises UserError, with the difference, when it was made with others.
-    """
-    name = storage.join(directory, file)
-    if not storage.exists(name):
-        storage.write_json(name, settings)
-    elif changed := difference(settings, storage.read_json(name)):
-        raise UserError(f"{directory}: holds {what} of other settings ({changed}); choose another place or remove it")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "leapray"
 FLOORS = [
-    {"", "__version__", "errors", "storage", "climsim", "console"},
+    {"", "__version__", "errors", "storage", "settings", "climsim", "console"},
     {"recipe", "registry", "cluster", "evaluation"},
     {"data"},
     {"models"},

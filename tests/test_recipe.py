@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from leapray.errors import UserError
-from leapray.recipe import claim, difference, flatten, load_recipe, parse_recipe
+from leapray.recipe import load_recipe, parse_recipe
 from tests.samples import recipe_values
 
 SHIPPED = sorted((Path(__file__).parent.parent / "jobs" / "recipes").glob("*.yaml"))
@@ -88,15 +88,3 @@ def test_yaml_that_is_no_recipe_is_refused(tmp_path: Path, text: str, sentence: 
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(UserError, match=sentence):
         load_recipe(str(tmp_path / "recipe.yaml"))
-
-
-def test_difference_names_what_changed() -> None:
-    assert flatten({"a": {"b": 1}, "c": 2}) == {"a.b": 1, "c": 2}
-    assert difference({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2}) == "a.b: 3, now 1"
-
-
-def test_a_claimed_directory_continues_only_with_the_same_settings(tmp_path: Path) -> None:
-    claim(str(tmp_path / "here"), "settings.json", {"stride": 7}, "a conversion")
-    claim(str(tmp_path / "here"), "settings.json", {"stride": 7}, "a conversion")
-    with pytest.raises(UserError, match=r"here: holds a conversion of other settings \(stride: 7, now 6\)"):
-        claim(str(tmp_path / "here"), "settings.json", {"stride": 6}, "a conversion")

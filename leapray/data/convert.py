@@ -22,7 +22,7 @@ from leapray.climsim.schema import KINDS
 from leapray.cluster import user_errors
 from leapray.data.flat import ROW_GROUP_ROWS, flat_schema, to_table
 from leapray.errors import UserError
-from leapray.recipe import claim
+from leapray.settings import claim
 
 _SETTINGS_FILE = "conversion.json"
 _STEPS_KEY = b"leapray.steps"

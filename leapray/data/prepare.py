@@ -25,6 +25,7 @@ from leapray.data.shards import (
     Prepared,
     Rows,
     ShardFile,
+    changed_settings,
     load_transform,
     open_prepared,
     prepare_settings,
@@ -34,7 +35,7 @@ from leapray.data.shuffle import gather, scatter
 from leapray.data.tasks import run_tasks
 from leapray.data.transform import SCALINGS, Transform, fit_transform
 from leapray.errors import UserError
-from leapray.recipe import SPLITS, Data, Recipe, claim
+from leapray.recipe import SPLITS, Data, Recipe
 
 _SCATTER = ".scatter"
 _WIDTH = INPUTS.width + TARGETS.width
@@ -95,11 +96,15 @@ def prepare(recipe: Recipe, progress: Progress | None = None, notice: Notice | N
 
 def _claim(prepared: str, data: Data) -> None:
     """Mark the directory as this recipe's. Another's is refused once it holds a finished split; what came before is made anew."""
-    settings, name = prepare_settings(data), storage.join(prepared, SETTINGS)
-    if storage.exists(name) and not storage.list_files(prepared, MANIFEST) and storage.read_json(name) != settings:
+    name = storage.join(prepared, SETTINGS)
+    if storage.exists(name):
+        changed = changed_settings(prepared, data)
+        if not changed:
+            return
+        if storage.list_files(prepared, MANIFEST):
+            raise UserError(f"{prepared}: was prepared by another recipe ({changed}); choose another data.prepared or remove it")
         storage.remove(storage.join(prepared, TRANSFORM))
-        storage.remove(name)
-    claim(prepared, SETTINGS, settings, "data prepared")
+    storage.write_json(name, prepare_settings(data))
 
 
 def _part(data: Data, name: str, split: str, prepared: str, notice: Notice | None) -> Part:

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from leapray import storage
 from leapray.data.transform import Transform
 from leapray.errors import UserError
-from leapray.recipe import SPLITS, Data, difference
+from leapray.recipe import SPLITS, Data, validate
+from leapray.settings import difference
 
 MANIFEST = "manifest.json"
 TRANSFORM = "transform.json"
@@ -124,7 +125,7 @@ def open_prepared(data: Data) -> Prepared:
     """Open the prepared directory that a recipe names. Raises UserError when it is missing, unfinished, or another recipe's."""
     url = storage.absolute(data.prepared)
     prepared = load_prepared(url)
-    if changed := difference(prepare_settings(data), storage.read_json(storage.join(url, SETTINGS))):
+    if changed := changed_settings(url, data):
         raise UserError(f"{url}: was prepared by another recipe ({changed}); run `leapray prepare` with another data.prepared")
     made = {(manifest.split, manifest.source) for manifest in prepared.manifests}
     for name, source in data.sources.items():
@@ -137,6 +138,13 @@ def open_prepared(data: Data) -> Prepared:
 def prepare_settings(data: Data) -> dict[str, Any]:
     """What decides the content of a prepared directory, as ``prepare.json`` holds it."""
     return data.model_dump(mode="json", exclude={"prepared"})
+
+
+def changed_settings(url: str, data: Data) -> str:
+    """What the recipe's settings and those of a prepared directory disagree on; keys that the directory is too old for have defaults."""
+    name = storage.join(url, SETTINGS)
+    theirs = validate(Data, {**storage.read_json(name), "prepared": url}, name)
+    return difference(prepare_settings(data), prepare_settings(theirs))
 
 
 def load_transform(url: str) -> Transform:

@@ -20,7 +20,7 @@ from leapray.climsim.schema import SAMPLE_ID, TARGETS
 from leapray.data import flat
 from leapray.errors import UserError
 from leapray.models.directory import INFO_FILE, WEIGHTS_FILE, load_info, load_model
-from leapray.recipe import claim
+from leapray.settings import claim
 
 SETTINGS = "prediction.json"
 _BATCH = 2048

@@ -16,7 +16,8 @@ from typing import Any
 from leapray import storage
 from leapray.errors import UserError
 from leapray.models.directory import INFO_FILE
-from leapray.recipe import Recipe, difference, load_recipe
+from leapray.recipe import Recipe, load_recipe
+from leapray.settings import difference
 from leapray.training.loop import Record
 
 # an object store takes whole files and charges for each; a local disk does not

@@ -155,7 +155,7 @@ def test_rows_in_which_the_exact_identity_fails_are_counted(root: Path, tmp_path
 def test_another_recipes_directory_is_refused_with_the_difference(root: Path, prepared: Prepared) -> None:
     values = recipe_values(root)
     values["data"]["seed"] = 8
-    with pytest.raises(UserError, match="holds data prepared of other settings \\(seed: 0, now 8\\)"):
+    with pytest.raises(UserError, match="was prepared by another recipe \\(seed: 0, now 8\\)"):
         prepare(parse_recipe(values))
 
 
