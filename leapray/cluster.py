@@ -21,7 +21,7 @@ _LOCAL_ENVIRONMENT = {
     "RAY_raylet_start_wait_time_s": "120",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # the C++ part of a driver logs to the terminal, even what is no concern of its user
+    # the C++ part of a driver logs to the terminal, at its start even that it was told not to
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 _MINIMUM_LOCAL_CPUS = 8
@@ -57,13 +57,27 @@ def start(cpus: int | None = None) -> None:
             "include_dashboard": True,
             "dashboard_host": "127.0.0.1",
         }
-    try:
-        ray.init(**options)
-    except Exception:
-        if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
-            raise
-        ray.init(**options)
+    with _without_stderr():
+        try:
+            ray.init(**options)
+        except Exception:
+            if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
+                raise
+            ray.init(**options)
     quiet()
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Close the terminal to what native code writes there; an exception still tells what went wrong."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def quiet() -> None:
