@@ -29,6 +29,10 @@ def main() -> None:
     except UserError as error:
         errors.print(f"error: {error}", soft_wrap=True, markup=False)
         sys.exit(2)
+    except SystemExit as exited:
+        if exited.code == 130:
+            errors.print("interrupted; the same command goes on where it can")
+        raise
 
 
 def _version(asked: bool) -> None:
@@ -80,12 +84,11 @@ def convert(
     kind: Annotated[str | None, typer.Option(help="low-res, aqua-planet or high-res; told from the files by default")] = None,
 ) -> None:
     """Convert netCDF pairs to flat parquet."""
-    from leapray import cluster
     from leapray.climsim.calendar import Month
     from leapray.data.convert import convert as run
 
     months = {"start": Month.parse(start) if start else None, "stop": Month.parse(stop) if stop else None}
-    with cluster.connected(), bar("convert") as update:
+    with bar("convert") as update:
         done = run(src, dest, stride=stride, phase=phase, kind=kind, progress=update, **months)
     say(f"wrote {done.rows} rows of {done.kind} in {done.files} files to {dest}")
 
@@ -93,12 +96,11 @@ def convert(
 @app.command()
 def prepare(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
     """Fit the transform and write shuffled shards."""
-    from leapray import cluster
     from leapray.data.prepare import prepare as run
     from leapray.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    with cluster.connected(), bar("prepare") as update:
+    with bar("prepare") as update:
         prepared = run(loaded, progress=lambda name, done, total: update(done, total, name), notice=_notice)
     for manifest in prepared.manifests:
         dropped = f", {manifest.dropped_rows} dropped for NaN or Inf" if manifest.dropped_rows else ""
@@ -109,12 +111,11 @@ def prepare(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B00
 @app.command()
 def train(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
     """Train a network, or go on with its run."""
-    from leapray import cluster
     from leapray.recipe import load_recipe
     from leapray.training.trainer import train as run
 
     loaded = load_recipe(recipe, overrides)
-    with cluster.connected(), bar("train") as update:
+    with bar("train") as update:
         trained = run(loaded, progress=lambda record: update(record["step"], record["steps"], training_note(record)))
     best, epochs = trained.best, len(trained.history)
     say(f"wrote {trained.model_url}: validation R2 {best['r2']:.4f} over 293 columns at epoch {best['epoch']} of {epochs}")
@@ -126,13 +127,12 @@ def predict(
     gpu: Annotated[bool, typer.Option("--gpu", help="One GPU per actor")] = False,
 ) -> None:
     """Predict physical tendencies; several models are averaged before the physics."""
-    from leapray import cluster
     from leapray.inference.predict import predict as run
 
     if len(paths) < 3:
         raise UserError(f"predict takes MODEL... INPUT DEST, at least three paths, and got {len(paths)}")
     *models, source, dest = paths
-    with cluster.connected(), bar("predict") as update:
+    with bar("predict") as update:
         done = run(models, source, dest, use_gpu=gpu, progress=update, notice=_notice)
     say(f"wrote predictions of {done.rows} rows to {done.url}")
 
@@ -171,8 +171,8 @@ def evaluate(
         {"rows": score.rows, **score.summary(), "by_variable": score.by_variable(), "by_column": columns},
     )
     for name, value in score.by_variable().items():
-        say(f"{name:<16} {value:8.4f}")
-    say(f"R2 over the 293 learned columns {score.learned:.4f}, over 308 scored {score.scored:.4f}, over all 368 {score.all:.4f}")
+        say(f"{name:<16} {value:10.4g}")
+    say(f"R2 over the 293 learned columns {score.learned:.4g}, over 308 scored {score.scored:.4g}, over all 368 {score.all:.4g}")
     say(f"wrote the scores of {score.rows} rows to {storage.join(dest, 'scores.json')}")
 
 

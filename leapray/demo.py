@@ -76,7 +76,7 @@ def run(directory: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Sco
     started = time.monotonic()
     size = QUICK if quick else FULL
     recipe = _recipe(directory, size, seed)
-    claim(str(directory), "demo.json", {**asdict(size), "overrides": list(size.overrides), "seed": seed}, "a demo")
+    claim(str(directory), "demo.json", {**asdict(size), "overrides": list(size.overrides), "seed": seed}, "a demo", ".nc")
     say("leapray demo: from synthetic ClimSim files to a scored submission")
     with cluster.connected():
         _make_data(directory, recipe, size)

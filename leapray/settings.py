@@ -23,13 +23,17 @@ def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     return "; ".join(f"{key}: {old.get(key)!r}, now {new.get(key)!r}" for key in changed)
 
 
-def claim(directory: str, file: str, settings: Mapping[str, Any], what: str) -> None:
+def claim(directory: str, file: str, settings: Mapping[str, Any], what: str, results: str) -> None:
     """Note in ``directory`` the settings that ``what`` is made with, so that it is only ever continued with the same ones.
 
-    Raises UserError, with the difference, when it was made with others.
+    A note without results, files whose names end with ``results``, binds nobody. Raises UserError, with the difference, when the
+    results are of other settings, or of none that are known.
     """
     name = storage.join(directory, file)
-    if not storage.exists(name):
+    if storage.list_files(directory, results):
+        if not storage.exists(name):
+            raise UserError(f"{directory}: holds {results} files but no {file}; choose an empty place for {what}")
+        if changed := difference(settings, storage.read_json(name)):
+            raise UserError(f"{directory}: holds {what} of other settings ({changed}); choose another place or remove it")
+    else:
         storage.write_json(name, settings)
-    elif changed := difference(settings, storage.read_json(name)):
-        raise UserError(f"{directory}: holds {what} of other settings ({changed}); choose another place or remove it")

@@ -96,7 +96,7 @@ def open_input(url: str) -> IO[bytes]:
 
 @contextmanager
 def atomic_file(url: str) -> Iterator[IO[bytes]]:
-    """A file to write that takes its name only when the block ends without an error.
+    """A file to write that takes its name only when the block ends without an error. Raises UserError where none can be written.
 
     An object store shows an object only once its upload is complete; a local file is written beside its place and renamed.
     """
@@ -106,14 +106,25 @@ def atomic_file(url: str) -> Iterator[IO[bytes]]:
             yield file
         return
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}-{target.name}")
+    with _writing(url):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = temporary.open("wb")
     try:
-        with temporary.open("wb") as file:
+        with file:
             yield file
-        temporary.replace(target)
+        with _writing(url):
+            temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(url: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{url}: cannot be written ({error.strerror or error})") from error
 
 
 def write_bytes(url: str, content: bytes) -> None:

@@ -12,7 +12,17 @@ def test_difference_names_what_changed() -> None:
 
 
 def test_a_claimed_directory_continues_only_with_the_same_settings(tmp_path: Path) -> None:
-    claim(str(tmp_path / "here"), "settings.json", {"stride": 7}, "a conversion")
-    claim(str(tmp_path / "here"), "settings.json", {"stride": 7}, "a conversion")
+    claim(str(tmp_path / "here"), "settings.json", {"stride": 7}, "a conversion", ".parquet")
+    (tmp_path / "here" / "x.parquet").touch()
+    claim(str(tmp_path / "here"), "settings.json", {"stride": 7}, "a conversion", ".parquet")
     with pytest.raises(UserError, match=r"here: holds a conversion of other settings \(stride: 7, now 6\)"):
-        claim(str(tmp_path / "here"), "settings.json", {"stride": 6}, "a conversion")
+        claim(str(tmp_path / "here"), "settings.json", {"stride": 6}, "a conversion", ".parquet")
+
+
+def test_a_note_without_results_binds_nobody_and_results_without_a_note_are_refused(tmp_path: Path) -> None:
+    claim(str(tmp_path), "settings.json", {"stride": 7}, "a conversion", ".parquet")
+    claim(str(tmp_path), "settings.json", {"stride": 6}, "a conversion", ".parquet")
+    (tmp_path / "settings.json").unlink()
+    (tmp_path / "x.parquet").touch()
+    with pytest.raises(UserError, match=r"holds \.parquet files but no settings\.json"):
+        claim(str(tmp_path), "settings.json", {"stride": 6}, "a conversion", ".parquet")

@@ -57,3 +57,19 @@ def test_broken_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(UserError, match=r"x\.json: not valid json"):
         storage.read_json(str(tmp_path / "x.json"))
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/x\.json: cannot be written \("):
+        storage.write_json(str(tmp_path / "file" / "x.json"), {})
+
+
+def test_a_fingerprint_follows_names_and_content(tmp_path: Path) -> None:
+    one, other = str(tmp_path / "one"), str(tmp_path / "other")
+    storage.write_bytes(one, b"a")
+    storage.write_bytes(other, b"a")
+    before = storage.fingerprint(one, other)
+    assert storage.fingerprint(one, other) == before != storage.fingerprint(one)
+    storage.write_bytes(other, b"bb")
+    assert storage.fingerprint(one, other) != before

@@ -104,6 +104,8 @@ def read_pair(pair: PairPath, kind: str | None = None) -> Snapshot:
         kind = _infer_kind(pair.mli, ne, before)
     elif kind not in KINDS:
         raise UserError(f"kind {kind!r} is unknown, expected one of {', '.join(KINDS)}")
+    elif ne is not None and ne != KINDS[kind].ne:
+        raise UserError(f"{pair.mli}: its grid is ne{ne}, expected ne{KINDS[kind].ne}, which is {kind}'s")
 
     values = np.empty((INPUTS.width + TARGETS.width, columns))
     inputs, targets = values[: INPUTS.width], values[INPUTS.width :]

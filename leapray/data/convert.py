@@ -15,16 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
-from leapray import storage
+from leapray import cluster, storage
 from leapray.climsim.calendar import Month, month_of_step
 from leapray.climsim.netcdf import PairPath, find_pairs, read_pair
 from leapray.climsim.schema import KINDS
-from leapray.cluster import user_errors
 from leapray.data.flat import ROW_GROUP_ROWS, flat_schema, to_table
 from leapray.errors import UserError
 from leapray.settings import claim
 
-_SETTINGS_FILE = "conversion.json"
+_SETTINGS_FILE = "_conversion.json"
 _STEPS_KEY = b"leapray.steps"
 _FILE_ROWS = 24 * KINDS["low-res"].columns
 """About 68 MB: one row group, and a few hundred milliseconds of work."""
@@ -63,7 +62,7 @@ def convert(
     kind: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Conversion:
-    """Convert the chosen pairs below ``source`` to ``<kind>.<YYYY-MM>.<nnnn>.parquet`` in ``destination``; Ray must be running.
+    """Convert the chosen pairs below ``source`` to ``<kind>.<YYYY-MM>.<nnnn>.parquet`` in ``destination``.
 
     Pairs are chosen as in :func:`find_pairs`; files that an earlier run completed are kept. ``progress`` is called with pairs
     done and in all. Raises UserError for what :func:`find_pairs` and :func:`read_pair` refuse, for a file of another kind or number of
@@ -73,12 +72,12 @@ def convert(
     pairs = find_pairs(source, start=start, stop=stop, stride=stride, phase=phase)
     first = read_pair(pairs[0], kind)
     settings = _Settings(first.kind, len(first.rows), stride, phase)
-    _claim(destination, settings)
+    claim(destination, _SETTINGS_FILE, asdict(settings), "a conversion", ".parquet")
 
     groups = _group(pairs, destination, settings)
     write = _GroupWriter(settings, kind_is_given=kind is not None)
     rows = done = continued = 0
-    with user_errors():
+    with cluster.connected():
         dataset = ray.data.from_items(groups, override_num_blocks=min(len(groups), _BLOCKS)).map(write)
         for result in dataset.iter_rows():
             rows += result["rows"]
@@ -87,15 +86,6 @@ def convert(
             if progress is not None:
                 progress(done, len(pairs))
     return Conversion(settings.kind, len(groups), rows, continued)
-
-
-def _claim(destination: str, settings: _Settings) -> None:
-    """Note the settings in the destination, or refuse one that has files of others."""
-    if not storage.exists(storage.join(destination, _SETTINGS_FILE)) and storage.list_files(destination, ".parquet"):
-        raise UserError(
-            f"{destination}: holds parquet files but no {_SETTINGS_FILE}, expected an empty folder or one that convert has written"
-        )
-    claim(destination, _SETTINGS_FILE, asdict(settings), "a conversion")
 
 
 def _group(pairs: list[PairPath], destination: str, settings: _Settings) -> list[dict[str, Any]]:

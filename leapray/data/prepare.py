@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from leapray import storage
+from leapray import cluster, storage
 from leapray.climsim.schema import EXACT, EXACT_SOURCE, INPUTS, STEP_SECONDS, TARGETS
 from leapray.data import flat
 from leapray.data.moments import Moments
@@ -65,7 +65,7 @@ class Part:
 
 
 def prepare(recipe: Recipe, progress: Progress | None = None, notice: Notice | None = None) -> Prepared:
-    """Make what is missing of a recipe's prepared directory and open it. Ray must be running.
+    """Make what is missing of a recipe's prepared directory and open it.
 
     Raises UserError for unreadable data, months without rows, non-finite values (``bad_rows: refuse``), duplicate rows, or a
     directory that another recipe prepared.
@@ -85,12 +85,12 @@ def prepare(recipe: Recipe, progress: Progress | None = None, notice: Notice | N
             notice(sentence)
     missing = [part for part in parts if not storage.exists(storage.join(part.url, MANIFEST))]
     notify = progress or (lambda *_: None)
-    if not storage.exists(storage.join(prepared, TRANSFORM)):
-        fit = next(part for part in parts if part.source == data.fit_source and part.split == "train")
-        storage.write_json(storage.join(prepared, TRANSFORM), _fit(data, fit, notify).to_dict())
     if missing:
-        transform = load_transform(prepared)
-        _shuffle(data, missing, transform, notify)
+        with cluster.connected():
+            if not storage.exists(storage.join(prepared, TRANSFORM)):
+                fit = next(part for part in parts if part.source == data.fit_source and part.split == "train")
+                storage.write_json(storage.join(prepared, TRANSFORM), _fit(data, fit, notify).to_dict())
+            _shuffle(data, missing, load_transform(prepared), notify)
     return open_prepared(data)
 
 

@@ -19,10 +19,10 @@ from leapray import cluster, storage
 from leapray.climsim.schema import SAMPLE_ID, TARGETS
 from leapray.data import flat
 from leapray.errors import UserError
-from leapray.models.directory import INFO_FILE, WEIGHTS_FILE, load_info, load_model
+from leapray.models.directory import INFO_FILE, WEIGHTS_FILE, load_model
 from leapray.settings import claim
 
-SETTINGS = "prediction.json"
+SETTINGS = "_prediction.json"
 _BATCH = 2048
 _SCHEMA = pa.schema([(SAMPLE_ID, pa.string()), *((name, pa.float64()) for name in TARGETS.columns)])
 
@@ -47,17 +47,31 @@ def predict(
 ) -> Prediction:
     """Predict every row below ``source`` with one model, or with the mean of several, and write parquet to ``destination``.
 
-    The mean is taken of physical predictions before the physics, which is applied once (DESIGN section 3, Emulator). Ray must be
-    running. Raises UserError for an unreadable model or input, and for a destination that holds another prediction.
+    The mean is taken of physical predictions before the physics, which is applied once (DESIGN section 3, Emulator). Raises
+    UserError for an unreadable model or input, and for a destination that holds another prediction.
     """
     models = [storage.absolute(model) for model in models]
     source, destination = storage.absolute(source), storage.absolute(destination)
     pieces = flat.list_pieces(source, targets=False, notice=notice)
-    digests = [
-        storage.fingerprint(*(storage.join(model, name) for name in (INFO_FILE, WEIGHTS_FILE))) for model in models if load_info(model)
-    ]
-    content = storage.fingerprint(*dict.fromkeys(piece.path for piece in pieces))
-    claim(destination, SETTINGS, {"models": digests, "input": source, "content": content}, "a prediction")
+    for model in models:
+        load_model(model)
+    settings = {
+        "model files": [storage.fingerprint(*(storage.join(model, name) for name in (INFO_FILE, WEIGHTS_FILE))) for model in models],
+        "input": source,
+        "input files": storage.fingerprint(*dict.fromkeys(piece.path for piece in pieces)),
+    }
+    claim(destination, SETTINGS, settings, "a prediction", ".parquet")
+    with cluster.connected():
+        rows = _run(pieces, models, destination, use_gpu, progress)
+    expected = sum(piece.rows for piece in pieces)
+    if all(piece.exact for piece in pieces) and rows != expected:
+        raise RuntimeError(f"{source} has {expected} rows, but {rows} were predicted")
+    return Prediction(destination, rows, len(pieces))
+
+
+def _run(
+    pieces: Sequence[flat.Piece], models: Sequence[str], destination: str, use_gpu: bool, progress: Callable[[int, int], None] | None
+) -> int:
     actors = min(len(pieces), cluster.parallelism(use_gpu))
     items = [{"path": piece.path, "row_group": piece.row_group, "rows": piece.rows, "index": piece.index} for piece in pieces]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
@@ -68,15 +82,11 @@ def predict(
         num_gpus=1 if use_gpu else 0,
     )
     rows = 0
-    with cluster.user_errors():
-        for done, row in enumerate(dataset.iter_rows(), start=1):
-            rows += int(row["rows"])
-            if progress is not None:
-                progress(done, len(pieces))
-    expected = sum(piece.rows for piece in pieces)
-    if all(piece.exact for piece in pieces) and rows != expected:
-        raise RuntimeError(f"{source} has {expected} rows, but {rows} were predicted")
-    return Prediction(destination, rows, len(pieces))
+    for done, row in enumerate(dataset.iter_rows(), start=1):
+        rows += int(row["rows"])
+        if progress is not None:
+            progress(done, len(pieces))
+    return rows
 
 
 class _Predictor:

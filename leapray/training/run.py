@@ -18,6 +18,7 @@ from leapray.errors import UserError
 from leapray.models.directory import INFO_FILE
 from leapray.recipe import Recipe, load_recipe
 from leapray.settings import difference
+from leapray.training import checkpoint
 from leapray.training.loop import Record
 
 # an object store takes whole files and charges for each; a local disk does not
@@ -36,8 +37,8 @@ class Run:
         self.interval = _LOCAL_SECONDS if storage.is_local(self.url) else _REMOTE_SECONDS
 
     def check(self, recipe: Recipe) -> None:
-        """Raise UserError, with the difference, when the directory is another recipe's."""
-        if not storage.exists(self.recipe):
+        """Raise UserError, with the difference, when the directory holds a checkpoint or model of another recipe."""
+        if not storage.exists(self.recipe) or not (self.finished or checkpoint.complete(self.checkpoints)):
             return
         try:
             theirs = load_recipe(self.recipe)
@@ -52,8 +53,7 @@ class Run:
     def claim(self, recipe: Recipe) -> None:
         """Mark the directory as this recipe's. Raises UserError as :meth:`check` does."""
         self.check(recipe)
-        if not storage.exists(self.recipe):
-            storage.write_bytes(self.recipe, recipe.to_yaml().encode())
+        storage.write_bytes(self.recipe, recipe.to_yaml().encode())
 
     @property
     def finished(self) -> bool:

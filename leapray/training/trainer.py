@@ -23,7 +23,7 @@ from leapray.data.stream import Stream
 from leapray.errors import UserError
 from leapray.models.directory import load_info, save_model
 from leapray.models.registry import build_network, network_options
-from leapray.recipe import Recipe, parse_recipe
+from leapray.recipe import Recipe, Resources, parse_recipe
 from leapray.training import checkpoint
 from leapray.training.loop import Loop, Peers, Record, best_of
 from leapray.training.losses import LOSSES
@@ -54,7 +54,7 @@ class Trained:
 def train(recipe: Recipe, progress: Callable[[Record], None] | None = None) -> Trained:
     """Train what a recipe describes, or the rest of it, and write its run directory; a finished run returns at once.
 
-    Ray must be started. ``progress`` gets the records of ``metrics.jsonl`` as they are logged, from another thread. Raises UserError for
+    ``progress`` gets the records of ``metrics.jsonl`` as they are logged, from another thread. Raises UserError for
     anything that cannot run: data missing, unfinished or prepared by another recipe, too few rows, another recipe's run, too small a
     cluster, a loss that diverges.
     """
@@ -63,10 +63,12 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None) -> T
     run = Run(recipe.training.run)
     run.check(recipe)
     if not run.finished:
-        _refuse(recipe, open_prepared(recipe.data))
-        run.claim(recipe)
-        with cluster.user_errors(), following(run, progress), _interrupt_restored():
-            _fit(recipe, run)
+        _stream(recipe, open_prepared(recipe.data))
+        with cluster.connected():
+            _check_resources(recipe.resources)
+            run.claim(recipe)
+            with following(run, progress), _interrupt_restored():
+                _fit(recipe, run)
     if not run.finished:
         raise UserError(f"{run.model}: not written where this process can see it; a cluster needs a training.run that all nodes share")
     return Trained(run.url, run.model, load_info(run.model).history)
@@ -90,9 +92,7 @@ def _resolve(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": data, "training": training})
 
 
-def _refuse(recipe: Recipe, prepared: Prepared) -> None:
-    resources = recipe.resources
-    _stream(recipe, prepared)
+def _check_resources(resources: Resources) -> None:
     cluster.check_resources(resources.workers, resources.cpus_per_worker, resources.use_gpu)
     if resources.use_gpu and resources.workers == 0 and not torch.cuda.is_available():
         raise UserError("resources.use_gpu asks for a GPU in this process, which sees none; set resources.workers to 1 or more")

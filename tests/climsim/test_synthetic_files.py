@@ -10,8 +10,8 @@ from leapray.climsim.synthetic import World, synthesize
 from leapray.errors import UserError
 
 
-def files_under(path) -> list[str]:
-    return sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+def files_under(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.nc"))
 
 
 def test_pairs_lie_in_month_folders_under_the_official_names(tmp_path):
@@ -84,3 +84,10 @@ def test_a_mistake_is_named_and_nothing_is_written(tmp_path, changes, named):
     with pytest.raises(UserError, match=named):
         synthesize(str(tmp_path / "out"), arguments.pop("kind"), **arguments)
     assert not (tmp_path / "out").exists()
+
+
+def test_another_climate_in_the_same_place_is_refused(tmp_path):
+    synthesize(str(tmp_path), "low-res", steps=1, columns=4)
+    synthesize(str(tmp_path), "low-res", steps=2, columns=4)
+    with pytest.raises(UserError, match=r"holds a synthetic climate of other settings \(seed: 0, now 9\)"):
+        synthesize(str(tmp_path), "low-res", steps=2, columns=4, seed=9)

@@ -43,7 +43,7 @@ def test_row_r_is_column_r_mod_n_of_step_r_div_n(ray_cluster: None, source: Path
     assert seen[-1] == (len(pairs), len(pairs))
     assert result == Conversion("low-res", files=4, rows=3 * len(pairs), continued=0)
     assert sorted(path.name for path in destination.iterdir()) == [
-        "conversion.json",
+        "_conversion.json",
         "low-res.0001-02.0000.parquet",
         "low-res.0001-02.0001.parquet",
         "low-res.0001-02.0011.parquet",
@@ -123,8 +123,8 @@ def test_another_setting_is_refused(ray_cluster: None, source: Path, tmp_path: P
         convert(str(source), str(destination))
     with pytest.raises(UserError, match=r"\(kind: 'low-res', now 'aqua-planet'; phase: 0, now 3\)"):
         convert(str(source), str(destination), stride=7, phase=3, kind="aqua-planet")
-    (destination / "conversion.json").unlink()
-    with pytest.raises(UserError, match=r"holds parquet files but no conversion\.json"):
+    (destination / "_conversion.json").unlink()
+    with pytest.raises(UserError, match=r"holds \.parquet files but no _conversion\.json"):
         convert(str(source), str(destination), stride=7)
 
 

@@ -3,7 +3,9 @@ from threading import Event, current_thread, main_thread
 import pytest
 import yaml
 
+from leapray import storage
 from leapray.errors import UserError
+from leapray.models.directory import INFO_FILE
 from leapray.recipe import Resources, parse_recipe
 from leapray.training.run import RecordLog, Run, following
 
@@ -30,10 +32,15 @@ def end(epoch, number):
     return {"event": "epoch", "epoch": epoch, "step": number}
 
 
+def finish(run):
+    storage.write_json(f"{run.model}/{INFO_FILE}", {})
+
+
 def test_a_directory_stays_with_its_recipe(tmp_path):
     ours = recipe(tmp_path / "run")
     run = Run(ours.training.run)
     run.claim(ours)
+    finish(run)
     run.claim(ours)
     with pytest.raises(UserError, match=r"another recipe \(training\.epochs: 2, now 3\)"):
         run.claim(recipe(tmp_path / "run", epochs=3))
@@ -43,6 +50,7 @@ def test_name_place_and_resources_do_not_change_a_model_but_lanes_do(tmp_path):
     ours = recipe(tmp_path / "run", batch_size=72)
     run = Run(ours.training.run)
     run.claim(ours)
+    finish(run)
     elsewhere = ours.model_copy(update={"name": "b", "training": ours.training.model_copy(update={"run": "/elsewhere"})})
     for workers in (1, 2, 4, 8):
         run.claim(elsewhere.model_copy(update={"resources": Resources(workers=workers)}))
@@ -55,12 +63,21 @@ def test_a_recipe_from_before_a_key_was_known_is_the_same_recipe(tmp_path):
     older = ours.to_dict()
     del older["training"]["patience"], older["data"]["scaling"], older["resources"]
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(older))
+    finish(Run(str(tmp_path)))
     Run(str(tmp_path)).claim(ours)
+
+
+def test_a_run_that_left_no_checkpoint_may_be_begun_with_a_mended_recipe(tmp_path):
+    run = Run(str(tmp_path))
+    run.claim(recipe(tmp_path))
+    run.claim(recipe(tmp_path, epochs=3))
+    assert "epochs: 3" in (tmp_path / "recipe.yaml").read_text()
 
 
 @pytest.mark.parametrize("content", ["- just\n- a list\n", "a: [", "name: a\n", ""])
 def test_refuses_a_directory_whose_recipe_is_none(tmp_path, content):
     (tmp_path / "recipe.yaml").write_text(content)
+    finish(Run(str(tmp_path)))
     with pytest.raises(UserError, match=r"recipe\.yaml: not the recipe of a run"):
         Run(str(tmp_path)).claim(recipe(tmp_path))
 

@@ -14,6 +14,7 @@ from leapray.climsim.calendar import Moment, Month, file_name, month_of_step
 from leapray.climsim.schema import KINDS, LEVELS, MLI_VARIABLES, MLO_VARIABLES, Variable
 from leapray.climsim.synthetic.world import World
 from leapray.errors import UserError
+from leapray.settings import claim
 
 CONTAINERS: dict[str, Literal["NETCDF3_64BIT_DATA", "NETCDF4"]] = {"cdf5": "NETCDF3_64BIT_DATA", "hdf5": "NETCDF4"}
 
@@ -33,12 +34,14 @@ def synthesize(
     """Write the pairs of :func:`chosen_steps` into month folders of ``destination``, and return how many.
 
     ``progress`` is called with the pairs done and in all. Raises UserError for an unknown kind or container, an impossible number
-    of columns, or counts below 1.
+    of columns, counts below 1, or a destination that holds another synthetic climate.
     """
     if container not in CONTAINERS:
         raise UserError(f"format {container!r} is not one of {', '.join(CONTAINERS)}")
-    world = World(kind, columns, seed)
-    for done, step in enumerate(chosen_steps(start, steps, stride), start=1):
+    chosen, world = chosen_steps(start, steps, stride), World(kind, columns, seed)
+    settings = {"kind": kind, "columns": world.columns, "seed": seed, "format": container}
+    claim(destination, "_synthetic.json", settings, "a synthetic climate", ".nc")
+    for done, step in enumerate(chosen, start=1):
         folder = storage.join(destination, str(month_of_step(step)))
         for stream, variables, fields in (
             ("mli", MLI_VARIABLES, world.inputs(step)),
