@@ -191,3 +191,10 @@ def test_nothing_to_read_is_said(tmp_path: Path) -> None:
 def test_an_impossible_stride_or_phase_is_refused(tmp_path: Path, stride: int, phase: int) -> None:
     with pytest.raises(UserError, match=f"stride {stride} with phase {phase}"):
         find_pairs(str(tmp_path), stride=stride, phase=phase)
+
+
+def test_a_kind_of_another_grid_is_refused(tmp_path: Path) -> None:
+    pair = write_pair(tmp_path, 0, kind="low-res")
+    assert read_pair(pair, "aqua-planet").kind == "aqua-planet"
+    with pytest.raises(UserError, match=r"its grid is ne4, expected ne30, which is high-res's"):
+        read_pair(pair, "high-res")
