@@ -118,7 +118,7 @@ def train(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
     with bar("train") as update:
         trained = run(loaded, progress=lambda record: update(record["step"], record["steps"], training_note(record)))
     best, epochs = trained.best, len(trained.history)
-    say(f"wrote {trained.model_url}: validation R2 {best['r2']:.4f} over 293 columns at epoch {best['epoch']} of {epochs}")
+    say(f"wrote {trained.model_url}: validation R2 {best['r2']:.4f} over the learned columns at epoch {best['epoch']} of {epochs}")
 
 
 @app.command()
@@ -172,7 +172,7 @@ def evaluate(
     )
     for name, value in score.by_variable().items():
         say(f"{name:<16} {value:10.4g}")
-    say(f"R2 over the 293 learned columns {score.learned:.4g}, over 308 scored {score.scored:.4g}, over all 368 {score.all:.4g}")
+    say(f"R2 over the learned columns {score.learned:.4g}, over the scored {score.scored:.4g}, over all {score.all:.4g}")
     say(f"wrote the scores of {score.rows} rows to {storage.join(dest, 'scores.json')}")
 
 
