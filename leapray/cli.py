@@ -74,6 +74,30 @@ def synthesize(
 
 
 @app.command()
+def fetch(
+    url: Annotated[str, typer.Argument(help="Source: hf://, s3://, gs://, http(s):// directory, kaggle://, or local")],
+    dest: Annotated[str, typer.Argument(help="Directory or URL to copy to")],
+    start: Annotated[str | None, typer.Option(help="First month")] = None,
+    stop: Annotated[str | None, typer.Option(help="Month to stop before")] = None,
+    stride: Annotated[int, typer.Option(help="Take the pairs with step % stride == phase")] = 1,
+    phase: Annotated[int, typer.Option(help="Remainder of the steps to take, 0 to stride - 1")] = 0,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Most MB/s, of all copies together")] = None,
+    parallel: Annotated[int, typer.Option(help="Copies at a time")] = 4,
+) -> None:
+    """Copy chosen months of a source; again, what is missing."""
+    from leapray.climsim.calendar import Month
+    from leapray.data.fetch import Selection, Throttle, in_words
+    from leapray.data.fetch import fetch as run
+
+    months = {"start": Month.parse(start) if start else None, "stop": Month.parse(stop) if stop else None}
+    selection, throttle = Selection(stride=stride, phase=phase, **months), Throttle(rate * 1e6 if rate else None)
+    with bar("fetch") as update:
+        done = run(url, dest, selection, parallel=parallel, throttle=throttle, progress=update)
+    there = f"; {done.present_files} ({in_words(done.present_bytes)}) were there already" if done.present_files else ""
+    say(f"copied {done.files} files ({in_words(done.bytes)}) to {dest}{there}")
+
+
+@app.command()
 def convert(
     src: Annotated[str, typer.Argument(help="Directory or URL of netCDF pairs")],
     dest: Annotated[str, typer.Argument(help="Directory or URL for flat parquet")],
@@ -103,9 +127,9 @@ def prepare(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B00
     with bar("prepare") as update:
         prepared = run(loaded, progress=lambda name, done, total: update(done, total, name), notice=_notice)
     for manifest in prepared.manifests:
-        dropped = f", {manifest.dropped_rows} dropped for NaN or Inf" if manifest.dropped_rows else ""
-        say(f"{manifest.split:<10} {manifest.source:<12} {manifest.rows} rows in {len(manifest.files)} shards{dropped}")
-    say(f"wrote transform and shards to {prepared.url}")
+        for line in manifest.report():
+            say(line)
+    say(f"wrote transform and {'shards' if loaded.data.stream_from == 'shards' else 'manifests'} to {prepared.url}")
 
 
 @app.command()
@@ -179,12 +203,12 @@ def evaluate(
 @recipe_app.command()
 def check(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
     """Check a recipe and every choice in it."""
-    from leapray.data.transform import SCALINGS
+    from leapray.data.transform import Fitting
     from leapray.recipe import load_recipe
     from leapray.training.trainer import check_choices
 
     loaded = load_recipe(recipe, overrides)
-    SCALINGS.options(loaded.data.scaling)
+    Fitting(loaded.data.scaling, loaded.data.features)
     check_choices(loaded)
     say(f"{recipe}: good")
 
@@ -207,6 +231,26 @@ def demo(
     from leapray.demo import run
 
     run(directory, quick=quick, seed=seed)
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="convert, statistics or ingest")],
+    json: Annotated[str | None, typer.Option(help="Also write the comparisons to this file")] = None,
+    rows: Annotated[int | None, typer.Option(help="Rows of the data that is made; each bench has its own default")] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds in which ours and the baselines take turns")] = 5,
+    directory: Annotated[Path | None, typer.Option("--dir", help="Where the data lies meanwhile; default: the temporary directory")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Only see that it runs: one round over little data")] = False,
+) -> None:
+    """Measure a stage beside its baseline, on this machine."""
+    from leapray.bench.benches import run_bench
+    from leapray.bench.compare import show as show_comparisons
+
+    with bar(f"bench {name}") as update:
+        found = run_bench(name, json=json, rows=rows, rounds=rounds, quick=quick, directory=directory, progress=update)
+    show_comparisons(found)
+    if json is not None:
+        say(f"wrote {len(found)} comparisons to {json}")
 
 
 def _notice(sentence: str) -> None:

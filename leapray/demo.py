@@ -24,6 +24,7 @@ from leapray.console import bar, say, table, training_note
 from leapray.data.convert import convert
 from leapray.data.flat import list_pieces, read_piece
 from leapray.data.prepare import prepare
+from leapray.data.reading import read_split
 from leapray.data.shards import Prepared
 from leapray.errors import UserError
 from leapray.evaluation.baselines import Ridge
@@ -184,11 +185,11 @@ def _write_sample(test: str, destination: str) -> None:
 def _baselines(prepared: Prepared) -> dict[str, Emulator]:
     """Climatology, and ridge regression with the alpha that does best on the validation months."""
     ridge = Ridge()
-    for rows in prepared.shards("train"):
+    for rows in read_split(prepared, "train"):
         ridge.update(rows["inputs"], rows["targets"])
     models = [ridge.solve(alpha) for alpha in _RIDGE_ALPHAS]
     moments = [ErrorMoments() for _ in models]
-    for rows in prepared.shards("validation"):
+    for rows in read_split(prepared, "validation"):
         for model, errors in zip(models, moments, strict=True):
             errors.update(rows["targets"], model.predict(rows["inputs"]))
     best = models[int(np.argmax([errors.score().learned for errors in moments]))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from itertools import combinations
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -19,6 +20,7 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PlainSerializer,
+    PositiveFloat,
     PositiveInt,
     ValidationError,
     model_validator,
@@ -76,19 +78,40 @@ class Choice(_Section):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+def _share(value: Any) -> Any:
+    """``1/15`` as the number that it stands for."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(Fraction(value.replace(" ", "")))
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"{value!r} is neither a number nor a fraction such as 1/15") from error
+
+
 class Source(_Section):
-    """Flat parquet or csv of one kind, and the months of it that each split takes."""
+    """Flat parquet or csv of one kind, the months of it that each split takes, and which of their steps."""
 
     kind: str
     path: str
     train: Months | None = None
     validation: Months | None = None
     test: Months | None = None
+    stride: PositiveInt = 1
+    """Take the steps with ``step % stride == phase``, counted from the first published month."""
+    phase: NonNegativeInt = 0
+    fraction: Annotated[float, BeforeValidator(_share), Field(gt=0, le=1)] = 1.0
+    """Share of these steps that is taken, whole snapshots drawn by ``data.seed``; of the rows, where steps are not known."""
+    month: MonthField | None = None
+    """The month of all its rows, for files that tell none."""
+    weight: PositiveFloat | None = None
+    """Share of this source in every training step, in proportion to those of the others; without any weights, to their rows."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.kind not in KINDS:
             raise ValueError(f"kind {self.kind!r} is not one of {', '.join(KINDS)}")
+        if self.phase >= self.stride:
+            raise ValueError(f"phase {self.phase} must be less than stride {self.stride}")
         if not any(self.months(split) for split in SPLITS):
             raise ValueError(f"no months; give at least one of {', '.join(SPLITS)}")
         return self
@@ -105,7 +128,13 @@ class Data(_Section):
     sources: dict[str, Source] = Field(min_length=1)
     fit_on: str | None = None
     """The source whose training months give the statistics; the first one by default."""
+    statistics: str | None = None
+    """Statistics made elsewhere, taken instead: a transform.json, or a csv of column, mean, std, min and max."""
     scaling: Choice = Choice(name="standard")
+    features: tuple[str, ...] = ()
+    """Engineered profiles that follow the 556 inputs, in this order."""
+    stream_from: Literal["shards", "flat"] = "shards"
+    """What training reads: shuffled shards, which preparing writes, or the flat files themselves."""
     bad_rows: Literal["refuse", "drop"] = "refuse"
     rows_per_shard: PositiveInt = 8192
     shuffle_rows: PositiveInt = 131072
@@ -160,6 +189,8 @@ class Training(_Section):
     patience: PositiveInt | None = None
     """Stop after this many validations without a better headline R2."""
     seed: NonNegativeInt = 0
+    pairs: bool = False
+    """Every step takes equally many rows of each source."""
     lanes: PositiveInt | None = None
     """Streams of shards that share every step: a multiple of the workers. The default, 8 or the next multiple, makes an epoch the
     same for 1, 2, 4 and 8 workers."""
@@ -192,6 +223,35 @@ class Recipe(_Section):
                 f"and lanes a multiple of resources.workers {workers}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _mixes(self) -> Self:
+        weighted = [name for name, source in self.data.sources.items() if source.weight is not None]
+        for name in weighted:
+            if self.training.pairs:
+                raise ValueError(
+                    f"data.sources.{name}.weight and training.pairs exclude each other: pairs take equally many rows of each source"
+                )
+            if self.data.sources[name].train is None:
+                raise ValueError(f"data.sources.{name}.weight is the weight of training rows, but the source has no training months")
+        if self.training.pairs and self.shares is not None:
+            if len(self.shares) < 2:
+                raise ValueError(f"training.pairs needs two sources with training months, found {', '.join(self.shares)}")
+            rows = self.training.batch_size // self.lanes
+            if rows % len(self.shares):
+                raise ValueError(
+                    f"training.pairs takes equally many rows of {len(self.shares)} sources: training.batch_size {self.training.batch_size} "
+                    f"must be a multiple of {self.lanes} lanes x {len(self.shares)} sources"
+                )
+        return self
+
+    @property
+    def shares(self) -> dict[str, float] | None:
+        """What each training source gives to every step, in proportion; None mixes them by their rows."""
+        weights = {name: source.weight for name, source in self.data.sources.items() if source.train is not None}
+        if self.training.pairs:
+            return dict.fromkeys(weights, 1.0)
+        return {name: weight or 1.0 for name, weight in weights.items()} if any(weights.values()) else None
 
     @property
     def lanes(self) -> int:

@@ -1,34 +1,65 @@
 """URLs of any fsspec file system: opening, listing, and writes that appear whole or not at all.
 
-Credentials come only from the environment or from fsspec's own configuration; no URL or recipe carries them.
+Credentials come only from the environment or from fsspec's own configuration; no URL or recipe carries them. Errors that pass by
+themselves are waited out, others become a UserError that names the URL (see :mod:`leapray.faults`).
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
 import os
+import tempfile
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar, cast
 
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from leapray.errors import UserError
+from leapray.faults import IncompleteReadError, explained, passing, retried, shown
 
 _TEMPORARY = ".tmp-"
+_EXTRAS = {"gs": "gs", "gcs": "gs", "hf": "hf"}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_MARK_BLOCKS, _MARK_BYTES = 16, 2**16
+_MARKS = ("ETag", "etag", "md5Hash", "crc32c", "blob_id")
+"""What stores call the digest of an object's content."""
+
+T = TypeVar("T")
+Pause = Callable[[float], None]
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """File system and bare path of a URL. Raises UserError for an unknown scheme or a missing extra."""
+    # botocore's older mode waits without jitter and knows fewer errors; the variable reaches its clients wherever they are made
+    os.environ.setdefault("AWS_RETRY_MODE", "standard")
     try:
-        return url_to_fs(str(url))
-    except (ValueError, ImportError) as error:
-        raise UserError(f"{url}: {error}") from error
+        # other processes write too, so a listing is always asked for anew
+        return url_to_fs(str(url), use_listings_cache=False)
+    except ImportError as error:
+        extra = _EXTRAS.get(str(url).partition("://")[0])
+        needed = f"needs an extra, pip install 'leapray[{extra}]'" if extra else error
+        raise UserError(f"{shown(url)}: {needed}") from error
+    except ValueError as error:
+        raise UserError(f"{shown(url)}: {error}") from error
+
+
+def _ask(url: str, operation: Callable[[fsspec.AbstractFileSystem, str], T], verb: str = "read", pause: Pause | None = None) -> T:
+    fs, path = filesystem(url)
+    with explained(url, verb):
+        return retried(lambda: operation(fs, path), pause)
+
+
+def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
 def is_local(url: str) -> bool:
@@ -45,34 +76,71 @@ def join(url: str, *parts: str) -> str:
 
 
 def exists(url: str) -> bool:
-    fs, path = filesystem(url)
-    return bool(fs.exists(path))
+    """Whether a file or directory is there. Raises UserError where that cannot be told."""
+    return _ask(url, _info) is not None
 
 
 def size(url: str) -> int:
-    """Bytes of a file."""
-    fs, path = filesystem(url)
-    return int(fs.size(path))
+    """Bytes of a file. Raises UserError when it does not exist or its server tells no size."""
+    found = _ask(url, lambda fs, path: fs.info(path)["size"])
+    if found is None:
+        raise UserError(f"{shown(url)}: its server tells no size")
+    return int(found)
+
+
+def _info(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
+    """What a file system knows of a path, None if nothing is there; unlike ``fs.exists``, which calls every error of a web server so."""
+    try:
+        return cast(dict[str, Any], fs.info(path))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if passing(error):
+            raise
+        return None
 
 
 def fingerprint(*urls: str) -> str:
-    """Short digest that changes when one of the files does: of their names and what the file system knows of their content."""
-    marks = []
+    """Short digest that changes when one of the files does: of their names and contents, so that a copy has the same one.
+
+    Content is the store's own checksum, where it has one, else the size and 16 evenly spaced blocks of 64 KiB: up to 1 MiB, all of it.
+    """
+    digest = hashlib.sha256()
     for url in urls:
-        fs, path = filesystem(url)
-        marks.append(f"{url} {fs.ukey(path)}")
-    return hashlib.sha256("\n".join(marks).encode()).hexdigest()[:16]
+        digest.update(f"{url.rstrip('/').rpartition('/')[2]} {_content_mark(url)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _content_mark(url: str) -> str:
+    info = _ask(url, lambda fs, path: fs.info(path))
+    length = int(info["size"])
+    if known := next((str(info[key]) for key in _MARKS if info.get(key)), None):
+        return f"{length} {known}"
+    digest = hashlib.sha256()
+    starts = [max(length - _MARK_BYTES, 0) * block // (_MARK_BLOCKS - 1) for block in range(_MARK_BLOCKS)]
+    with open_input(url) as file:
+        for start in dict.fromkeys(starts):
+            file.seek(start)
+            digest.update(file.read(_MARK_BYTES))
+    return f"{length} {digest.hexdigest()}"
 
 
 def read_bytes(url: str) -> bytes:
     """Whole content of a file. Raises UserError when it does not exist."""
-    fs, path = filesystem(url)
-    try:
-        return bytes(fs.cat_file(path))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError(f"{url}: no such file") from error
-    except PermissionError as error:
-        raise UserError(f"{url}: may not be read ({error})") from error
+    return bytes(_ask(url, lambda fs, path: fs.cat_file(path)))
+
+
+def read_range(url: str, start: int, stop: int, pause: Pause | None = None) -> bytes:
+    """Bytes ``start`` to ``stop`` of a file, or to its end from a server that knows no ranges.
+
+    ``pause(seconds)`` takes the place of sleeping between attempts. Raises UserError when the file does not exist or is shorter.
+    """
+
+    def read(fs: fsspec.AbstractFileSystem, path: str) -> bytes:
+        content = bytes(fs.cat_file(path, start=start, end=stop))
+        if len(content) < stop - start:
+            raise IncompleteReadError(f"{len(content)} bytes, expected {stop - start}")
+        return content[start:] if len(content) > stop - start else content
+
+    return _ask(url, read, pause=pause)
 
 
 def read_json(url: str) -> Any:
@@ -84,47 +152,100 @@ def read_json(url: str) -> Any:
 
 
 def open_input(url: str) -> IO[bytes]:
-    """A file opened for random reads. Raises UserError when it does not exist."""
-    fs, path = filesystem(url)
-    try:
-        return fs.open(path, "rb")
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError(f"{url}: no such file") from error
-    except PermissionError as error:
-        raise UserError(f"{url}: may not be read ({error})") from error
+    """A file opened for random reads, which repeats a read that fails or comes short. Raises UserError when it does not exist."""
+    file = _ask(url, lambda fs, path: fs.open(path, "rb"))
+    return file if is_local(url) else cast(IO[bytes], _PatientFile(url, file))
+
+
+class _PatientFile(io.BufferedIOBase):
+    """A remote file whose every read is repeated at its offset until it has succeeded or the attempts are used up."""
+
+    def __init__(self, url: str, file: Any) -> None:
+        self._url, self._file, self._size = url, file, file.size
+
+    def read(self, size: int | None = -1) -> bytes:
+        start = self._file.tell()
+        wanted = -1 if size is None else size
+        with explained(self._url):
+            return retried(lambda: self._read(start, wanted))
+
+    read1 = read
+
+    def _read(self, start: int, wanted: int) -> bytes:
+        if self._file.tell() != start:
+            self._file.seek(start)
+        content = bytes(self._file.read(wanted))
+        if self._size is not None and len(content) < (left := max(self._size - start, 0)) and not len(content) == wanted:
+            raise IncompleteReadError(f"{len(content)} bytes, expected {left if wanted < 0 else min(left, wanted)}")
+        return content
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return bool(self._file.seekable())
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 @contextmanager
 def atomic_file(url: str) -> Iterator[IO[bytes]]:
     """A file to write that takes its name only when the block ends without an error. Raises UserError where none can be written.
 
-    An object store shows an object only once its upload is complete; a local file is written beside its place and renamed.
+    A local file is written beside its place and renamed, which also clears what killed writers of it left there. For another
+    file system it is written to a temporary local file and uploaded whole, so that an upload can be repeated.
     """
-    fs, path = filesystem(url)
-    if not isinstance(fs, LocalFileSystem):
-        with fs.transaction, fs.open(path, "wb") as file:
-            yield file
+    if not is_local(url):
+        with _writing(url, tempfile.gettempdir()), tempfile.NamedTemporaryFile(prefix="leapray-") as upload:
+            yield cast(IO[bytes], upload)
+            upload.flush()
+            _ask(url, lambda fs, path: fs.put_file(upload.name, path), "write")
         return
-    target = Path(path)
+    target = Path(filesystem(url)[1])
     temporary = target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}-{target.name}")
-    with _writing(url):
+    began = time.time()
+    with explained(url, "write"):
         target.parent.mkdir(parents=True, exist_ok=True)
         file = temporary.open("wb")
     try:
-        with file:
+        with _writing(url, str(target.parent)), file:
             yield file
-        with _writing(url):
+        with explained(url, "write"):
             temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+    _clear_leftovers(target, began)
 
 
 @contextmanager
-def _writing(url: str) -> Iterator[None]:
+def _writing(url: str, place: str) -> Iterator[None]:
+    """Tell a full disk, also where the block's own code meets it."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"{url}: cannot be written ({error.strerror or error})") from error
+        if error.errno not in _FULL:
+            raise
+        raise UserError(
+            f"{shown(url)}: cannot be written, {place} is full ({error.strerror}); make room or choose another place"
+        ) from error
+
+
+def _clear_leftovers(target: Path, before: float) -> None:
+    """Remove temporary files of this target that nobody has written to since ``before``."""
+    for name in os.listdir(target.parent):
+        if name.startswith(_TEMPORARY) and name.endswith(f"-{target.name}"):
+            leftover = target.with_name(name)
+            with suppress(FileNotFoundError):
+                if leftover.stat().st_mtime < before:
+                    leftover.unlink()
 
 
 def write_bytes(url: str, content: bytes) -> None:
@@ -138,15 +259,68 @@ def write_json(url: str, value: Any) -> None:
 
 
 def list_files(url: str, suffix: str = "") -> list[str]:
-    """Files at or below a URL whose names end with ``suffix``, sorted; leftovers of interrupted writes are passed over."""
-    fs, path = filesystem(url)
-    found = [path] if fs.isfile(path) else sorted(fs.find(path))
-    names = [name for name in found if name.endswith(suffix) and not name.rsplit("/", 1)[-1].startswith(_TEMPORARY)]
-    return names if is_local(url) else [fs.unstrip_protocol(name) for name in names]
+    """Files at or below a URL whose names end with ``suffix``, sorted; leftovers of interrupted writes are passed over.
+
+    Empty where nothing is. Raises UserError for a bucket that is not there and for what may not be listed.
+    """
+    return list(_found(url, suffix))
+
+
+def list_sizes(url: str, suffix: str = "") -> dict[str, int]:
+    """Files as :func:`list_files` gives them, with their bytes; by one listing where the store tells sizes in it."""
+    return {name: size(name) if bytes_ is None else bytes_ for name, bytes_ in _found(url, suffix).items()}
+
+
+def _found(url: str, suffix: str) -> dict[str, int | None]:
+    """Sizes by URL, None where the listing tells none."""
+    fs = filesystem(url)[0]
+    # fsspec's own walk of these passes over a folder that may not be listed
+    found = dict(_walk(url)) if {"file", "http"} & set(_protocols(fs)) else _find(url)
+    return {name: found[name] for name in sorted(found) if name.endswith(suffix) and not name.rsplit("/", 1)[-1].startswith(_TEMPORARY)}
+
+
+def _find(url: str) -> dict[str, int | None]:
+    fs = filesystem(url)[0]
+    entries = _ask(url, lambda fs, path: fs.find(path, detail=True), "list")
+    return {fs.unstrip_protocol(name): entry.get("size") for name, entry in entries.items()}
+
+
+def _walk(url: str) -> Iterator[tuple[str, int | None]]:
+    try:
+        files, folders = list_folder(url)
+    except UserError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        return
+    yield from files.items()
+    for folder in folders:
+        yield from _walk(folder)
+    # a web server lists nothing below a file
+    if not files and not folders and not is_local(url) and "." in url.rsplit("/", 1)[-1]:
+        yield url, None
+
+
+def list_folder(url: str) -> tuple[dict[str, int | None], list[str]]:
+    """Files of one folder with their bytes, None where the listing tells none, and its subfolders. Raises UserError if it is not there."""
+    fs, local = filesystem(url)[0], is_local(url)
+    files: dict[str, int | None] = {}
+    folders: list[str] = []
+    for entry in _ask(url, lambda fs, path: fs.ls(path, detail=True), "list"):
+        name = entry["name"].rstrip("/")
+        inner = name if local else fs.unstrip_protocol(name)
+        if entry["type"] == "directory":
+            folders.append(inner)
+        else:
+            files[inner] = entry["size"]
+    return files, folders
 
 
 def remove(url: str) -> None:
     """Remove a file or a whole directory, if it is there."""
-    fs, path = filesystem(url)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+
+    def delete(fs: fsspec.AbstractFileSystem, path: str) -> None:
+        # an attempt whose answer was lost may have removed it already
+        with suppress(FileNotFoundError):
+            fs.rm(path, recursive=True)
+
+    _ask(url, delete, "remove")

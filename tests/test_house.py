@@ -5,13 +5,13 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "leapray"
 FLOORS = [
-    {"", "__version__", "errors", "storage", "settings", "climsim", "console"},
+    {"", "__version__", "errors", "faults", "storage", "settings", "climsim", "console"},
     {"recipe", "registry", "cluster", "evaluation"},
     {"data"},
     {"models"},
     {"training"},
     {"inference"},
-    {"demo"},
+    {"demo", "bench"},
     {"cli"},
 ]
 RAY_ROOMS = {"cluster", "data.convert", "data.stream", "data.tasks", "training.trainer", "inference.predict"}

@@ -18,11 +18,11 @@ def write(path: Path, values: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_recipes_load_and_their_choices_exist(path: Path) -> None:
-    from leapray.data.transform import SCALINGS
+    from leapray.data.transform import Fitting
     from leapray.training.trainer import check_choices
 
     recipe = load_recipe(str(path))
-    SCALINGS.options(recipe.data.scaling)
+    Fitting(recipe.data.scaling, recipe.data.features)
     check_choices(recipe)
 
 
@@ -44,7 +44,7 @@ def test_overrides_reach_any_depth_and_keep_their_type(tmp_path: Path) -> None:
     ("override", "sentence"),
     [
         ("training.epoch=3", "unknown key 'training.epoch'; did you mean 'epochs'?"),
-        ("data.sources.low_res.weigth=3", "unknown key 'data.sources.low_res.weigth'; known keys are kind, path, test, train, validation"),
+        ("data.sources.low_res.weigth=3", "unknown key 'data.sources.low_res.weigth'; did you mean 'weight'?"),
         ("training.epochs=0", "training.epochs is 0: input should be greater than 0"),
         ("training.precision=half", "training.precision is 'half': input should be 'float32', 'bf16' or 'fp16'"),
         ("data.fit_on=high_res", "fit_on names 'high_res', which is not a source; sources are low_res"),
@@ -52,6 +52,13 @@ def test_overrides_reach_any_depth_and_keep_their_type(tmp_path: Path) -> None:
         ("data.sources.low_res.train.start=0001-13", "month '0001-13' is not of the form YYYY-MM"),
         ("data.sources.low_res.train.stop=0001-02", "stop 0001-02 must come after start 0001-02 (stop is exclusive)"),
         ("data.sources.low_res.train.stop=0001-05", "sources.low_res.train (0001-02 up to 0001-05) and sources.low_res.validation"),
+        ("data.sources.low_res.strid=3", "unknown key 'data.sources.low_res.strid'; did you mean 'stride'?"),
+        ("data.sources.low_res.phase=1", "phase 1 must be less than stride 1"),
+        ("data.sources.low_res.fraction=1/0", "'1/0' is neither a number nor a fraction such as 1/15"),
+        ("data.sources.low_res.fraction=1.5", "data.sources.low_res.fraction is 1.5: input should be less than or equal to 1"),
+        ("data.sources.low_res.weight=0", "data.sources.low_res.weight is 0: input should be greater than 0"),
+        ("training.pairs=true", "training.pairs needs two sources with training months, found low_res"),
+        ("data.stream_from=parquet", "data.stream_from is 'parquet': input should be 'shards' or 'flat'"),
         ("resources.workers=3", "training.batch_size 8 must be a multiple of training.lanes 9"),
         ("epochs", "--set 'epochs' is not of the form section.key=value"),
         ("name.first=3", "--set 'name.first=3': 'name' is not a section"),
@@ -88,3 +95,39 @@ def test_yaml_that_is_no_recipe_is_refused(tmp_path: Path, text: str, sentence: 
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(UserError, match=sentence):
         load_recipe(str(tmp_path / "recipe.yaml"))
+
+
+def two_sources(tmp_path: Path, **second: Any) -> dict[str, Any]:
+    values = recipe_values(tmp_path)
+    months = {"train": {"start": "0001-02", "stop": "0001-04"}}
+    values["data"]["sources"]["high_res"] = {"kind": "high-res", "path": "elsewhere", **months, **second}
+    return values
+
+
+def test_a_fraction_may_be_written_as_one(tmp_path: Path) -> None:
+    recipe = parse_recipe(two_sources(tmp_path, fraction="1/15"))
+    assert recipe.data.sources["high_res"].fraction == 1 / 15
+    assert parse_recipe(yaml.safe_load(recipe.to_yaml())) == recipe
+
+
+def test_sources_are_mixed_by_rows_by_weights_or_in_pairs(tmp_path: Path) -> None:
+    assert parse_recipe(two_sources(tmp_path)).shares is None
+    assert parse_recipe(two_sources(tmp_path, weight=0.5)).shares == {"low_res": 1.0, "high_res": 0.5}
+    paired = two_sources(tmp_path)
+    paired["training"] |= {"pairs": True, "batch_size": 16}
+    assert parse_recipe(paired).shares == {"low_res": 1.0, "high_res": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("source", "training", "sentence"),
+    [
+        ({"weight": 2}, {"pairs": True}, "data.sources.high_res.weight and training.pairs exclude each other"),
+        ({"weight": 2, "train": None, "test": {"start": "0002-02", "stop": "0002-03"}}, {}, "but the source has no training months"),
+        ({}, {"pairs": True}, "training.batch_size 8 must be a multiple of 8 lanes x 2 sources"),
+    ],
+)
+def test_a_mix_that_cannot_be_is_refused(tmp_path: Path, source: dict[str, Any], training: dict[str, Any], sentence: str) -> None:
+    values = two_sources(tmp_path, **source)
+    values["training"] |= training
+    with pytest.raises(UserError, match=sentence):
+        parse_recipe(values)

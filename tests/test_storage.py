@@ -1,6 +1,17 @@
+import os
+import resource
+import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from leapray import storage
 from leapray.errors import UserError
@@ -73,3 +84,101 @@ def test_a_fingerprint_follows_names_and_content(tmp_path: Path) -> None:
     assert storage.fingerprint(one, other) == before != storage.fingerprint(one)
     storage.write_bytes(other, b"bb")
     assert storage.fingerprint(one, other) != before
+
+
+def test_leftovers_of_killed_writers_go_with_the_next_write_of_the_same_file(tmp_path: Path) -> None:
+    stale, living, other = (tmp_path / f".tmp-{name}" for name in ("0-file.bin", "1-file.bin", "0-other.bin"))
+    for path in (stale, living, other):
+        path.write_bytes(b"half")
+    os.utime(stale, (0, 0))
+    os.utime(other, (0, 0))
+    ahead = time.time() + 60
+    os.utime(living, (ahead, ahead))
+    storage.write_bytes(str(tmp_path / "file.bin"), b"whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp-0-other.bin", ".tmp-1-file.bin", "file.bin"]
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file may grow beyond 64 KiB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_disk_without_room_is_named_also_through_pyarrow(tmp_path: Path) -> None:
+    url = str(tmp_path / "file.bin")
+    with pytest.raises(UserError, match=rf"{url}: cannot be written, {tmp_path} is full \("):
+        storage.write_bytes(url, bytes(2**17))
+    with pytest.raises(UserError, match=rf"{url}: cannot be written, {tmp_path} is full \("), storage.atomic_file(url) as file:
+        pq.write_table(pa.table({"x": np.random.default_rng(0).normal(size=2**15)}), file)
+    with pytest.raises(UserError, match=r"memory://bucket/full: cannot be written, .* is full \("):
+        storage.write_bytes("memory://bucket/full", bytes(2**17))
+    assert list(tmp_path.iterdir()) == []
+    assert not storage.exists("memory://bucket/full")
+
+
+def test_an_error_of_the_block_is_not_taken_for_one_of_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), storage.atomic_file(str(tmp_path / "file.bin")):
+        (tmp_path / "absent").read_bytes()
+
+
+def test_sizes_come_with_the_listing(tmp_path: Path) -> None:
+    for name, content in (("b.nc", b"22"), ("a/z.nc", b"1"), (".tmp-1-b.nc", b"333"), ("c.txt", b"")):
+        storage.write_bytes(str(tmp_path / name), content)
+    assert list(storage.list_sizes(str(tmp_path), ".nc").items()) == [(str(tmp_path / "a/z.nc"), 1), (str(tmp_path / "b.nc"), 2)]
+    assert storage.list_sizes(str(tmp_path / "b.nc")) == {str(tmp_path / "b.nc"): 2}
+    assert storage.list_sizes(str(tmp_path / "absent")) == {}
+    assert storage.list_folder(str(tmp_path)) == (
+        {str(tmp_path / n): s for n, s in (("b.nc", 2), (".tmp-1-b.nc", 3), ("c.txt", 0))},
+        [str(tmp_path / "a")],
+    )
+
+
+def test_a_directory_that_may_not_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    listed = os.scandir
+
+    def scandir(path: str) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=rf"{tmp_path}/closed: cannot be listed \(Permission denied\)"):
+        storage.list_files(str(tmp_path))
+
+
+def test_a_copy_has_the_same_fingerprint_and_a_changed_one_another(tmp_path: Path) -> None:
+    content = np.random.default_rng(0).bytes(3 * 2**20)
+    one = tmp_path / "one" / "file"
+    storage.write_bytes(str(one), content)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    os.utime(tmp_path / "two" / "file", (0, 0))
+    before = storage.fingerprint(str(one))
+    assert storage.fingerprint(str(tmp_path / "two" / "file")) == before
+    for changed in (content[:-1] + bytes([content[-1] ^ 1]), bytes([content[0] ^ 1]) + content[1:], content[:-1]):
+        one.write_bytes(changed)
+        assert storage.fingerprint(str(one)) != before
+
+
+@given(st.binary(max_size=300), st.integers(0, 299), st.integers(1, 255))
+def test_any_change_of_a_small_file_shows_in_its_fingerprint(content: bytes, at: int, flip: int) -> None:
+    url = "memory://prints/file"
+    storage.write_bytes(url, content)
+    before = storage.fingerprint(url)
+    changed = content + b"x" if at >= len(content) else content[:at] + bytes([content[at] ^ flip]) + content[at + 1 :]
+    storage.write_bytes(url, changed)
+    assert storage.fingerprint(url) != before
+
+
+@pytest.mark.parametrize(("url", "extra"), [("gs://bucket/x", "gs"), ("hf://datasets/LEAP/x", "hf")])
+def test_a_missing_extra_is_named(url: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*args: object, **options: object) -> None:
+        raise ImportError
+
+    monkeypatch.setattr(storage, "url_to_fs", absent)
+    with pytest.raises(UserError, match=rf"{url}: needs an extra, pip install 'leapray\[{extra}\]'"):
+        storage.exists(url)

@@ -113,7 +113,8 @@ def read_pair(pair: PairPath, kind: str | None = None) -> Snapshot:
         inputs[INPUTS[variable.name]] = before[variable.name]
     for state, tendency in zip(STATE, TENDENCIES, strict=True):
         into = targets[TARGETS[tendency.name]]
-        np.subtract(after[state.name], before[state.name], out=into)
+        with np.errstate(all="ignore"):
+            np.subtract(after[state.name], before[state.name], out=into)
         into /= STEP_SECONDS
     for flux in schema.FLUXES:
         targets[TARGETS[flux.name]] = after[flux.name]
@@ -124,14 +125,15 @@ def _read_variables(path: str, variables: Iterable[Variable]) -> tuple[dict[str,
     """Arrays ``(60, n)`` or ``(n,)`` by name, and the attribute ``ne``; any container, from bytes in memory."""
     content = storage.read_bytes(path)
     try:
-        with netCDF4.Dataset(path, memory=content) as dataset:
+        # the name is of no file: libnetcdf would take a URL there for one that it should open itself
+        with netCDF4.Dataset("memory", memory=content) as dataset:
             dataset.set_auto_maskandscale(False)
             columns = dataset.dimensions["ncol"].size if "ncol" in dataset.dimensions else 0
             values = {variable.name: _read_variable(path, dataset, variable, columns) for variable in variables}
             for name in dataset.variables.keys() - values.keys():
                 _touch_end(dataset.variables[name])
             ne = getattr(dataset, "ne", None)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError, LookupError, AttributeError, TypeError, MemoryError) as error:
         raise UserError(f"{path}: not a netCDF file or a truncated one ({len(content)} bytes)") from error
     return values, None if ne is None else int(ne)
 

@@ -155,20 +155,20 @@ class Kind:
 
 KINDS = {kind.name: kind for kind in (Kind("low-res", 4, 384, 0), Kind("aqua-planet", 4, 384, 1), Kind("high-res", 30, 21600, 2))}
 
-_COLUMN_BITS, _STEP_BITS = 24, 32
+COLUMN_BITS, STEP_BITS = 24, 32
 
 
 def row_key(kind: str, step: np.ndarray, ncol: np.ndarray) -> np.ndarray:
     """int64 key of a row, ``code << 56 | step << 24 | ncol``, which :func:`row_place` leads back to its place."""
-    key = np.int64(KINDS[kind].code) << (_COLUMN_BITS + _STEP_BITS)
-    return key | (np.asarray(step, np.int64) << _COLUMN_BITS) | np.asarray(ncol, np.int64)
+    key = np.int64(KINDS[kind].code) << (COLUMN_BITS + STEP_BITS)
+    return key | (np.asarray(step, np.int64) << COLUMN_BITS) | np.asarray(ncol, np.int64)
 
 
 def row_place(row: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Inverse of :func:`row_key`: kind codes, steps and columns, each int64 of the shape of ``row``."""
     row = np.asarray(row, np.int64)
-    step = (row >> _COLUMN_BITS) & ((1 << _STEP_BITS) - 1)
-    return row >> (_COLUMN_BITS + _STEP_BITS), step, row & ((1 << _COLUMN_BITS) - 1)
+    step = (row >> COLUMN_BITS) & ((1 << STEP_BITS) - 1)
+    return row >> (COLUMN_BITS + STEP_BITS), step, row & ((1 << COLUMN_BITS) - 1)
 
 
 def schema_hash() -> str:

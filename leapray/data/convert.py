@@ -42,8 +42,8 @@ class Conversion:
 
 
 @dataclass(frozen=True)
-class _Settings:
-    """What all files of one destination share."""
+class Settings:
+    """What all files of one destination share; ``columns`` are the rows of a snapshot."""
 
     kind: str
     columns: int
@@ -71,11 +71,11 @@ def convert(
     source, destination = storage.absolute(source), storage.absolute(destination)
     pairs = find_pairs(source, start=start, stop=stop, stride=stride, phase=phase)
     first = read_pair(pairs[0], kind)
-    settings = _Settings(first.kind, len(first.rows), stride, phase)
+    settings = Settings(first.kind, len(first.rows), stride, phase)
     claim(destination, _SETTINGS_FILE, asdict(settings), "a conversion", ".parquet")
 
-    groups = _group(pairs, destination, settings)
-    write = _GroupWriter(settings, kind_is_given=kind is not None)
+    groups = group_pairs(pairs, destination, settings)
+    write = GroupWriter(settings, kind_is_given=kind is not None)
     rows = done = continued = 0
     with cluster.connected():
         dataset = ray.data.from_items(groups, override_num_blocks=min(len(groups), _BLOCKS)).map(write)
@@ -88,7 +88,7 @@ def convert(
     return Conversion(settings.kind, len(groups), rows, continued)
 
 
-def _group(pairs: list[PairPath], destination: str, settings: _Settings) -> list[dict[str, Any]]:
+def group_pairs(pairs: list[PairPath], destination: str, settings: Settings) -> list[dict[str, Any]]:
     """Pairs gathered by file, in time order, as the rows that Ray Data hands out."""
     span = settings.stride * max(1, _FILE_ROWS // KINDS[settings.kind].columns)
     files: dict[str, list[PairPath]] = {}
@@ -100,10 +100,10 @@ def _group(pairs: list[PairPath], destination: str, settings: _Settings) -> list
 
 
 @dataclass(frozen=True)
-class _GroupWriter:
+class GroupWriter:
     """The work of one Ray task: reads the pairs of a group and writes their file, unless it is already there."""
 
-    settings: _Settings
+    settings: Settings
     kind_is_given: bool
 
     def __call__(self, group: dict[str, Any]) -> dict[str, int]:
@@ -112,7 +112,7 @@ class _GroupWriter:
         rows = _rows_if_complete(path, steps)
         if rows is not None:
             return {"rows": rows, "pairs": len(pairs), "continued": 1}
-        with _row_group_writer(path, steps) as write:
+        with flat_writer(path, steps) as write:
             for pair in pairs:
                 write(self._read(pair))
         return {"rows": len(pairs) * self.settings.columns, "pairs": len(pairs), "continued": 0}
@@ -139,8 +139,10 @@ def _rows_if_complete(path: str, steps: bytes) -> int | None:
 
 
 @contextmanager
-def _row_group_writer(path: str, steps: bytes) -> Iterator[Callable[[pa.Table], None]]:
-    """A function that takes snapshots one after another and writes them as row groups of bounded, nearly equal size.
+def flat_writer(path: str, steps: bytes) -> Iterator[Callable[[pa.Table], None]]:
+    """A function that takes snapshots one after another and writes them to a file as row groups of bounded, nearly equal size.
+
+    ``steps`` is noted in the file: by it a later run tells that it is the same. The file has its name once the block ends.
 
     The doubles hardly ever repeat, so dictionaries and statistics only cost time; lz4 takes an eighth off and is as fast as none.
     """

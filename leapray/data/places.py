@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leapray.climsim.calendar import Month
-from leapray.climsim.schema import KINDS, SAMPLE_ID, row_key, row_place
+from leapray.climsim.schema import COLUMN_BITS, KINDS, SAMPLE_ID, STEP_BITS, row_key, row_place
 from leapray.errors import UserError
 
 PLACE = {"kind": pa.string(), "step": pa.int64(), "ncol": pa.int32()}
@@ -30,19 +30,19 @@ def month_in_name(path: str) -> Month | None:
     return Month.parse(found.pop()) if len(found) == 1 else None
 
 
-def row_keys(batch: pa.RecordBatch, path: str, position: tuple[int, int], kind: str | None) -> np.ndarray:
+def row_keys(batch: pa.RecordBatch, path: str, position: tuple[int, int], kind: str | None, month: Month | None) -> np.ndarray:
     """int64 ``(n,)``: :func:`schema.row_key` where kind, step and ncol are known, else ``-1 - (piece index << 40 | row within the piece)``.
 
-    ``position`` is the piece's index and the batch's first row within it, ``kind`` what rows without a column kind are taken for.
-    Competition ids are taken at their word only in low-res files that have neither a month in their name nor a step: other
-    files reuse them, beginning with ``train_0``. Raises UserError for another kind or a place that is none.
+    ``position`` is the piece's index and the batch's first row within it, ``kind`` what rows without a column kind are taken for, ``month``
+    that of all rows if a file's name or the recipe tells it. Competition ids are taken at their word only in low-res files with neither
+    such a month nor a step: other files reuse them, beginning with ``train_0``. Raises UserError for another kind or a place that is none.
     """
     names = set(batch.schema.names)
     if "kind" in names:
         kind = _single_kind(path, batch.column("kind"), kind)
     if kind is not None and {"step", "ncol"} <= names:
-        return row_key(kind, _whole_numbers(path, batch, "step"), _whole_numbers(path, batch, "ncol"))
-    if kind in (None, _COMPETITION_KIND.name) and "step" not in names and month_in_name(path) is None:
+        return row_key(kind, _whole_numbers(path, batch, "step", STEP_BITS), _whole_numbers(path, batch, "ncol", COLUMN_BITS))
+    if kind in (None, _COMPETITION_KIND.name) and "step" not in names and month is None:
         number = competition_rows(batch)
         if number is not None:
             step, ncol = np.divmod(number, _COMPETITION_KIND.columns)
@@ -51,23 +51,28 @@ def row_keys(batch: pa.RecordBatch, path: str, position: tuple[int, int], kind: 
     return -1 - ((np.int64(index) << _ROW_BITS) | np.arange(first, first + batch.num_rows))
 
 
-def steps_of(batch: pa.RecordBatch, path: str, row: np.ndarray) -> np.ndarray:
-    """Absolute steps ``(n,)`` of rows with the keys ``row``. Raises UserError where neither a column nor the key tells them."""
+def steps_of(batch: pa.RecordBatch, path: str, row: np.ndarray) -> np.ndarray | None:
+    """Absolute steps ``(n,)`` of rows with the keys ``row``, or None where neither a column nor every key tells them."""
     if "step" in batch.schema.names:
-        return _whole_numbers(path, batch, "step")
-    if (row < 0).any():
-        raise months_unknown(path)
-    return row_place(row)[1]
+        return _whole_numbers(path, batch, "step", STEP_BITS)
+    return None if (row < 0).any() else row_place(row)[1]
+
+
+def steps_unknown(path: str) -> UserError:
+    """The error for a file of which a stride is asked for and whose months alone can be told."""
+    return UserError(f"{path}: a stride needs the step of every row, expected a column step (of 1 200 s since 0001-02-01)")
 
 
 def months_unknown(path: str) -> UserError:
     """The error for a file whose months are asked for and cannot be told."""
-    expected = f"a column step (of 1 200 s since 0001-02-01), one YYYY-MM in the file's name, or the competition's {SAMPLE_ID} train_<row>"
+    expected = f"a column step, one YYYY-MM in the file's name, a month in the recipe, or the competition's {SAMPLE_ID} train_<row>"
     return UserError(f"{path}: its months cannot be told, expected {expected}")
 
 
 def competition_rows(batch: pa.RecordBatch) -> np.ndarray | None:
     """Row numbers ``(n,)`` that the ids ``train_<r>`` tell, or None if one of them is no such id."""
+    if SAMPLE_ID not in batch.schema.names:
+        return None
     ids = batch.column(SAMPLE_ID).cast(pa.string())
     numbers = pc.struct_field(pc.extract_regex(ids, r"^train_(?P<row>\d{1,10})$"), "row")
     return None if numbers.null_count else np.asarray(numbers.cast(pa.int64()))
@@ -81,8 +86,9 @@ def _single_kind(path: str, column: pa.Array, expected: str | None) -> str | Non
     return found[0] if found else expected
 
 
-def _whole_numbers(path: str, batch: pa.RecordBatch, name: str) -> np.ndarray:
+def _whole_numbers(path: str, batch: pa.RecordBatch, name: str, bits: int) -> np.ndarray:
     column = batch.column(name)
-    if column.null_count or (len(column) and pc.min(column).as_py() < 0):
-        raise UserError(f"{path}: column {name} has empty or negative values, expected whole numbers from 0")
+    most = (1 << bits) - 1
+    if column.null_count or (len(column) and not 0 <= pc.min(column).as_py() <= pc.max(column).as_py() <= most):
+        raise UserError(f"{path}: column {name} has empty, negative or very large values, expected whole numbers from 0 to {most}")
     return np.asarray(column.cast(pa.int64()))

@@ -1,26 +1,30 @@
 """Flat parquet to a fitted transform and shuffled shards, on Ray Data: moments, then scatter, then gather.
 
-Work is cut into groups of input pieces by their order alone, so that the number of workers changes nothing in the result. A split
-whose manifest is there is finished and is not made again.
+Every task notes its result when it is complete, and a split's manifest comes last, so that an interrupted run goes on with what
+is missing and gives what an undisturbed one would have given, byte for byte.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
-import torch
 
 from leapray import cluster, storage
-from leapray.climsim.schema import EXACT, EXACT_SOURCE, INPUTS, STEP_SECONDS, TARGETS
+from leapray.climsim.schema import row_place
 from leapray.data import flat
+from leapray.data.clean import Tally, clean, count_inexact, scale, stack
 from leapray.data.moments import Moments
+from leapray.data.parts import WORK, Notice, Part, cut
+from leapray.data.receipts import once
 from leapray.data.shards import (
+    INPUTS_KEY,
     MANIFEST,
     SETTINGS,
     TRANSFORM,
+    FlatFile,
     Manifest,
     Prepared,
     Rows,
@@ -31,243 +35,235 @@ from leapray.data.shards import (
     prepare_settings,
     write_shard,
 )
-from leapray.data.shuffle import gather, scatter
+from leapray.data.shuffle import DuplicateRowError, checksum, gather, scatter
+from leapray.data.statistics import transform_from_statistics
 from leapray.data.tasks import run_tasks
-from leapray.data.transform import SCALINGS, Transform, fit_transform
+from leapray.data.transform import Fitting, Transform
 from leapray.errors import UserError
-from leapray.recipe import SPLITS, Data, Recipe
-
-_SCATTER = ".scatter"
-_WIDTH = INPUTS.width + TARGETS.width
-_BYTES_PER_ROW = 8 * _WIDTH
+from leapray.recipe import Data, Recipe
 
 Progress = Callable[[str, int, int], None]
-"""Called with the name of the pass, the groups done and the groups in all."""
-Notice = Callable[[str], None]
-"""Called with one sentence about what is passed over in the input."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One split of one source: its input pieces in groups, and where its shards go."""
-
-    source: str
-    split: str
-    kind: str
-    months: str
-    groups: tuple[tuple[flat.Piece, ...], ...]
-    buckets: int
-    url: str
-
-    @property
-    def scatter_url(self) -> str:
-        return storage.join(self.url, _SCATTER)
+"""Called with the name of the pass, the tasks done and the tasks in all."""
 
 
 def prepare(recipe: Recipe, progress: Progress | None = None, notice: Notice | None = None) -> Prepared:
     """Make what is missing of a recipe's prepared directory and open it.
 
-    Raises UserError for unreadable data, months without rows, non-finite values (``bad_rows: refuse``), duplicate rows, or a
+    Raises UserError for unreadable data, months without rows, values that cannot be used (``bad_rows: refuse``), duplicate rows, or a
     directory that another recipe prepared.
     """
     data = recipe.data
-    SCALINGS.options(data.scaling)
+    fitting = Fitting(data.scaling, data.features)
     prepared = storage.absolute(data.prepared)
-    parts = [
-        _part(data, name, split, prepared, notice)
-        for name, source in data.sources.items()
-        for split in SPLITS
-        if source.months(split) is not None
-    ]
-    _claim(prepared, data)
+    parts = cut(data, prepared, notice)
+    _claim(prepared, data, parts)
     if notice:
         for sentence in data.overlaps_across_kinds():
             notice(sentence)
-    missing = [part for part in parts if not storage.exists(storage.join(part.url, MANIFEST))]
-    notify = progress or (lambda *_: None)
+    missing = [part for part in parts if not part.finished]
     if missing:
         with cluster.connected():
-            if not storage.exists(storage.join(prepared, TRANSFORM)):
-                fit = next(part for part in parts if part.source == data.fit_source and part.split == "train")
-                storage.write_json(storage.join(prepared, TRANSFORM), _fit(data, fit, notify).to_dict())
-            _shuffle(data, missing, load_transform(prepared), notify)
+            notify = progress or (lambda *_: None)
+            transform = _transform(data, fitting, parts, prepared, notify)
+            make = _shuffle if data.stream_from == "shards" else _list
+            make(data, missing, transform, notify)
+        storage.remove(storage.join(prepared, WORK))
     return open_prepared(data)
 
 
-def _claim(prepared: str, data: Data) -> None:
-    """Mark the directory as this recipe's. Another's is refused once it holds a finished split; what came before is made anew."""
-    name = storage.join(prepared, SETTINGS)
+def _claim(prepared: str, data: Data, parts: Sequence[Part]) -> None:
+    """Mark the directory as this recipe's over these inputs. Another's is refused once it holds a finished split; what is
+    unfinished of another is made anew."""
+    name, inputs = storage.join(prepared, SETTINGS), {part.source: part.input for part in parts}
     if storage.exists(name):
         changed = changed_settings(prepared, data)
         if not changed:
-            return
-        if storage.list_files(prepared, MANIFEST):
-            raise UserError(f"{prepared}: was prepared by another recipe ({changed}); choose another data.prepared or remove it")
+            before = storage.read_json(name).get(INPUTS_KEY)
+            if before == inputs:
+                return
+            changed = "the files of " + ", ".join(source for source in inputs if not before or before.get(source) != inputs[source])
+        if any(part.finished for part in parts) or storage.list_files(prepared, MANIFEST):
+            raise UserError(f"{prepared}: was prepared otherwise ({changed}); choose another data.prepared or remove it")
+        for part in parts:
+            storage.remove(part.url)
+        storage.remove(storage.join(prepared, WORK))
         storage.remove(storage.join(prepared, TRANSFORM))
-    storage.write_json(name, prepare_settings(data))
+    storage.write_json(name, prepare_settings(data) | {INPUTS_KEY: inputs})
 
 
-def _part(data: Data, name: str, split: str, prepared: str, notice: Notice | None) -> Part:
-    source = data.sources[name]
-    months = source.months(split)
-    assert months is not None
-    pieces = flat.list_pieces(source.path, start=months.start, stop=months.stop, notice=notice)
-    groups: list[list[flat.Piece]] = [[]]
-    size = total = 0
-    for piece in pieces:
-        rows = piece.rows if piece.rows >= 0 else storage.size(piece.path) // _BYTES_PER_ROW
-        if groups[-1] and size + rows > data.shuffle_rows:
-            groups.append([])
-            size = 0
-        groups[-1].append(piece)
-        size, total = size + rows, total + rows
-    return Part(
-        source=name,
-        split=split,
-        kind=source.kind,
-        months=str(months),
-        groups=tuple(tuple(group) for group in groups),
-        buckets=max(-(-total // data.shuffle_rows), 1),
-        url=storage.join(prepared, split, name),
-    )
+def _transform(data: Data, fitting: Fitting, parts: Sequence[Part], prepared: str, notify: Progress) -> Transform:
+    """The directory's transform: the one that lies there, the one that the recipe carries in, or one fitted now."""
+    url = storage.join(prepared, TRANSFORM)
+    if not storage.exists(url):
+        if data.statistics is not None:
+            transform = transform_from_statistics(data.statistics, data.scaling, data.features)
+        else:
+            fit = next(part for part in parts if part.source == data.fit_source and part.split == "train")
+            transform = _fit(data, fitting, fit, storage.join(prepared, WORK), notify)
+        storage.write_json(url, transform.to_dict())
+    return load_transform(prepared)
 
 
-@dataclass
-class Tally:
-    """What was wrong in the rows of a group, by column."""
+def _fit(data: Data, fitting: Fitting, part: Part, work: str, notify: Progress) -> Transform:
+    def moments(group: int) -> dict[str, Any]:
+        def take() -> dict[str, Any]:
+            found = (piece_moments(piece, part.kind, fitting, data.bad_rows) for piece in part.groups[group])
+            return Moments.merge_all(found, fitting.width).to_dict()
 
-    bad: np.ndarray
-    bad_rows: int
-    inexact: np.ndarray
+        return once(storage.join(work, f"moments-{group:06d}.json"), take)
 
-    @classmethod
-    def empty(cls) -> Tally:
-        return cls(np.zeros(_WIDTH, np.int64), 0, np.zeros(int(EXACT.sum()), np.int64))
-
-    def add(self, other: Tally) -> None:
-        self.bad += other.bad
-        self.bad_rows += other.bad_rows
-        self.inexact += other.inexact
-
-
-def clean_blocks(piece: flat.Piece, kind: str, policy: str, tally: Tally) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Inputs, targets and row keys of a piece without the rows that hold NaN or Inf, which are counted.
-
-    Raises UserError on the first such row if the policy is to refuse them.
-    """
-    for block in flat.read_piece(piece, kind=kind):
-        assert block.targets is not None
-        bad_inputs, bad_targets = ~np.isfinite(block.inputs), ~np.isfinite(block.targets)
-        counts = np.concatenate([bad_inputs.sum(axis=0), bad_targets.sum(axis=0)])
-        if not counts.any():
-            yield block.inputs, block.targets, block.row
-            continue
-        if policy == "refuse":
-            columns = np.array(INPUTS.columns + TARGETS.columns)[counts > 0]
-            raise UserError(
-                f"{piece.path}: NaN or Inf in {len(columns)} column(s), {', '.join(columns[:3])}"
-                f"{' …' if len(columns) > 3 else ''}; mend the file, or set data.bad_rows to drop"
-            )
-        keep = ~(bad_inputs.any(axis=1) | bad_targets.any(axis=1))
-        tally.bad += counts
-        tally.bad_rows += int((~keep).sum())
-        yield block.inputs[keep], block.targets[keep], block.row[keep]
-
-
-def _fit(data: Data, part: Part, progress: Progress) -> Transform:
-    def moments(group: int) -> list[Moments]:
-        return [_moments(clean_blocks(piece, part.kind, data.bad_rows, Tally.empty())) for piece in part.groups[group]]
-
-    groups = run_tasks(moments, len(part.groups), lambda done, count: progress("statistics", done, count))
-    # piece by piece in file order, however they were grouped
-    total = Moments.merge_all((moments for group in groups for moments in group), _WIDTH)
+    groups = run_tasks(moments, len(part.groups), lambda done, count: notify("statistics", done, count))
+    total = Moments.merge_all((Moments.from_dict(values, fitting.width) for values in groups), fitting.width)
     if total.count == 0:
-        raise UserError(f"sources.{part.source}.train: no usable rows in months {part.months}")
-    inputs, targets = (
-        Moments(total.count, *(array[columns] for array in (total.mean, total.m2, total.minimum, total.maximum)))
-        for columns in (slice(0, INPUTS.width), slice(INPUTS.width, None))
-    )
-    fitted_on = {"source": part.source, "kind": part.kind, "months": part.months, "rows": total.count}
-    return fit_transform(data.scaling, inputs, targets, fitted_on)
+        raise UserError(f"{part.key}: no usable rows in months {part.months}")
+    return fitting.fit(total, {"source": part.source, "kind": part.kind, "months": part.months, "rows": total.count})
 
 
-def _moments(blocks: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Moments:
-    return Moments.merge_all((Moments.of(np.hstack([inputs, targets])) for inputs, targets, _ in blocks), _WIDTH)
+def piece_moments(piece: flat.Piece, kind: str, fitting: Fitting, bad_rows: str) -> Moments:
+    """Moments of a piece's usable rows, as the transform is fitted on them."""
+    blocks = clean(flat.read_piece(piece, kind=kind), piece.path, bad_rows, Tally.empty())
+    return Moments.merge_all((fitting.moments(block.inputs, block.targets) for block in blocks), fitting.width)
 
 
-def _shuffle(data: Data, parts: Sequence[Part], transform: Transform, progress: Progress) -> None:
-    for part in parts:
-        storage.remove(part.url)
+def _shuffle(data: Data, parts: Sequence[Part], transform: Transform, notify: Progress) -> None:
+    """Scatter and gather every part, and write its manifest."""
     scatters = [(part, group) for part in parts for group in range(len(part.groups))]
-
-    def scatter_group(task: int) -> tuple[list[str], Tally]:
-        part, group = scatters[task]
-        tally = Tally.empty()
-        names: list[str] = []
-        for rows in _scaled(part, group, data, transform, tally):
-            names.append(f"{group:06d}-{len(names):03d}.arrow")
-            scatter(rows, part.buckets, data.seed, storage.join(part.scatter_url, names[-1]))
-        return names, tally
-
-    found: dict[str, list[str]] = {part.url: [] for part in parts}
-    tallies = {part.url: Tally.empty() for part in parts}
-    results = run_tasks(scatter_group, len(scatters), lambda done, count: progress("scatter", done, count))
-    for (part, _), (names, tally) in zip(scatters, results, strict=True):
-        found[part.url] += [storage.join(part.scatter_url, name) for name in names]
-        tallies[part.url].add(tally)
+    results = run_tasks(
+        lambda task: scatter_group(data, *scatters[task], transform), len(scatters), lambda done, count: notify("scatter", done, count)
+    )
+    receipts: dict[str, list[dict]] = {part.url: [] for part in parts}
+    for (part, _), receipt in zip(scatters, results, strict=True):
+        receipts[part.url].append(receipt)
     for part in parts:
-        if not found[part.url]:
-            raise UserError(f"sources.{part.source}.{part.split}: no usable rows in months {part.months}")
+        if not any(receipt["rows"] for receipt in receipts[part.url]):
+            raise UserError(f"{part.key}: no usable rows in months {part.months}")
 
+    files = {part.url: [(name, group) for group, receipt in enumerate(receipts[part.url]) for name in receipt["files"]] for part in parts}
     gathers = [(part, bucket) for part in parts for bucket in range(part.buckets)]
+    shards: dict[str, list[dict]] = {part.url: [] for part in parts}
+    made = run_tasks(
+        lambda task: gather_bucket(data, *gathers[task], files[gathers[task][0].url]),
+        len(gathers),
+        lambda done, count: notify("gather", done, count),
+    )
+    for (part, bucket), receipt in zip(gathers, made, strict=True):
+        shards[part.url].append(receipt)
+        if bucket == part.buckets - 1:
+            _finish(part, data, transform, receipts[part.url], shards[part.url])
 
-    def gather_bucket(task: int) -> list[ShardFile]:
-        part, bucket = gathers[task]
-        rows = gather(found[part.url], bucket, data.seed)
+
+def scatter_group(data: Data, part: Part, group: int, transform: Transform) -> dict[str, Any]:
+    """Scatter one group of a part into files of its scatter directory; its receipt: their names, rows, checksum and tally."""
+
+    def work() -> dict[str, Any]:
+        tally, count, total = Tally.empty(), 0, 0
+        names: list[str] = []
+        held: list[Rows] = []
+
+        def flush() -> None:
+            nonlocal count, total
+            rows = stack(held)
+            held.clear()
+            names.append(f"{group:06d}-{len(names):03d}.arrow")
+            scatter(rows, part.buckets, data.seed, storage.join(part.work, names[-1]))
+            count, total = count + len(rows["row"]), (total + checksum(rows)) % (1 << 64)
+
+        for piece in part.groups[group]:
+            for block in clean(flat.read_piece(piece, kind=part.kind), piece.path, data.bad_rows, tally):
+                count_inexact(block, tally)
+                held.append(scale(block, transform))
+                if sum(len(rows["row"]) for rows in held) >= data.shuffle_rows:
+                    flush()
+        if held:
+            flush()
+        return {"files": names, "rows": count, "checksum": total, "tally": tally.to_dict()}
+
+    return once(storage.join(part.work, f"{group:06d}.json"), work)
+
+
+def gather_bucket(data: Data, part: Part, bucket: int, files: Sequence[tuple[str, int]]) -> dict[str, Any]:
+    """Gather one bucket of a part into shards; its receipt: their names and rows, and a checksum. ``files`` are the scattered ones
+    by name and group."""
+
+    def work() -> dict[str, Any]:
+        try:
+            rows = gather([storage.join(part.work, name) for name, _ in files], bucket, data.seed)
+        except DuplicateRowError as twice:
+            raise _duplicate(part, twice, [files[index][1] for index in twice.files]) from twice
         count = len(rows["row"])
         edges = np.linspace(0, count, -(-count // data.rows_per_shard) + 1).astype(int).tolist()
-        files = [ShardFile(f"shard-{bucket:05d}-{index:03d}.parquet", stop - start) for index, (start, stop) in enumerate(pairwise(edges))]
-        for file, (start, stop) in zip(files, pairwise(edges), strict=True):
-            write_shard(storage.join(part.url, file.name), {key: values[start:stop] for key, values in rows.items()})
-        return files
+        shards = []
+        for index, (start, stop) in enumerate(pairwise(edges)):
+            shards.append({"name": f"shard-{bucket:05d}-{index:03d}.parquet", "rows": stop - start})
+            write_shard(storage.join(part.url, shards[-1]["name"]), {name: values[start:stop] for name, values in rows.items()})
+        return {"shards": shards, "checksum": checksum(rows)}
 
-    files: list[ShardFile] = []
-    shards = run_tasks(gather_bucket, len(gathers), lambda done, count: progress("gather", done, count))
-    for (part, bucket), made in zip(gathers, shards, strict=True):
-        files += made
-        if bucket == part.buckets - 1:
-            _write_manifest(part, data, transform, files, tallies[part.url])
-            files = []
+    return once(storage.join(part.work, f"bucket-{bucket:05d}.json"), work)
 
 
-def _scaled(part: Part, group: int, data: Data, transform: Transform, tally: Tally) -> Iterator[Rows]:
-    """Scaled rows of a group, as many at a time as the shuffle may hold."""
-    held: list[Rows] = []
-    blocks = (block for piece in part.groups[group] for block in clean_blocks(piece, part.kind, data.bad_rows, tally))
-    for inputs, targets, row in blocks:
-        tally.inexact += (targets[:, EXACT] != -inputs[:, EXACT_SOURCE] / STEP_SECONDS).sum(axis=0)
-        held.append(
-            {
-                "inputs": transform.scale_inputs(torch.from_numpy(inputs)).numpy(),
-                "targets": transform.scale_targets(torch.from_numpy(targets)).numpy(),
-                "row": row,
-            }
-        )
-        if sum(len(rows["row"]) for rows in held) >= data.shuffle_rows:
-            rows, held = _stack(held), []
-            yield rows
-    if sum(len(rows["row"]) for rows in held):
-        yield _stack(held)
+def _duplicate(part: Part, twice: DuplicateRowError, groups: Sequence[int]) -> UserError:
+    paths = dict.fromkeys(piece.path for group in groups for piece in part.groups[group])
+    _, step, ncol = row_place(np.array([twice.row]))
+    return UserError(
+        f"{' or '.join([*paths][:3])}{' …' if len(paths) > 3 else ''}: step {step[0]}, column {ncol[0]} is in {part.key} twice, "
+        "expected every row once"
+    )
 
 
-def _stack(held: Sequence[Rows]) -> Rows:
-    return {key: np.concatenate([rows[key] for rows in held]) for key in held[0]}
+def _finish(part: Part, data: Data, transform: Transform, scattered: Sequence[dict], gathered: Sequence[dict]) -> None:
+    """Check that what was gathered is what was scattered, and write the manifest."""
+    files = [ShardFile(**shard) for receipt in gathered for shard in receipt["shards"]]
+    before = sum(receipt["rows"] for receipt in scattered), sum(receipt["checksum"] for receipt in scattered) % (1 << 64)
+    after = sum(file.rows for file in files), sum(receipt["checksum"] for receipt in gathered) % (1 << 64)
+    if before != after:
+        raise UserError(f"{part.url}: the shuffle gave {after[0]} rows of {before[0]}, or other values; remove it and prepare again")
+    _manifest(part, data, transform, files, _sum(receipt["tally"] for receipt in scattered), f"{after[1]:016x}").save()
+    storage.remove(part.work)
 
 
-def _write_manifest(part: Part, data: Data, transform: Transform, files: Sequence[ShardFile], tally: Tally) -> None:
-    columns = np.array(INPUTS.columns + TARGETS.columns)
-    exact = np.array(TARGETS.columns)[EXACT]
-    Manifest(
+def _list(data: Data, parts: Sequence[Part], transform: Transform, notify: Progress) -> None:
+    """Write manifests that name flat pieces, for a training that streams them; rows are counted where footers do not tell them."""
+    for piece in (piece for part in parts for piece in part.pieces):
+        if piece.rows > data.shuffle_rows:
+            raise UserError(
+                f"{piece.path}: a row group of {piece.rows} rows is more than data.shuffle_rows {data.shuffle_rows}, which is held at "
+                "once; set data.stream_from to shards"
+            )
+    unknown = [(part, piece) for part in parts for piece in part.pieces if not piece.exact or data.bad_rows == "drop"]
+
+    def count(task: int) -> dict[str, Any]:
+        part, piece = unknown[task]
+
+        def read() -> dict[str, Any]:
+            tally = Tally.empty()
+            blocks = clean(flat.read_piece(piece, kind=part.kind), piece.path, data.bad_rows, tally)
+            return {"rows": sum(len(block.row) for block in blocks), "tally": tally.to_dict()}
+
+        return once(storage.join(part.work, f"{piece.index:06d}.json"), read)
+
+    counted = run_tasks(count, len(unknown), lambda done, total: notify("count", done, total))
+    receipts = {(part.url, piece.index): receipt for (part, piece), receipt in zip(unknown, counted, strict=True)}
+    for part in parts:
+        rows = [(piece, receipts.get((part.url, piece.index), {"rows": piece.rows})) for piece in part.pieces]
+        files = [FlatFile(piece, receipt["rows"]) for piece, receipt in rows if receipt["rows"]]
+        if not files:
+            raise UserError(f"{part.key}: no usable rows in months {part.months}")
+        tally = _sum(receipt["tally"] for _, receipt in rows if "tally" in receipt)
+        _manifest(part, data, transform, files, tally, None).save()
+        storage.remove(part.work)
+
+
+def _sum(tallies: Iterable[dict]) -> Tally:
+    total = Tally.empty()
+    for values in tallies:
+        total.add(Tally.from_dict(values))
+    return total
+
+
+def _manifest(
+    part: Part, data: Data, transform: Transform, files: Sequence[ShardFile] | Sequence[FlatFile], tally: Tally, checksum: str | None
+) -> Manifest:
+    return Manifest(
         url=part.url,
         source=part.source,
         kind=part.kind,
@@ -275,13 +271,11 @@ def _write_manifest(part: Part, data: Data, transform: Transform, files: Sequenc
         months=part.months,
         transform=transform.digest(),
         seed=data.seed,
+        input=part.input,
+        bad_rows=data.bad_rows,
         files=tuple(files),
-        dropped=_nonzero(columns, tally.bad),
+        checksum=checksum,
+        dropped=tally.dropped(),
         dropped_rows=tally.bad_rows,
-        inexact=_nonzero(exact, tally.inexact),
-    ).save()
-    storage.remove(part.scatter_url)
-
-
-def _nonzero(columns: np.ndarray, counts: np.ndarray) -> dict[str, int]:
-    return dict(zip(columns[counts > 0].tolist(), counts[counts > 0].tolist(), strict=True))
+        inexact=tally.inexact_rows(),
+    )

@@ -8,15 +8,17 @@ kind, step and column. A manifest is written last: without one, a split is not t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
 
 from leapray import storage
+from leapray.data.survey import Piece
 from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.recipe import SPLITS, Data, validate
@@ -25,8 +27,10 @@ from leapray.settings import difference
 MANIFEST = "manifest.json"
 TRANSFORM = "transform.json"
 SETTINGS = "prepare.json"
-GROUP_ROWS = 1024
-"""Rows of a shard's row groups, but for its last one."""
+INPUTS_KEY = "inputs"
+"""Fingerprints of the sources, beside the settings."""
+
+_REPORTED = 10
 
 Rows = dict[str, np.ndarray]
 """Columns ``inputs`` (n, i), ``targets`` (n, t) and ``row`` (n,) of the same n rows."""
@@ -41,8 +45,16 @@ class ShardFile:
 
 
 @dataclass(frozen=True)
+class FlatFile:
+    """A piece of flat parquet or csv that is read and scaled as it is needed, and the rows of it that can be used."""
+
+    piece: Piece
+    rows: int
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """What one split of one source holds and where it came from."""
+    """What one split of one source holds and where it came from: shards, or the pieces of flat files that stand for them."""
 
     url: str
     source: str
@@ -50,24 +62,39 @@ class Manifest:
     split: str
     months: str
     transform: str
-    """Digest of the transform that scaled the rows."""
+    """Digest of the transform that scales the rows."""
     seed: int
-    files: tuple[ShardFile, ...]
-    dropped: dict[str, int]
-    """Non-finite values by column, in the rows that were dropped."""
+    input: str
+    """Fingerprint of the files that the rows came from."""
+    bad_rows: Literal["refuse", "drop"]
+    files: tuple[ShardFile, ...] | tuple[FlatFile, ...]
+    checksum: str | None
+    """Of the keys and scaled values of all rows of the shards, in whatever order (:func:`shuffle.checksum`)."""
+    dropped: dict[str, dict[str, int]]
+    """Values that cannot be used, in the rows that were dropped, by column and reason."""
     dropped_rows: int
     inexact: dict[str, int]
-    """By exact column, the rows in which it is not ``-state_q0002/1200``."""
+    """By exact column, the rows in which it is not ``-state_q0002/1200``; known of shards."""
 
     @property
     def rows(self) -> int:
         return sum(file.rows for file in self.files)
 
-    def shard_url(self, index: int) -> str:
-        return storage.join(self.url, self.files[index].name)
+    def report(self) -> Iterator[str]:
+        """What it holds, and what was dropped and why, in lines for people; the columns with the most values that cannot be used."""
+        yield f"{self.split:<10} {self.source:<12} {self.rows} rows in {len(self.files)} files"
+        if self.dropped_rows:
+            yield f"  {self.dropped_rows} rows dropped for values that cannot be used, in {len(self.dropped)} columns:"
+            worst = sorted(self.dropped.items(), key=lambda item: -sum(item[1].values()))
+            for column, reasons in worst[:_REPORTED]:
+                yield f"  {column:<20} {', '.join(f'{reason} in {count} rows' for reason, count in reasons.items())}"
+            if len(worst) > _REPORTED:
+                yield f"  and {len(worst) - _REPORTED} more columns, all in {MANIFEST}"
+        for column, count in self.inexact.items():
+            yield f"  {column:<20} is not exactly -state_q0002/1200 in {count} rows"
 
     def save(self) -> None:
-        values = asdict(self)
+        values = _MANIFEST.dump_python(self, mode="json")
         values["rows"] = self.rows
         storage.write_json(storage.join(values.pop("url"), MANIFEST), values)
 
@@ -78,13 +105,15 @@ class Manifest:
         values = storage.read_json(name)
         try:
             rows = values.pop("rows")
-            files = tuple(ShardFile(**file) for file in values.pop("files"))
-            manifest = cls(url=url, files=files, **values)
-        except (TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"{name}: not a manifest of prepared shards ({error})") from error
+            manifest = _MANIFEST.validate_python(values | {"url": url})
+        except (ValidationError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{name}: not a manifest of prepared data, or one of another leapray; prepare anew") from error
         if manifest.rows != rows:
             raise UserError(f"{name}: says {rows} rows, but its files hold {manifest.rows}")
         return manifest
+
+
+_MANIFEST = TypeAdapter(Manifest)
 
 
 @dataclass(frozen=True)
@@ -98,12 +127,6 @@ class Prepared:
     def split(self, name: str) -> tuple[Manifest, ...]:
         """Manifests of one split, by source name."""
         return tuple(manifest for manifest in self.manifests if manifest.split == name)
-
-    def shards(self, split: str) -> Iterator[Rows]:
-        """Every shard of a split, one after another."""
-        for manifest in self.split(split):
-            for index in range(len(manifest.files)):
-                yield read_shard(manifest.shard_url(index))
 
 
 def load_prepared(url: str) -> Prepared:
@@ -136,14 +159,20 @@ def open_prepared(data: Data) -> Prepared:
 
 
 def prepare_settings(data: Data) -> dict[str, Any]:
-    """What decides the content of a prepared directory, as ``prepare.json`` holds it."""
-    return data.model_dump(mode="json", exclude={"prepared"})
+    """What decides the content of a prepared directory, as ``prepare.json`` holds it.
+
+    Where a source lies does not, since its files have a fingerprint; but manifests that name flat files hold their place.
+    """
+    passed_over = {"weight", "path"} if data.stream_from == "shards" else {"weight"}
+    return data.model_dump(mode="json", exclude={"prepared": True, "sources": {"__all__": passed_over}})
 
 
 def changed_settings(url: str, data: Data) -> str:
     """What the recipe's settings and those of a prepared directory disagree on; keys that the directory is too old for have defaults."""
     name = storage.join(url, SETTINGS)
-    theirs = validate(Data, {**storage.read_json(name), "prepared": url}, name)
+    noted = {key: value for key, value in storage.read_json(name).items() if key != INPUTS_KEY}
+    sources = {source: {"path": ""} | values for source, values in noted.get("sources", {}).items()}
+    theirs = validate(Data, {**noted, "sources": sources, "prepared": url}, name)
     return difference(prepare_settings(data), prepare_settings(theirs))
 
 
@@ -176,14 +205,13 @@ def write_shard(url: str, rows: Rows) -> None:
     table = rows_to_table(rows)
     with storage.atomic_file(url) as file:
         # scaled float32 hardly compresses, and plain pages are the fastest to read
-        pq.write_table(table, file, row_group_size=GROUP_ROWS, compression="none", use_dictionary=False, write_statistics=False)
+        pq.write_table(table, file, compression="none", use_dictionary=False, write_statistics=False)
 
 
-def read_shard(url: str, groups: Sequence[int] | None = None) -> Rows:
-    """Read one shard, or the given row groups of it. Raises UserError when it is missing or damaged."""
+def read_shard(url: str) -> Rows:
+    """Read one shard. Raises UserError when it is missing or damaged."""
     try:
         with storage.open_input(url) as file:
-            parquet = pq.ParquetFile(file)
-            return table_to_rows(parquet.read() if groups is None else parquet.read_row_groups(groups))
+            return table_to_rows(pq.ParquetFile(file).read())
     except (pa.ArrowException, OSError, KeyError, AttributeError) as error:
         raise UserError(f"{url}: not a readable shard of prepared data ({error}); remove it and run `leapray prepare` again") from error

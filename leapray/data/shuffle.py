@@ -13,20 +13,19 @@ import numpy as np
 import pyarrow as pa
 
 from leapray import storage
-from leapray.climsim.schema import row_place
+from leapray.data.hashing import row_hash
 from leapray.data.shards import Rows, rows_to_table, table_to_rows
-from leapray.errors import UserError
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_WEIGHTS = np.random.default_rng(0).integers(0, 1 << 64, (1 << 12,), dtype=np.uint64) | np.uint64(1)
+_CHECKSUM_ROWS = 1024
 
 
-def row_hash(row: np.ndarray, seed: int) -> np.ndarray:
-    """Uniform uint64 of each row key and the seed: SplitMix64's finaliser (Steele, Lea and Flood, 2014)."""
-    with np.errstate(over="ignore"):
-        z = row.astype(np.uint64) + _GOLDEN * np.uint64(2 * seed + 1)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
+class DuplicateRowError(Exception):
+    """A row key that is there more than once, and the numbers of the scattered files that hold it."""
+
+    def __init__(self, row: int, files: Sequence[int]) -> None:
+        super().__init__(f"row {row} is in scattered files {files}")
+        self.row, self.files = row, files
 
 
 def scatter(rows: Rows, buckets: int, seed: int, url: str) -> None:
@@ -43,18 +42,31 @@ def scatter(rows: Rows, buckets: int, seed: int, url: str) -> None:
 
 
 def gather(urls: Sequence[str], bucket: int, seed: int) -> Rows:
-    """All rows of one bucket, ordered by hash. Raises UserError if a row is there twice."""
+    """All rows of one bucket, ordered by hash. Raises :class:`DuplicateRowError` if a row is there twice."""
     batches = []
     for url in urls:
         with storage.open_input(url) as file:
             batches.append(pa.ipc.open_file(file).get_batch(bucket))
     table = pa.Table.from_batches(batches).combine_chunks()
+    edges = np.cumsum([0, *(len(batch) for batch in batches)])
     batches.clear()
     rows = table_to_rows(table)
     order = np.lexsort((rows["row"], row_hash(rows["row"], seed)))
     ordered = {name: values[order] for name, values in rows.items()}
     twice = np.flatnonzero(np.diff(ordered["row"]) == 0)
     if len(twice):
-        _, step, ncol = row_place(ordered["row"][twice[:1]])
-        raise UserError(f"step {step[0]}, column {ncol[0]} is in the data twice, expected every row once")
+        row = int(ordered["row"][twice[0]])
+        raise DuplicateRowError(row, [int(np.searchsorted(edges, place, side="right")) - 1 for place in np.flatnonzero(rows["row"] == row)])
     return ordered
+
+
+def checksum(rows: Rows) -> int:
+    """Sum modulo 2**64 of a hash of each row's key and every bit of its values: the same in whatever order the rows come."""
+    total = np.uint64(0)
+    with np.errstate(over="ignore"):
+        for start in range(0, len(rows["row"]), _CHECKSUM_ROWS):
+            part = slice(start, start + _CHECKSUM_ROWS)
+            words = np.hstack([np.ascontiguousarray(rows[name][part]).view(np.uint64) for name in ("inputs", "targets")])
+            mixed = (words * _WEIGHTS[: words.shape[1]]).sum(axis=1, dtype=np.uint64)
+            total += row_hash(mixed ^ row_hash(rows["row"][part], 0), 0).sum(dtype=np.uint64)
+    return int(total)

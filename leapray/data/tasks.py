@@ -18,6 +18,8 @@ def run_tasks(function: Callable[[int], T], count: int, progress: Callable[[int,
 
     ``progress`` is called with the tasks done and the tasks in all.
     """
+    if not count:
+        return
     dataset = ray.data.range(count, override_num_blocks=count)
     dataset.context.execution_options.preserve_order = True
     # logical CPUs may be more than there are, and every task holds much memory

@@ -1,110 +1,102 @@
-"""The scaling of raw columns for a network and back: fitted once, saved as ``transform.json``, the one implementation everywhere.
+"""From raw columns to a network's numbers and back: fitted once, saved as ``transform.json``, the one implementation everywhere.
 
-The data plane, the emulator and the export all run this float64 torch module; only its result is float32, since raw columns
-reach 1e-51 and would vanish in single precision (FACTS section 2).
-Shapes: b rows; i = 556 raw inputs, t = 368 targets.
+The data plane, the emulator and the export all run this float64 torch module; only its result is float32.
+Shapes: b rows; i = 556 raw inputs, s = 556 + 60 F scaled ones with F engineered features, t = 368 targets.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
-from leapray.climsim.schema import INPUTS, LEVELS, TARGETS, Layout, schema_hash
+from leapray.climsim.schema import GASES, INPUTS, LEVELS, TARGETS, schema_hash
+from leapray.data.features import EngineeredFeatures, check_features
 from leapray.data.moments import Moments
+from leapray.data.scaling import ColumnScaling, log_columns
 from leapray.errors import UserError
 from leapray.recipe import Choice
 from leapray.registry import Options, Registry
 
-_PLAIN = "z = (x - mean) / scale; 0 where constant"
-_CLIPPED = f"{_PLAIN}; sign(z) * (clip + log(1 + |z| - clip)) where |z| > clip"
-
-
-class ColumnScaling(nn.Module):
-    """Per-column ``(x - mean) / scale`` in float64, constants to 0, and a soft clip of extreme values.
-
-    The clip keeps ``|z| <= clip`` as it is and continues as ``clip + log(1 + |z| - clip)``: smooth, monotone and invertible,
-    so that the 8 500 standard deviations of real cloud columns become 39. ``clip`` 0 means none.
-    """
-
-    mean: Tensor
-    scale: Tensor
-    constant: Tensor
-
-    def __init__(self, mean: Tensor, scale: Tensor, constant: Tensor, clip: float = 0.0) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean.to(torch.float64))
-        self.register_buffer("scale", scale.to(torch.float64))
-        self.register_buffer("constant", constant.to(torch.bool))
-        self.clip = clip
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale ``(b, width)`` of any float type to float64 ``(b, width)``."""
-        z = ((x.to(torch.float64) - self.mean) / self.scale).masked_fill_(self.constant, 0.0)
-        if self.clip > 0.0:
-            size = z.abs()
-            beyond = (size - self.clip).clamp_min_(0.0)
-            # within the bound this adds exactly 0, so nothing is rounded there
-            z = z + torch.sign(z) * (torch.log1p(beyond) - beyond)
-        return z
-
-    def inverse(self, z: Tensor) -> Tensor:
-        """Undo :meth:`forward` in float64; a constant column gives its mean."""
-        z = z.to(torch.float64).masked_fill(self.constant, 0.0)
-        if self.clip > 0.0:
-            beyond = (z.abs() - self.clip).clamp_min(0.0)
-            z = z + torch.sign(z) * (torch.expm1(beyond) - beyond)
-        return z * self.scale + self.mean
-
-    def to_dict(self) -> dict[str, Any]:
-        columns = {"mean": self.mean.tolist(), "scale": self.scale.tolist(), "constant": self.constant.tolist()}
-        return columns | {"clip": self.clip, "formula": _CLIPPED if self.clip else _PLAIN}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], layout: Layout, name: str) -> "ColumnScaling":
-        columns = {key: torch.tensor(values[key], dtype=torch.float64) for key in ("mean", "scale", "constant")}
-        for key, column in columns.items():
-            if column.shape != (layout.width,):
-                raise UserError(f"{name}: {key} has shape {tuple(column.shape)}, expected ({layout.width},)")
-        return cls(columns["mean"], columns["scale"], columns["constant"], float(values["clip"]))
+LOG_VARIABLES = ("state_q0001", "state_q0002", "state_q0003", *(gas.name for gas in GASES))
+"""Variables of many magnitudes, whose logarithm ``log-per-variable`` takes (FACTS section 4d)."""
+_BLOCK_ROWS = 256
+"""Rows that are scaled at a time on a CPU, so that what lies between raw and scaled stays in a core's cache."""
 
 
 class Transform(nn.Module):
-    """Scaling of raw inputs and targets, with what it was fitted on."""
+    """Scaling of raw inputs, with the engineered features that follow them, and of targets, with what it was fitted on."""
 
-    def __init__(self, inputs: ColumnScaling, targets: ColumnScaling, scaling: str, fitted_on: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        inputs: ColumnScaling,
+        targets: ColumnScaling,
+        scaling: str,
+        fitted_on: Mapping[str, Any],
+        features: Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.inputs = inputs
         self.targets = targets
-        self.features = (inputs.mean.numel() - INPUTS.width) // LEVELS
+        self.engineered = EngineeredFeatures(features)
+        self.features = len(features)
         """Engineered profiles that follow the 556 inputs."""
+        self.feature_names = list(check_features(features))
         self.scaling = scaling
+        self.options = dict(options or {})
         self.fitted_on = dict(fitted_on)
+        self.block_rows = _BLOCK_ROWS
 
     @torch.jit.export
     def scale_inputs(self, x_bi: Tensor) -> Tensor:
-        """Raw columns ``(b, 556)``, best float64, to the network's float32 ``(b, 556)``."""
-        return self.inputs(x_bi).to(torch.float32)
+        """Raw columns ``(b, 556)``, best float64, to the network's C-contiguous float32 ``(b, 556 + 60 F)``; fastest column by column."""
+        if self._whole(x_bi):
+            return self._scale_inputs(x_bi).contiguous()
+        z_bs = torch.empty([x_bi.shape[0], self.inputs.mean.numel()], dtype=torch.float32, device=x_bi.device)
+        for start in range(0, x_bi.shape[0], self.block_rows):
+            z_bs[start : start + self.block_rows] = self._scale_inputs(x_bi[start : start + self.block_rows])
+        return z_bs
 
     @torch.jit.export
     def scale_targets(self, y_bt: Tensor) -> Tensor:
-        """Physical tendencies and fluxes ``(b, 368)`` to float32 ``(b, 368)``."""
-        return self.targets(y_bt).to(torch.float32)
+        """Physical tendencies and fluxes ``(b, 368)`` to C-contiguous float32 ``(b, 368)``."""
+        if self._whole(y_bt):
+            return self.targets(y_bt).to(torch.float32).contiguous()
+        z_bt = torch.empty([y_bt.shape[0], self.targets.mean.numel()], dtype=torch.float32, device=y_bt.device)
+        for start in range(0, y_bt.shape[0], self.block_rows):
+            z_bt[start : start + self.block_rows] = self.targets(y_bt[start : start + self.block_rows]).to(torch.float32)
+        return z_bt
 
     @torch.jit.export
     def unscale_targets(self, z_bt: Tensor) -> Tensor:
         """The network's output ``(b, 368)`` to physical float64 ``(b, 368)``."""
         return self.targets.inverse(z_bt)
 
+    def _scale_inputs(self, x_bi: Tensor) -> Tensor:
+        if self.features == 0:
+            return self.inputs(x_bi).to(torch.float32)
+        # transposed, since columns are what is contiguous in between
+        parts = self.engineered(x_bi)
+        parts.insert(0, x_bi.to(torch.float64))
+        return self.inputs(torch.cat([part.t() for part in parts]).t()).to(torch.float32)
+
+    def _whole(self, x: Tensor) -> bool:
+        """Whether rows are best scaled all at once: on an accelerator, and in an exported graph, which cannot hold the loop."""
+        return torch.compiler.is_compiling() or x.device.type != "cpu"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values that keep every bit; the content of ``transform.json``."""
         return {
             "schema": schema_hash(),
             "scaling": self.scaling,
+            "options": self.options,
+            "features": list(self.feature_names),
             "fitted_on": self.fitted_on,
             "inputs": self.inputs.to_dict(),
             "targets": self.targets.to_dict(),
@@ -112,19 +104,29 @@ class Transform(nn.Module):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], name: str = "transform") -> "Transform":
-        """Rebuild from :meth:`to_dict`. Raises UserError for another schema or wrong shapes."""
-        if values.get("schema") != schema_hash():
-            raise UserError(f"{name}: made for schema {values.get('schema')}, but this leapray has schema {schema_hash()}")
+        """Rebuild from :meth:`to_dict`. Raises UserError for another schema, an unknown feature or wrong shapes."""
+        if not isinstance(values, Mapping) or values.get("schema") != schema_hash():
+            found = values.get("schema") if isinstance(values, Mapping) else None
+            raise UserError(f"{name}: made for schema {found}, but this leapray has schema {schema_hash()}")
         try:
-            inputs = ColumnScaling.from_dict(values["inputs"], INPUTS, f"{name}: inputs")
-            targets = ColumnScaling.from_dict(values["targets"], TARGETS, f"{name}: targets")
-            return cls(inputs, targets, values["scaling"], values["fitted_on"])
+            features = values["features"]
+            inputs = ColumnScaling.from_dict(values["inputs"], INPUTS.width + LEVELS * len(features), f"{name}: inputs")
+            targets = ColumnScaling.from_dict(values["targets"], TARGETS.width, f"{name}: targets")
+            return cls(inputs, targets, values["scaling"], values["fitted_on"], features, values["options"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{name}: not a transform, {type(error).__name__} at {error}") from error
 
     def digest(self) -> str:
         """Short hash of everything the transform does; shards and models carry it."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How inputs are scaled: variables that go through the logarithm, and the fit on the moments of what comes out of it."""
+
+    log_variables: tuple[str, ...]
+    fit_inputs: Callable[[Moments], ColumnScaling]
 
 
 class StandardOptions(Options):
@@ -137,33 +139,110 @@ class ReferenceOptions(Options):
     """Smallest standard deviation: the original's floor, which hides 235 inputs (FACTS section 4a)."""
 
 
-Scalings = tuple[ColumnScaling, ColumnScaling]
+class LogPerVariableOptions(Options):
+    clip: PositiveFloat | None = 100.0
+    """Soft-clip bound of inputs, in standard deviations. No recorded extreme reaches it (the farthest, the surface stress of high-res
+    in low-res scaling, is at 86), so that real columns get the original's numbers and what is not real stays bounded."""
+    added: PositiveFloat = 1e-10
+    """Added to every standard deviation of the 556 inputs, as the original does (FACTS section 4d)."""
 
 
-def _standard(options: StandardOptions, inputs: Moments, targets: Moments) -> Scalings:
-    return _by_std(inputs, options.clip or 0.0), _by_std(targets, 0.0)
+def _standard(options: StandardOptions) -> Scaling:
+    return Scaling((), lambda moments: _by_std(moments, options.clip or 0.0))
 
 
-def _reference(options: ReferenceOptions, inputs: Moments, targets: Moments) -> Scalings:
-    mean, std = torch.from_numpy(inputs.mean), torch.from_numpy(inputs.std)
-    return ColumnScaling(mean, std.clamp_min(options.floor), torch.zeros_like(mean)), _by_std(targets, 0.0)
+def _reference(options: ReferenceOptions) -> Scaling:
+    def fit(moments: Moments) -> ColumnScaling:
+        std = np.maximum(moments.std, options.floor)
+        return _scaling(moments.mean, std, np.zeros(len(std), bool))
+
+    return Scaling((), fit)
 
 
-def _by_std(moments: Moments, clip: float) -> "ColumnScaling":
+def _log_per_variable(options: LogPerVariableOptions) -> Scaling:
+    """One mean and standard deviation for all 60 levels of a profile variable, after the logarithm where it has one.
+
+    A level that is constant is kept where its variable is not: it lies within the variable's spread, and its place in the profile
+    means something.
+    """
+
+    def fit(moments: Moments) -> ColumnScaling:
+        mean, std, constant = moments.mean.copy(), moments.std, _constant(moments)
+        for variable in INPUTS.profiles:
+            columns = INPUTS[variable.name]
+            pooled = moments[columns].pooled()
+            mean[columns], std[columns], constant[columns] = pooled.mean, pooled.std, _constant(pooled)
+        std[: INPUTS.width] += options.added
+        log = INPUTS.mask(LOG_VARIABLES)
+        return _scaling(mean, std, constant, options.clip or 0.0, np.pad(log, (0, len(mean) - len(log))))
+
+    return Scaling(LOG_VARIABLES, fit)
+
+
+def _by_std(moments: Moments, clip: float = 0.0) -> ColumnScaling:
+    return _scaling(moments.mean, moments.std, _constant(moments), clip)
+
+
+def _constant(moments: Moments) -> np.ndarray:
     # below 1e-154 a variance underflows: nothing is left to scale by
-    constant = torch.from_numpy(moments.constant | (moments.std == 0))
-    scale = torch.from_numpy(moments.std).masked_fill(constant, 1.0)
-    return ColumnScaling(torch.from_numpy(moments.mean), scale, constant, clip)
+    return moments.constant | (moments.std == 0)
 
 
-SCALINGS: Registry[Scalings] = Registry(
-    "data.scaling", {"standard": (StandardOptions, _standard), "reference": (ReferenceOptions, _reference)}
+def _scaling(mean: np.ndarray, std: np.ndarray, constant: np.ndarray, clip: float = 0.0, log: np.ndarray | None = None) -> ColumnScaling:
+    scale = np.where(constant, 1.0, std)
+    return ColumnScaling(
+        torch.from_numpy(mean), torch.from_numpy(scale), torch.from_numpy(constant), clip, None if log is None else torch.from_numpy(log)
+    )
+
+
+SCALINGS: Registry[Scaling] = Registry(
+    "data.scaling",
+    {
+        "standard": (StandardOptions, _standard),
+        "reference": (ReferenceOptions, _reference),
+        "log-per-variable": (LogPerVariableOptions, _log_per_variable),
+    },
 )
 
 
-def fit_transform(scaling: Choice, inputs: Moments, targets: Moments, fitted_on: Mapping[str, Any]) -> Transform:
-    """Make the transform that a recipe's ``data.scaling`` names from the moments of its training rows.
+class Fitting:
+    """What a statistics pass needs to know of a recipe's scaling and features. Raises UserError for an unknown name or option."""
 
-    Raises UserError for an unknown scaling or option.
-    """
-    return Transform(*SCALINGS.build(scaling, inputs, targets), scaling.name, fitted_on)
+    def __init__(self, scaling: Choice, features: Sequence[str]) -> None:
+        self.name = scaling.name
+        self.options = SCALINGS.options(scaling).model_dump()
+        self.features = check_features(features)
+        scaler = SCALINGS.build(scaling)
+        self.log_variables, self._fit_inputs = scaler.log_variables, scaler.fit_inputs
+        self.inputs_width = INPUTS.width + LEVELS * len(self.features)
+        self.width = self.inputs_width + TARGETS.width
+        """Columns that are fitted: raw inputs, features, targets."""
+        self._engineered = EngineeredFeatures(self.features)
+
+    def columns(self, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Float64 ``(n, width)``, column by column (F order), after features and logarithm; moments of it are what :meth:`fit` takes.
+
+        ``inputs`` is float64 ``(n, 556)`` and ``targets`` ``(n, 368)``, of any memory layout.
+        """
+        columns = np.empty((len(inputs), self.width), order="F")
+        columns[:, : INPUTS.width] = inputs
+        columns[:, self.inputs_width :] = targets
+        raw = torch.from_numpy(columns)[:, : INPUTS.width]
+        for index, feature in enumerate(self._engineered(raw)):
+            start = INPUTS.width + LEVELS * index
+            columns[:, start : start + LEVELS] = feature.numpy()
+        for name in self.log_variables:
+            raw[:, INPUTS[name]] = log_columns(raw[:, INPUTS[name]])
+        return columns
+
+    def moments(self, inputs: np.ndarray, targets: np.ndarray) -> Moments:
+        """Moments of :meth:`columns`, which are not copied where they are the raw ones."""
+        if self.features or self.log_variables:
+            return Moments.of(self.columns(inputs, targets))
+        return Moments.beside([Moments.of(inputs), Moments.of(targets)])
+
+    def fit(self, moments: Moments, fitted_on: Mapping[str, Any]) -> Transform:
+        """The transform from the moments of all :meth:`columns` of the training rows; ``fitted_on`` says which rows they were."""
+        inputs = self._fit_inputs(moments[: self.inputs_width])
+        targets = _by_std(moments[self.inputs_width :])
+        return Transform(inputs, targets, self.name, fitted_on, self.features, self.options)

@@ -52,13 +52,14 @@ def predict(
     """
     models = [storage.absolute(model) for model in models]
     source, destination = storage.absolute(source), storage.absolute(destination)
-    pieces = flat.list_pieces(source, targets=False, notice=notice)
+    survey = flat.survey(source, targets=False, notice=notice)
+    pieces = survey.pieces()
     for model in models:
         load_model(model)
     settings = {
         "model files": [storage.fingerprint(*(storage.join(model, name) for name in (INFO_FILE, WEIGHTS_FILE))) for model in models],
         "input": source,
-        "input files": storage.fingerprint(*dict.fromkeys(piece.path for piece in pieces)),
+        "input files": survey.fingerprint,
     }
     claim(destination, SETTINGS, settings, "a prediction", ".parquet")
     with cluster.connected():
@@ -73,10 +74,9 @@ def _run(
     pieces: Sequence[flat.Piece], models: Sequence[str], destination: str, use_gpu: bool, progress: Callable[[int, int], None] | None
 ) -> int:
     actors = min(len(pieces), cluster.parallelism(use_gpu))
-    items = [{"path": piece.path, "row_group": piece.row_group, "rows": piece.rows, "index": piece.index} for piece in pieces]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+    dataset = ray.data.range(len(pieces), override_num_blocks=len(pieces)).map(
         _Predictor,
-        fn_constructor_args=(models, destination, use_gpu),
+        fn_constructor_args=(pieces, models, destination, use_gpu),
         concurrency=(1, actors) if actors > 1 else 1,
         num_cpus=1,
         num_gpus=1 if use_gpu else 0,
@@ -90,15 +90,16 @@ def _run(
 
 
 class _Predictor:
-    """One actor: the models on its device, called with the fields of a piece."""
+    """One actor: the models on its device, called with the number of a piece."""
 
-    def __init__(self, models: Sequence[str], destination: str, use_gpu: bool) -> None:
+    def __init__(self, pieces: Sequence[flat.Piece], models: Sequence[str], destination: str, use_gpu: bool) -> None:
+        self.pieces = pieces
         device = torch.device("cuda" if use_gpu else "cpu")
         self.emulators = [load_model(model).emulator.to(device) for model in models]
         self.destination, self.device = destination, device
 
-    def __call__(self, fields: dict[str, Any]) -> dict[str, int]:
-        return {"rows": self._piece(flat.Piece(**fields))}
+    def __call__(self, task: dict[str, Any]) -> dict[str, int]:
+        return {"rows": self._piece(self.pieces[task["id"]])}
 
     def _piece(self, piece: flat.Piece) -> int:
         """Predict one piece into its part file, unless it is there; the number of its rows."""

@@ -5,7 +5,7 @@ Letters after an underscore name a tensor's axes: b batch, i inputs, l levels (6
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -27,19 +27,22 @@ class LowResAquaOptions(Options):
     head: PositiveInt = 960
     dropout: float = Field(0.09, ge=0, lt=1)
     """Between the layers of the LSTM."""
+    features_at: Literal["first", "after-state", "last"] = "after-state"
+    """Place of the engineered features among a level's channels; the original took the first two (FACTS section 4c)."""
 
 
 class LowResAqua(nn.Module):
     """Scaled inputs ``(B, 556 + 60 * features)`` to scaled targets ``(B, 368)``.
 
-    The column is seen as 60 levels of 25 channels: 6 state profiles, 3 gas profiles, 16 scalars repeated, then one channel per
-    engineered feature. An autoencoder of the whole column gives as many channels again, so that each level of the recurrent
-    layers knows the column's summary from the start.
+    The column is seen as 60 levels of 25 channels: 6 state profiles, 3 gas profiles, 16 scalars repeated, and one more for each
+    engineered feature, where ``features_at`` puts it. An autoencoder of the whole column gives as many channels again, so that each
+    level of the recurrent layers knows the column's summary from the start.
     """
 
     def __init__(self, options: LowResAquaOptions, features: int = 0) -> None:
         super().__init__()
         self.levels, self.states, self.gases, self.features = LEVELS, len(STATE), len(GASES), features
+        self.features_at = {"first": 0, "after-state": 1, "last": 3}[options.features_at]
         self.state_stop = INPUTS[STATE[-1].name].stop
         self.gases_start = INPUTS[GASES[0].name].start
         self.gases_stop = INPUTS[GASES[-1].name].stop
@@ -59,13 +62,15 @@ class LowResAqua(nn.Module):
         self.head = FullPrecision(perceptron((LEVELS * 2 * options.gru_hidden, options.head, TARGETS.width)))
 
     def channels(self, x_bi: Tensor) -> Tensor:
-        """The flat columns as ``(B, 60, C)``: state profiles, gas profiles, scalars, engineered features."""
+        """The flat columns as ``(B, 60, C)``: state profiles, gas profiles, scalars, and the features in their place."""
         batch = x_bi.shape[0]
         state_bcl = x_bi[:, : self.state_stop].reshape(batch, self.states, self.levels)
         scalars_bcl = x_bi[:, self.state_stop : self.gases_start].unsqueeze(2).expand(-1, -1, self.levels)
         gases_bcl = x_bi[:, self.gases_start : self.gases_stop].reshape(batch, self.gases, self.levels)
         features_bcl = x_bi[:, self.gases_stop :].reshape(batch, self.features, self.levels)
-        return torch.cat([state_bcl, gases_bcl, scalars_bcl, features_bcl], dim=1).transpose(1, 2)
+        groups = [state_bcl, gases_bcl, scalars_bcl]
+        groups.insert(self.features_at, features_bcl)
+        return torch.cat(groups, dim=1).transpose(1, 2)
 
     def forward(self, x_bi: Tensor) -> Tensor:
         x_blc = self.channels(x_bi)

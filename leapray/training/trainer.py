@@ -147,7 +147,9 @@ def _interrupt_restored() -> Iterator[None]:
 
 def _stream(recipe: Recipe, prepared: Prepared, rank: int = 0, world: int = 1) -> Stream:
     training = recipe.training
-    return Stream(prepared, batch_size=training.batch_size, lanes=recipe.lanes, seed=training.seed, rank=rank, world=world)
+    return Stream(
+        prepared, batch_size=training.batch_size, lanes=recipe.lanes, seed=training.seed, shares=recipe.shares, rank=rank, world=world
+    )
 
 
 def _worker(config: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from leapray.climsim.calendar import FIRST_MONTH
 from leapray.climsim.netcdf import Snapshot, find_pairs
 from leapray.climsim.schema import row_place
-from leapray.data.convert import Conversion, _row_group_writer, _rows_if_complete, convert
+from leapray.data.convert import Conversion, _rows_if_complete, convert, flat_writer
 from leapray.data.flat import flat_schema, list_pieces, read_piece, to_table
 from leapray.errors import UserError
 from tests.official_layout import COLUMN_NAMES, expected_rows, write_pair
@@ -103,7 +103,7 @@ def test_a_damaged_file_is_written_anew(ray_cluster: None, source: Path, tmp_pat
 def test_a_file_is_complete_if_it_is_whole_and_holds_the_same_steps(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     assert _rows_if_complete(str(path), b"0,7") is None
-    with _row_group_writer(str(path), b"0,7") as write:
+    with flat_writer(str(path), b"0,7") as write:
         for step in (0, 7):
             write(to_table(Snapshot("low-res", step, np.zeros((3, 924)))))
     assert _rows_if_complete(str(path), b"0,7") == 6
@@ -175,7 +175,7 @@ def test_row_groups_are_bounded(tmp_path: Path, snapshot: int, count: int, group
     path = str(tmp_path / "a.parquet")
     schema = flat_schema()
     table = pa.table([pa.nulls(snapshot, field.type) for field in schema], schema=schema)
-    with _row_group_writer(path, b"0") as write:
+    with flat_writer(path, b"0") as write:
         for _ in range(count):
             write(table)
     metadata = pq.read_metadata(path)

@@ -14,8 +14,8 @@ from leapray.climsim.calendar import FIRST_MONTH, Month
 from leapray.climsim.grid import figures
 from leapray.climsim.netcdf import Snapshot
 from leapray.climsim.schema import row_key, row_place
-from leapray.data import flat
-from leapray.data.flat import Piece, flat_schema, list_pieces, read_piece, to_table
+from leapray.data.flat import Piece, Selection, flat_schema, list_pieces, read_piece, survey, to_table
+from leapray.data.headers import first_id
 from leapray.data.places import month_in_name
 from leapray.errors import UserError
 
@@ -75,7 +75,7 @@ def test_blocks_are_bounded_and_packed(tmp_path: Path, max_rows: int) -> None:
     (piece,) = list_pieces(write(tmp_path / "train.parquet", competition_table(matrix)))
     blocks = list(read_piece(piece, max_rows=max_rows))
     assert [len(block.inputs) for block in blocks] == [min(max_rows, 10 - at) for at in range(0, 10, max_rows)]
-    assert all(block.inputs.flags.c_contiguous and block.targets.flags.c_contiguous for block in blocks)
+    assert all(block.inputs.flags.f_contiguous and block.targets.flags.f_contiguous for block in blocks)
     assert np.concatenate([block.inputs for block in blocks]).tobytes() == matrix[:, :556].tobytes()
     assert np.concatenate([block.targets for block in blocks]).tobytes() == matrix[:, 556:].tobytes()
 
@@ -94,7 +94,7 @@ def test_rows_of_competition_months_are_picked_by_id(tmp_path: Path) -> None:
     first_of_march = -(-MARCH.first_step // 7) * 384
     matrix = values(6)
     source = write(tmp_path / "train.csv", competition_table(matrix, first=first_of_march - 2))
-    february, march = (list_pieces(source, start=month, stop=month + 1) for month in (FIRST_MONTH, MARCH))
+    february, march = (list_pieces(source, Selection(start=month, stop=month + 1)) for month in (FIRST_MONTH, MARCH))
     assert [(piece.rows, piece.exact) for piece in february] == [(-1, False)]
     assert read_all(february)[1] == [f"train_{first_of_march - 2}", f"train_{first_of_march - 1}"]
     np.testing.assert_array_equal(read_all(march)[0], matrix[2:])
@@ -112,13 +112,13 @@ def test_monthly_files_with_restarting_ids_get_unique_negative_keys(tmp_path: Pa
 def test_months_come_from_the_name_where_there_is_no_step(tmp_path: Path) -> None:
     for month in ("0001-02", "0001-03", "0001-04"):
         write(tmp_path / f"low-res.{month}.0000.parquet", competition_table(values(2)))
-    names = [Path(piece.path).name for piece in list_pieces(str(tmp_path), start=MARCH)]
+    names = [Path(piece.path).name for piece in list_pieces(str(tmp_path), Selection(start=MARCH))]
     assert names == ["low-res.0001-03.0000.parquet", "low-res.0001-04.0000.parquet"]
-    assert len(list_pieces(str(tmp_path), stop=MARCH)) == 1
+    assert len(list_pieces(str(tmp_path), Selection(stop=MARCH))) == 1
     with pytest.raises(UserError, match="no rows in month 0001-05, which 0001-04 to 0001-06 asks for"):
-        list_pieces(str(tmp_path), start=Month(1, 4), stop=Month(1, 6))
+        list_pieces(str(tmp_path), Selection(start=Month(1, 4), stop=Month(1, 6)))
     with pytest.raises(UserError, match="no rows from 0002-01 up to the end"):
-        list_pieces(str(tmp_path), start=Month(2, 1))
+        list_pieces(str(tmp_path), Selection(start=Month(2, 1)))
 
 
 @pytest.mark.parametrize("write_statistics", [True, False])
@@ -127,7 +127,7 @@ def test_months_come_from_the_step_whatever_the_name_says(tmp_path: Path, name: 
     steps = [MARCH.first_step + offset for offset in (-2, -1, 0, 1)]
     table = pa.concat_tables([to_table(Snapshot("low-res", step, values(2, step))) for step in steps])
     source = write(tmp_path / name, table, row_group_size=3, write_statistics=write_statistics)
-    pieces = list_pieces(source, start=MARCH, stop=MARCH + 1)
+    pieces = list_pieces(source, Selection(start=MARCH, stop=MARCH + 1))
     assert [piece.rows for piece in pieces] == ([3, 2] if write_statistics else [3, 3, 2])
     assert [piece.exact for piece in pieces] == ([False, True] if write_statistics else [False] * 3)
     _, _, row = read_all(pieces)
@@ -137,7 +137,7 @@ def test_months_come_from_the_step_whatever_the_name_says(tmp_path: Path, name: 
 def test_months_of_a_csv_come_from_its_step_whatever_the_name_says(tmp_path: Path) -> None:
     steps = [MARCH.first_step - 1, MARCH.first_step]
     table = pa.concat_tables([to_table(Snapshot("low-res", step, values(2, step))) for step in steps])
-    (piece,) = list_pieces(write(tmp_path / "0001-02.csv", table), start=MARCH)
+    (piece,) = list_pieces(write(tmp_path / "0001-02.csv", table), Selection(start=MARCH))
     assert (piece.rows, piece.exact) == (-1, False)
     np.testing.assert_array_equal(row_place(read_all([piece])[2])[1], [MARCH.first_step] * 2)
 
@@ -146,10 +146,10 @@ def test_a_step_that_is_no_whole_number_or_empty_is_refused_where_months_are_ask
     table = competition_table(values(2))
     source = write(tmp_path / "0001-03.parquet", table.append_column("step", pa.array(["soon", "late"])))
     with pytest.raises(UserError, match="column step has type string, expected a whole number"):
-        list_pieces(source, start=MARCH)
+        list_pieces(source, Selection(start=MARCH))
     write(Path(source), table.append_column("step", pa.array([MARCH.first_step, None])))
-    with pytest.raises(UserError, match="column step has empty or negative values"):
-        read_all(list_pieces(source, start=MARCH))
+    with pytest.raises(UserError, match="column step has empty, negative or very large values"):
+        read_all(list_pieces(source, Selection(start=MARCH)))
 
 
 @pytest.mark.parametrize(
@@ -174,10 +174,11 @@ def test_only_a_lone_month_in_a_name_is_one(name: str, month: str | None) -> Non
 
 def test_ids_are_looked_at_once_for_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
-    read_batches = flat._read_batches
-    monkeypatch.setattr(flat, "_read_batches", lambda piece, *rest: looked.append(piece.path) or read_batches(piece, *rest))
+    monkeypatch.setattr("leapray.data.survey.first_id", lambda header: looked.append(header.path) or first_id(header))
     paths = [write(tmp_path / f"{name}.parquet", competition_table(values(6)), row_group_size=2) for name in "ab"]
-    assert len(list_pieces(str(tmp_path), start=FIRST_MONTH)) == 6
+    found = survey(str(tmp_path))
+    for _ in range(2):
+        assert len(found.pieces(Selection(start=FIRST_MONTH))) == 6
     assert looked == paths
 
 
@@ -185,9 +186,9 @@ def test_ids_are_looked_at_once_for_each_file(tmp_path: Path, monkeypatch: pytes
 def test_tables_without_rows_are_left_out_and_refused_if_there_are_no_others(tmp_path: Path, suffix: str) -> None:
     table = competition_table(values(2))
     write(tmp_path / f"a{suffix}", table.slice(0, 0))
-    for months in ({}, {"start": FIRST_MONTH}):
+    for selection in (None, Selection(start=FIRST_MONTH)):
         with pytest.raises(UserError, match=f"{tmp_path.name}: no rows"):
-            list_pieces(str(tmp_path), **months)
+            list_pieces(str(tmp_path), selection)
     full = write(tmp_path / f"b{suffix}", table)
     assert [(piece.path, piece.index) for piece in list_pieces(str(tmp_path))] == [(full, 0)]
 
@@ -207,7 +208,7 @@ def test_months_that_cannot_be_told_are_refused(tmp_path: Path) -> None:
         source = write(tmp_path / name, table)
         assert len(read_all(list_pieces(source))[0]) == 2
         with pytest.raises(UserError, match=rf"{name}: its months cannot be told, expected a column step"):
-            list_pieces(source, start=FIRST_MONTH)
+            list_pieces(source, Selection(start=FIRST_MONTH))
 
 
 def test_column_order_and_number_types_do_not_matter(tmp_path: Path) -> None:
@@ -316,8 +317,8 @@ def test_another_kind_or_an_impossible_place_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="column kind holds ocean, low-res, expected low-res or aqua-planet or high-res alone"):
         read_all(list_pieces(source))
     write(Path(source), replaced(table, "step", pa.array([-1, 3])))
-    with pytest.raises(UserError, match="column step has empty or negative values"):
+    with pytest.raises(UserError, match="column step has empty, negative or very large values"):
         read_all(list_pieces(source))
     write(Path(source), replaced(table, "ncol", pa.array([None, 3], pa.int32())))
-    with pytest.raises(UserError, match="column ncol has empty or negative values"):
+    with pytest.raises(UserError, match="column ncol has empty, negative or very large values"):
         read_all(list_pieces(source))

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +25,19 @@ def test_moments_equal_numpy_however_the_rows_are_split(rows: int, cuts: list[in
     np.testing.assert_array_equal(moments.maximum, matrix.max(axis=0))
 
 
+def test_memory_layout_changes_no_bit() -> None:
+    # more columns than are reduced at a time
+    matrix = np.random.default_rng(1).normal(size=(3000, 50))
+    wide = np.empty((6000, 100))
+    wide[::2, ::2] = matrix
+    expected = Moments.of(matrix)
+    np.testing.assert_allclose(expected.std, matrix.std(axis=0), rtol=1e-13)
+    for other in (np.asfortranarray(matrix), wide[::2, ::2]):
+        found = Moments.of(other)
+        for name in ("mean", "m2", "minimum", "maximum"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
 def test_a_large_mean_does_not_drown_a_small_spread() -> None:
     values = 1e9 + np.arange(1000.0)[:, None]
     exact = np.sqrt((1000**2 - 1) / 12)
@@ -37,3 +51,34 @@ def test_a_column_that_differs_in_its_last_bits_is_constant() -> None:
     moments = Moments.of(np.stack([column, tiny, np.zeros(100)], axis=1))
     assert moments.std[0] > 0
     assert moments.constant.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_what_is_not_finite_shows_in_the_extremes_of_its_column_alone(bad: float, order: str) -> None:
+    matrix = np.array(draw(40), order=order)
+    matrix[17, 2] = bad
+    moments = Moments.of(matrix).merge(Moments.of(draw(10)))
+    finite = np.isfinite(moments.minimum) & np.isfinite(moments.maximum)
+    assert finite.tolist() == [True, True, False, True, True]
+    assert np.isfinite(moments.std[finite]).all()
+
+
+@given(st.integers(1, 200), st.integers(1, 5))
+def test_pooled_columns_have_the_moments_of_all_their_values(rows: int, columns: int) -> None:
+    matrix = np.random.default_rng(rows).normal(size=(rows, 5)) + np.arange(5) * 10
+    pooled = Moments.of(matrix)[:columns].pooled()
+    values = matrix[:, :columns]
+    assert pooled.count == values.size
+    for found, expected in ((pooled.mean, values.mean()), (pooled.std, values.std())):
+        assert found.shape == (1,)
+        np.testing.assert_allclose(found[0], expected, rtol=1e-12, atol=1e-12)
+    assert (pooled.minimum[0], pooled.maximum[0]) == (values.min(), values.max())
+
+
+def test_matrices_side_by_side_have_the_moments_of_each() -> None:
+    matrix = draw(30)
+    moments = Moments.beside([Moments.of(matrix[:, :2]), Moments.of(matrix[:, 2:])])
+    np.testing.assert_array_equal(moments.std, Moments.of(matrix).std)
+    np.testing.assert_array_equal(moments[1:3].mean, Moments.of(matrix[:, 1:3]).mean)
+    assert moments.count == 30

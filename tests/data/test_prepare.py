@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import netCDF4
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,9 +12,13 @@ import pytest
 import torch
 
 from leapray.climsim.schema import EXACT, INPUTS, TARGETS, row_place
+from leapray.data import tasks
 from leapray.data.flat import list_pieces, read_piece
 from leapray.data.prepare import prepare
-from leapray.data.shards import Prepared, load_prepared, read_shard
+from leapray.data.reading import read_split
+from leapray.data.shards import Prepared, load_prepared
+from leapray.data.shuffle import checksum
+from leapray.data.stream import Stream
 from leapray.errors import UserError
 from leapray.recipe import parse_recipe
 from tests.samples import recipe_values, write_flat
@@ -34,8 +39,7 @@ def prepared(root: Path, ray_cluster: None) -> Prepared:
 
 
 def shards(prepared: Prepared, split: str) -> dict[str, np.ndarray]:
-    (manifest,) = prepared.split(split)
-    parts = [read_shard(manifest.shard_url(index)) for index in range(len(manifest.files))]
+    parts = list(read_split(prepared, split))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -86,13 +90,18 @@ def test_shuffle_memory_and_shard_size_do_not_change_the_set_of_rows_nor_the_tra
     assert max(file.rows for file in other.split("train")[0].files) <= 7
 
 
-def test_the_same_recipe_gives_the_same_bytes(root: Path, prepared: Prepared) -> None:
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_the_same_recipe_gives_the_same_bytes_for_any_number_of_workers(
+    root: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(tasks, "parallelism", lambda: workers)
     values = recipe_values(root)
-    values["data"]["prepared"] = str(root / "again")
-    again = prepare(parse_recipe(values))
-    assert again.transform.digest() == prepared.transform.digest()
-    for path in sorted(Path(prepared.url).rglob("*.parquet")):
-        assert (root / "again" / path.relative_to(prepared.url)).read_bytes() == path.read_bytes()
+    values["data"]["prepared"] = str(root / f"again-{workers}")
+    prepare(parse_recipe(values))
+    files = [path.relative_to(prepared.url) for path in sorted(Path(prepared.url).rglob("*")) if path.is_file()]
+    assert len(files) > 10
+    for file in files:
+        assert (root / f"again-{workers}" / file).read_bytes() == (Path(prepared.url) / file).read_bytes()
 
 
 def test_a_finished_directory_is_kept_and_a_missing_split_made_again(root: Path, prepared: Prepared) -> None:
@@ -116,19 +125,26 @@ def with_bad_value(root: Path, target: Path) -> dict[str, Any]:
     column = table["state_u_3"].to_numpy().copy()
     column[[4, 9]] = np.nan, np.inf
     index = table.schema.get_field_index("state_u_3")
-    pq.write_table(table.set_column(index, "state_u_3", pa.array(column)), path)
+    table = table.set_column(index, "state_u_3", pa.array(column))
+    column, index = table["ptend_t_0"].to_numpy().copy(), table.schema.get_field_index("ptend_t_0")
+    # what netCDF leaves where nothing was written
+    column[20] = netCDF4.default_fillvals["f8"]
+    pq.write_table(table.set_column(index, "ptend_t_0", pa.array(column)), path)
     return recipe_values(target)
 
 
 def test_nan_and_inf_are_refused_by_file_and_column_and_nothing_is_left(root: Path, tmp_path: Path, ray_cluster: None) -> None:
     values = with_bad_value(root, tmp_path)
-    with pytest.raises(UserError, match=r"low-res\.0001-02\.parquet: NaN or Inf in 1 column\(s\), state_u_3"):
+    with pytest.raises(
+        UserError,
+        match=r"low-res\.0001-02\.parquet: NaN or Inf or fill value in 2 column\(s\), state_u_3, ptend_t_0, first in row .*_00004",
+    ):
         prepare(parse_recipe(values))
     assert not (tmp_path / "prepared" / "transform.json").exists()
     with pytest.raises(UserError, match="holds no prepared data"):
         load_prepared(values["data"]["prepared"])
     values["data"]["bad_rows"] = "drop"
-    assert prepare(parse_recipe(values)).split("train")[0].dropped_rows == 2
+    assert prepare(parse_recipe(values)).split("train")[0].dropped_rows == 3
 
 
 def test_bad_rows_are_dropped_and_counted_when_the_recipe_says_so(root: Path, tmp_path: Path, ray_cluster: None) -> None:
@@ -136,7 +152,11 @@ def test_bad_rows_are_dropped_and_counted_when_the_recipe_says_so(root: Path, tm
     values["data"]["bad_rows"] = "drop"
     done = prepare(parse_recipe(values))
     (manifest,) = done.split("train")
-    assert (manifest.rows, manifest.dropped_rows, manifest.dropped) == (94, 2, {"state_u_3": 2})
+    assert (manifest.rows, manifest.dropped_rows, manifest.dropped) == (
+        93,
+        3,
+        {"state_u_3": {"NaN": 1, "Inf": 1}, "ptend_t_0": {"fill value": 1}},
+    )
     assert np.isfinite(shards(done, "train")["inputs"]).all()
 
 
@@ -155,12 +175,75 @@ def test_rows_in_which_the_exact_identity_fails_are_counted(root: Path, tmp_path
 def test_another_recipes_directory_is_refused_with_the_difference(root: Path, prepared: Prepared) -> None:
     values = recipe_values(root)
     values["data"]["seed"] = 8
-    with pytest.raises(UserError, match="was prepared by another recipe \\(seed: 0, now 8\\)"):
+    with pytest.raises(UserError, match="was prepared otherwise \\(seed: 0, now 8\\)"):
         prepare(parse_recipe(values))
 
 
 def test_a_file_given_twice_is_refused(root: Path, tmp_path: Path, ray_cluster: None) -> None:
     shutil.copytree(root / "flat", tmp_path / "flat")
     shutil.copy(tmp_path / "flat" / "low-res.0001-02.parquet", tmp_path / "flat" / "copy.0001-02.parquet")
-    with pytest.raises(UserError, match=r"step \d, column \d is in the data twice"):
+    with pytest.raises(UserError, match=r"copy\.0001-02\.parquet.*: step \d, column \d is in sources\.low_res\.train twice"):
         prepare(parse_recipe(recipe_values(tmp_path)))
+
+
+def test_a_training_that_streams_flat_files_sees_the_same_numbers(root: Path, prepared: Prepared) -> None:
+    values = recipe_values(root)
+    values["data"] |= {"prepared": str(root / "unprepared"), "stream_from": "flat", "shuffle_rows": 100}
+    flat = prepare(parse_recipe(values))
+    assert flat.transform.digest() == prepared.transform.digest()
+    assert not list((root / "unprepared").rglob("*.parquet"))
+    rows = {}
+    for form in (prepared, flat):
+        stream = Stream(form, batch_size=8, lanes=2, seed=0)
+        batches = [*stream.train(0), *stream.train(1), *stream.validate()]
+        rows[form.url] = {
+            row: (inputs.tobytes(), targets.tobytes())
+            for batch in batches
+            for row, inputs, targets in zip(batch["row"].tolist(), batch["inputs"], batch["targets"], strict=True)
+        }
+    assert rows[flat.url] == rows[prepared.url]
+    assert len(rows[flat.url]) == sum(manifest.rows for manifest in prepared.manifests)
+
+
+def test_steps_and_shares_of_a_source_are_chosen_alike_for_shards_and_flat_files(root: Path, ray_cluster: None) -> None:
+    chosen = {}
+    for form in ("shards", "flat"):
+        values = recipe_values(root)
+        values["data"] |= {"prepared": str(root / f"some-{form}"), "stream_from": form, "shuffle_rows": 100}
+        values["data"]["sources"]["low_res"] |= {"stride": 2, "phase": 1, "fraction": "2/3"}
+        chosen[form] = sorted(shards(prepare(parse_recipe(values)), "train")["row"].tolist())
+    assert chosen["flat"] == chosen["shards"]
+    steps = row_place(np.array(chosen["flat"]))[1]
+    assert set((steps % 2).tolist()) == {1}
+    assert 0 < len(set(steps.tolist())) < 6
+
+
+def test_engineered_features_follow_the_inputs_of_every_shard(root: Path, prepared: Prepared) -> None:
+    values = recipe_values(root)
+    values["data"] |= {"prepared": str(root / "features"), "features": ["air_total", "temperature_difference"]}
+    rows, plain = shards(prepare(parse_recipe(values)), "train"), shards(prepared, "train")
+    assert rows["inputs"].shape == (96, INPUTS.width + 2 * 60)
+    np.testing.assert_array_equal(rows["inputs"][:, : INPUTS.width], plain["inputs"])
+    key, raw = flat_rows(root, "0001-02 0001-03")
+    t = raw[:, INPUTS["state_t"]]
+    difference = np.hstack([t[:, :-1] - t[:, 1:], np.zeros((len(t), 1))])
+    spread = np.where(difference.std(axis=0) > 0, difference.std(axis=0), 1)
+    place = {row: index for index, row in enumerate(key.tolist())}
+    expected = ((difference - difference.mean(axis=0)) / spread)[[place[row] for row in rows["row"].tolist()]]
+    np.testing.assert_allclose(rows["inputs"][:, -60:], expected, rtol=2e-6, atol=2e-6)
+
+
+def test_the_manifest_counts_rows_and_carries_a_checksum_of_them(prepared: Prepared) -> None:
+    (manifest,) = prepared.split("train")
+    rows = shards(prepared, "train")
+    assert manifest.rows == len(rows["row"]) == 96
+    assert manifest.checksum == f"{checksum(rows):016x}"
+
+
+def test_statistics_made_elsewhere_are_taken_instead_of_fitting(root: Path, prepared: Prepared) -> None:
+    values = recipe_values(root)
+    values["data"] |= {"prepared": str(root / "carried"), "statistics": str(Path(prepared.url) / "transform.json")}
+    values["data"]["sources"]["low_res"] |= {"train": {"start": "0001-03", "stop": "0001-04"}}
+    carried = prepare(parse_recipe(values))
+    assert carried.transform.digest() == prepared.transform.digest()
+    assert carried.split("train")[0].rows == 48

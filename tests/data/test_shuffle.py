@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from leapray.climsim.schema import INPUTS, TARGETS, row_key
+from leapray.data.hashing import row_hash
 from leapray.data.shards import Rows, read_shard, write_shard
-from leapray.data.shuffle import gather, row_hash, scatter
+from leapray.data.shuffle import DuplicateRowError, checksum, gather, scatter
 from leapray.errors import UserError
 
 
@@ -54,8 +55,24 @@ def test_neighbouring_rows_are_spread_evenly() -> None:
 def test_a_row_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     url = str(tmp_path / "part.arrow")
     scatter(rows(0, 10), 1, 0, url)
-    with pytest.raises(UserError, match=r"step 0, column \d is in the data twice"):
-        gather([url, url], 0, 0)
+    scatter(rows(10, 20), 1, 0, str(tmp_path / "other.arrow"))
+    with pytest.raises(DuplicateRowError) as twice:
+        gather([url, str(tmp_path / "other.arrow"), url], 0, 0)
+    assert (twice.value.row in rows(0, 10)["row"], twice.value.files) == (True, [0, 2])
+
+
+def test_the_checksum_is_the_same_in_any_order_and_changes_with_any_bit_and_any_key() -> None:
+    one = rows(0, 3000)
+    order = np.random.default_rng(0).permutation(3000)
+    assert checksum({name: values[order] for name, values in one.items()}) == checksum(one)
+    halves = [{name: values[part] for name, values in one.items()} for part in (slice(0, 1234), slice(1234, None))]
+    assert sum(map(checksum, halves)) % (1 << 64) == checksum(one)
+    for name, place in (("inputs", (17, 555)), ("targets", (2999, 0)), ("row", 5)):
+        changed = one | {name: one[name].copy()}
+        changed[name][place] = np.nextafter(changed[name][place], 9) if name != "row" else 10**9
+        assert checksum(changed) != checksum(one)
+    swapped = one | {"row": one["row"][::-1].copy()}
+    assert checksum(swapped) != checksum(one)
 
 
 def test_a_shard_reads_back_as_it_was_written(tmp_path: Path) -> None:

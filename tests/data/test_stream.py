@@ -1,20 +1,21 @@
 """An epoch's plan, executed by Ray Data."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from leapray.data.moments import Moments
-from leapray.data.shards import GROUP_ROWS, Manifest, Prepared, ShardFile, write_shard
+from leapray.data.shards import Manifest, Prepared, ShardFile, write_shard
 from leapray.data.stream import Stream
-from leapray.data.transform import fit_transform
+from leapray.data.transform import Fitting
 from leapray.errors import UserError
 from leapray.recipe import Choice
 
 pytestmark = pytest.mark.ray
-ROWS = {"train": [30, 17, 25, 8], "validation": [9, 12]}
-LARGE = {"train": [GROUP_ROWS + 300, 2 * GROUP_ROWS + 1], "validation": [5]}
+ROWS = {("train", "low_res"): [30, 17, 25, 8], ("validation", "low_res"): [9, 12]}
+TWO = {("train", "low_res"): [30, 20], ("train", "high_res"): [100, 100, 41], ("validation", "low_res"): [5]}
 
 
 @pytest.fixture(scope="module")
@@ -22,23 +23,29 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Pre
     return make(tmp_path_factory.mktemp("stream"), ROWS)
 
 
-def make(root: Path, rows: dict[str, list[int]]) -> Prepared:
-    """Two splits of narrow rows whose every value is the row's key."""
+@pytest.fixture(scope="module")
+def two_sources(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Prepared:
+    return make(tmp_path_factory.mktemp("two"), TWO)
+
+
+def make(root: Path, rows: dict[tuple[str, str], list[int]]) -> Prepared:
+    """Splits of narrow rows whose every value is the row's key."""
     manifests, next_row = [], 0
-    for split, counts in rows.items():
-        files = []
+    for (split, source), counts in rows.items():
+        files, url = [], root / split / source
         for index, count in enumerate(counts):
             row = np.arange(next_row, next_row + count)
             values = np.repeat(row[:, None], 3, axis=1).astype(np.float32)
-            write_shard(str(root / split / f"{index}.parquet"), {"inputs": values, "targets": -values, "row": row})
+            write_shard(str(url / f"{index}.parquet"), {"inputs": values, "targets": -values, "row": row})
             files.append(ShardFile(f"{index}.parquet", count))
             next_row += count
-        manifests.append(Manifest(str(root / split), "low_res", "low-res", split, "", "", 0, tuple(files), {}, 0, {}))
-    moments = [Moments.of(np.arange(2.0)[:, None] + np.zeros(width)) for width in (556, 368)]
-    return Prepared(str(root), fit_transform(Choice(name="standard"), *moments, {}), tuple(manifests))
+        manifests.append(Manifest(str(url), source, "low-res", split, "", "", 0, "", "refuse", tuple(files), None, {}, 0, {}))
+    fitting = Fitting(Choice(name="standard"), ())
+    transform = fitting.fit(Moments.of(np.arange(2.0)[:, None] + np.zeros(fitting.width)), {})
+    return Prepared(str(root), transform, tuple(manifests))
 
 
-def stream(prepared: Prepared, **settings: int) -> Stream:
+def stream(prepared: Prepared, **settings: Any) -> Stream:
     return Stream(prepared, **({"batch_size": 12, "lanes": 2, "seed": 3} | settings))
 
 
@@ -69,12 +76,25 @@ def test_validation_gives_every_row_once(prepared: Prepared) -> None:
     assert sorted(rows.tolist()) == list(range(80, 101))
 
 
-def test_shards_of_several_row_groups_give_every_row_once(tmp_path: Path, ray_cluster: None) -> None:
-    batches = list(stream(make(tmp_path, LARGE), batch_size=100, lanes=4).train(0))
-    rows = np.concatenate([batch["row"] for batch in batches])
-    assert len(rows) == len(set(rows.tolist())) == sum(LARGE["train"]) // 100 * 100
-    for batch in batches:
-        np.testing.assert_array_equal(batch["inputs"], np.repeat(batch["row"][:, None], 3, axis=1))
+def test_a_batch_names_the_source_of_every_row_and_pairs_take_half_of_each(two_sources: Prepared) -> None:
+    paired = stream(two_sources, shares={"low_res": 1.0, "high_res": 1.0})
+    assert (paired.sources, paired.steps) == (("low_res", "high_res"), 8)
+    for batch in paired.train(0):
+        assert batch["source"].tolist() == [0] * 6 + [1] * 6
+        assert (batch["row"] < 50).tolist() == [True] * 6 + [False] * 6
+    for batch in stream(two_sources).train(0):
+        np.testing.assert_array_equal(batch["source"], np.where(batch["row"] < 50, 0, 1))
+
+
+def test_a_large_source_is_used_up_over_the_epochs(two_sources: Prepared) -> None:
+    paired = stream(two_sources, shares={"low_res": 1.0, "high_res": 1.0})
+    rows = np.concatenate([batch["row"][6:] for epoch in range(5) for batch in paired.train(epoch)])
+    assert len(rows) == len(set(rows.tolist())) == 5 * 48
+
+
+def test_weights_too_small_for_a_batch_are_refused(two_sources: Prepared) -> None:
+    with pytest.raises(UserError, match="batch_size 12 is too small for these weights"):
+        stream(two_sources, shares={"low_res": 100.0, "high_res": 1.0})
 
 
 def test_too_few_rows_for_a_batch_are_refused(prepared: Prepared) -> None:

@@ -6,10 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from leapray.climsim.schema import INPUTS, TARGETS
+from leapray.climsim.schema import TARGETS
 from leapray.data.flat import list_pieces, read_piece
 from leapray.data.moments import Moments
-from leapray.data.transform import fit_transform
+from leapray.data.transform import Fitting
 from leapray.errors import UserError
 from leapray.inference.predict import predict
 from leapray.models.directory import load_model, save_model
@@ -28,7 +28,7 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     rows = random_rows(200)
-    transform = fit_transform(Choice(name="standard"), Moments.of(rows[:, : INPUTS.width]), Moments.of(rows[:, INPUTS.width :]), {})
+    transform = Fitting(Choice(name="standard"), ()).fit(Moments.of(rows), {})
     network = Choice(name="mlp", options={"hidden": [8]})
     urls = [str(tmp_path_factory.mktemp("model")) for _ in range(2)]
     for seed, url in enumerate(urls):

@@ -5,9 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leapray.climsim.schema import ABLATED, EXACT, EXACT_SOURCE, INPUTS, LEARNED, TARGETS
-from leapray.data.transform import ColumnScaling, Transform
+from leapray.data.features import FEATURES
+from leapray.data.moments import Moments
+from leapray.data.scaling import ColumnScaling
+from leapray.data.transform import Fitting, Transform
 from leapray.models.emulator import Emulator, Physics
 from leapray.models.registry import build_network
+from leapray.recipe import Choice
 
 WATER_STATE = slice(INPUTS["state_q0001"].start, INPUTS["state_q0003"].stop)
 WATER_TENDENCY = slice(TARGETS["ptend_q0001"].start, TARGETS["ptend_q0003"].stop)
@@ -104,3 +108,18 @@ def test_scripted_emulator_is_the_same(emulator, tmp_path):
     for rows in (1, 5):
         assert torch.equal(scripted(columns(rows)), emulator(columns(rows)))
         assert torch.equal(scripted.tendencies(columns(rows)), emulator.tendencies(columns(rows)))
+
+
+@pytest.mark.parametrize("scaling", ["standard", "reference", "log-per-variable"])
+def test_every_scaling_with_every_feature_scripts_and_exports_to_the_same_numbers(scaling, tmp_path):
+    fitting = Fitting(Choice(name=scaling), tuple(FEATURES))
+    x, y = columns(40), torch.randn(40, TARGETS.width, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    transform = fitting.fit(Moments.of(fitting.columns(x.numpy(), y.numpy())), {})
+    emulator = Emulator(transform, build_network("mlp", {"hidden": [16]}, transform.features)).eval()
+    torch.jit.script(emulator).save(tmp_path / "emulator.pt")
+    rows = torch.export.Dim("rows")
+    exported = torch.export.export(emulator, (100 * x,), dynamic_shapes=({0: rows},)).module()
+    for other in (torch.jit.load(tmp_path / "emulator.pt"), exported):
+        for count in (1, 300):
+            raw = columns(count, seed=2) * 100
+            torch.testing.assert_close(other(raw), emulator(raw), rtol=0, atol=0)

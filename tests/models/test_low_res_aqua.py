@@ -97,15 +97,22 @@ def test_perceptrons_start_xavier_uniform_with_zero_bias():
     assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
 
 
-def test_engineered_features_are_further_channels():
-    torch.manual_seed(0)
-    network = LowResAqua(SMALL, features=2).eval()
-    x = columns(features=2)
+@pytest.mark.parametrize(("place", "channel"), [("first", 0), ("after-state", 6), ("last", 25)])
+def test_engineered_features_are_channels_in_their_place(place, channel):
+    network = LowResAqua(SMALL.model_copy(update={"features_at": place}), features=9).eval()
+    x = columns(features=9)
     channels = network.channels(x)
-    assert channels.shape == (4, 60, 27)
-    torch.testing.assert_close(channels[:, :, 25], x[:, 556:616])
-    torch.testing.assert_close(channels[:, :, 26], x[:, 616:676])
+    assert channels.shape == (4, 60, 34)
+    torch.testing.assert_close(channels[:, :, channel : channel + 9], x[:, 556:].reshape(4, 9, 60).transpose(1, 2))
+    rest = torch.cat([channels[:, :, :channel], channels[:, :, channel + 9 :]], dim=2)
+    assert torch.equal(rest, LowResAqua(SMALL).channels(x[:, :556]))
     assert network(x).shape == (4, TARGETS.width)
+    torch.testing.assert_close(torch.jit.script(network)(x), network(x), rtol=0, atol=1e-6)
+
+
+def test_engineered_features_follow_the_state_by_default():
+    x = columns(features=2)
+    torch.testing.assert_close(LowResAqua(SMALL, features=2).channels(x)[:, :, 6], x[:, 556:616])
 
 
 def test_dropout_acts_in_training_only(network):

@@ -8,6 +8,7 @@ from sklearn.metrics import r2_score
 
 from leapray.climsim.schema import LEARNED
 from leapray.data.prepare import prepare
+from leapray.data.reading import read_split
 from leapray.data.shards import MANIFEST
 from leapray.errors import UserError
 from leapray.models.directory import load_model
@@ -53,7 +54,7 @@ def test_trains_writes_the_best_model_and_returns_at_once_when_asked_again(ray_c
     assert [record for record in seen if record["event"] == "epoch"] == trained.history
     assert len(curve(trained)) == 2 * (TRAINING_ROWS // 16)
 
-    shards = list(prepared.shards("validation"))
+    shards = list(read_split(prepared, "validation"))
     inputs, targets = (np.concatenate([rows[key] for rows in shards]) for key in ("inputs", "targets"))
     emulator = load_model(trained.model_url).emulator
     with torch.no_grad():

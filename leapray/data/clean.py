@@ -1,0 +1,126 @@
+"""What is wrong in flat rows: NaN, Inf and fill values, refused or dropped and counted; and the rows that are left, scaled.
+
+The shuffle into shards and the training that reads flat files both go through here, so that a model sees the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from leapray.climsim.schema import EXACT, EXACT_SOURCE, INPUTS, MISSING, STEP_SECONDS, TARGETS
+from leapray.data.flat import Block
+from leapray.data.shards import Rows
+from leapray.data.transform import Transform
+from leapray.errors import UserError
+
+COLUMNS = INPUTS.columns + TARGETS.columns
+REASONS = ("NaN", "Inf", "fill value")
+"""Why a row is not used; a fill value is at least as large as the one that the model writes."""
+
+
+@dataclass
+class Tally:
+    """What was found in rows: values ``(reasons, 924)`` that cannot be used, the rows that hold any, and, by exact column, the rows
+    in which it is not ``-state_q0002 / 1200``."""
+
+    bad: np.ndarray
+    bad_rows: int
+    inexact: np.ndarray
+
+    @classmethod
+    def empty(cls) -> Tally:
+        return cls(np.zeros((len(REASONS), len(COLUMNS)), np.int64), 0, np.zeros(int(EXACT.sum()), np.int64))
+
+    def add(self, other: Tally) -> None:
+        self.bad += other.bad
+        self.bad_rows += other.bad_rows
+        self.inexact += other.inexact
+
+    def dropped(self) -> dict[str, dict[str, int]]:
+        """Values that cannot be used, by column and reason."""
+        places = zip(*np.nonzero(self.bad.T), strict=True)
+        result: dict[str, dict[str, int]] = {}
+        for column, reason in places:
+            result.setdefault(COLUMNS[column], {})[REASONS[reason]] = int(self.bad[reason, column])
+        return result
+
+    def inexact_rows(self) -> dict[str, int]:
+        """Rows in which an exact column is not exact, by column."""
+        columns = np.array(TARGETS.columns)[EXACT]
+        return {str(columns[index]): int(self.inexact[index]) for index in np.flatnonzero(self.inexact)}
+
+    def to_dict(self) -> dict[str, object]:
+        return {"bad": self.bad.tolist(), "bad_rows": self.bad_rows, "inexact": self.inexact.tolist()}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Tally:
+        return cls(np.array(values["bad"]), values["bad_rows"], np.array(values["inexact"]))
+
+
+def clean(blocks: Iterable[Block], path: str, policy: str, tally: Tally) -> Iterator[Block]:
+    """The blocks without the rows that hold NaN, Inf or fill values, which are counted; nothing for a block without any other.
+
+    Raises UserError on the first such row if the policy is ``refuse``, naming file, columns and row.
+    """
+    for block in blocks:
+        assert block.targets is not None
+        parts = (block.inputs, block.targets)
+        if all(_usable(part) for part in parts):
+            yield block
+            continue
+        reasons = [_reasons(part) for part in parts]
+        counts = np.hstack([[mask.sum(axis=0) for mask in masks] for masks in reasons])
+        bad = np.any([mask.any(axis=1) for masks in reasons for mask in masks], axis=0)
+        if policy == "refuse":
+            raise UserError(_refusal(path, counts, str(block.sample_id[int(np.argmax(bad))])))
+        tally.bad += counts
+        tally.bad_rows += int(bad.sum())
+        keep = ~bad
+        if keep.any():
+            yield Block(block.inputs[keep], block.targets[keep], block.sample_id.filter(keep), block.row[keep])
+
+
+def _usable(values: np.ndarray) -> bool:
+    # a NaN makes both comparisons false
+    return bool(values.max(axis=0).max() < MISSING and values.min(axis=0).min() > -MISSING)
+
+
+def _reasons(values: np.ndarray) -> Sequence[np.ndarray]:
+    """Masks of the shape of ``values``, one for each of ``REASONS``."""
+    infinite = np.isinf(values)
+    return np.isnan(values), infinite, (np.abs(values) >= MISSING) & ~infinite
+
+
+def _refusal(path: str, counts: np.ndarray, sample_id: str) -> str:
+    found = [reason for reason, values in zip(REASONS, counts, strict=True) if values.any()]
+    columns = [COLUMNS[index] for index in np.flatnonzero(counts.any(axis=0))]
+    named = f"{', '.join(columns[:3])}{' …' if len(columns) > 3 else ''}"
+    return (
+        f"{path}: {' or '.join(found)} in {len(columns)} column(s), {named}, first in row {sample_id}; "
+        "mend the file, or set data.bad_rows to drop"
+    )
+
+
+def count_inexact(block: Block, tally: Tally) -> None:
+    """Count the rows in which an exact column is not what it should be."""
+    assert block.targets is not None
+    tally.inexact += (block.targets[:, EXACT] != -block.inputs[:, EXACT_SOURCE] / STEP_SECONDS).sum(axis=0)
+
+
+def scale(block: Block, transform: Transform) -> Rows:
+    """A block as a network takes it: ``inputs`` float32 (n, 556 + 60 F), ``targets`` float32 (n, 368), ``row`` int64 (n,)."""
+    assert block.targets is not None
+    return {
+        "inputs": transform.scale_inputs(torch.from_numpy(block.inputs)).numpy(),
+        "targets": transform.scale_targets(torch.from_numpy(block.targets)).numpy(),
+        "row": block.row,
+    }
+
+
+def stack(parts: Sequence[Rows]) -> Rows:
+    """Several parts one after another."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if len(parts) != 1 else parts[0]

@@ -1,0 +1,101 @@
+"""What one flat parquet or csv file says of itself before its rows are read: columns, parts, and when they are."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from leapray import storage
+from leapray.climsim.calendar import Month
+from leapray.climsim.schema import SAMPLE_ID, STEP_BITS
+from leapray.data import csvfile
+from leapray.data.places import month_in_name
+from leapray.evaluation.tables import readable
+
+_TAIL_BYTES = 1 << 18
+
+
+@dataclass(frozen=True)
+class Part:
+    """A row group of a parquet file, or the bytes ``span`` of a csv (``row_group`` None, ``rows`` -1).
+
+    ``steps`` are the first and last of all its rows, where the footer knows them.
+    """
+
+    row_group: int | None
+    rows: int
+    span: tuple[int, int] | None = None
+    steps: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Header:
+    """Columns of a file, its parts that hold rows, a digest of its footer or head, and the month in its name if no column tells better."""
+
+    path: str
+    schema: pa.Schema
+    parts: tuple[Part, ...]
+    digest: str
+    month: Month | None
+
+
+def read_header(path: str, size: int) -> Header:
+    """Look at the footer of a parquet file or the head of a csv of ``size`` bytes. Raises UserError where it cannot be read."""
+    with readable(path), storage.open_input(path) as file:
+        schema, parts, mark = _csv(path, file, size) if path.endswith(".csv") else _parquet(file, size)
+        month = None if "step" in schema.names else month_in_name(path)
+    return Header(path, schema, tuple(parts), hashlib.sha256(mark).hexdigest(), month)
+
+
+def first_id(header: Header) -> pa.RecordBatch | None:
+    """The first row of a file's ids, if it has any. Raises UserError where it cannot be read."""
+    if not header.parts or SAMPLE_ID not in header.schema.names:
+        return None
+    with readable(header.path), storage.open_input(header.path) as file:
+        if header.path.endswith(".csv"):
+            return csvfile.read_head(header.path, file).rows.select([SAMPLE_ID]).slice(0, 1).to_batches()[0]
+        groups = [part.row_group for part in header.parts[:1]]
+        return next(pq.ParquetFile(file).iter_batches(1, row_groups=groups, columns=[SAMPLE_ID]), None)
+
+
+def _csv(path: str, file: IO[bytes], size: int) -> tuple[pa.Schema, list[Part], bytes]:
+    head = csvfile.read_head(path, file)
+    spans = csvfile.spans(head.first_line_end, size) if head.rows.num_rows else []
+    return head.rows.schema, [Part(None, -1, span) for span in spans], head.content
+
+
+def _parquet(file: IO[bytes], size: int) -> tuple[pa.Schema, list[Part], bytes]:
+    footer = _footer(file, size)
+    metadata = pq.read_metadata(pa.BufferReader(footer))
+    schema = metadata.schema.to_arrow_schema()
+    step = metadata.schema.names.index("step") if "step" in schema.names else None
+    parts = []
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        if group.num_rows:
+            parts.append(Part(number, group.num_rows, steps=None if step is None else _steps(group.column(step))))
+    return schema, parts, footer
+
+
+def _footer(file: IO[bytes], size: int) -> bytes:
+    """The end of a parquet file from its footer on, in one read as a rule; whatever is there if it has none."""
+    file.seek(max(size - _TAIL_BYTES, 0))
+    tail = file.read()
+    # a footer ends with its own length and the magic number PAR1
+    length = int.from_bytes(tail[-8:-4], "little") + 8
+    if len(tail) < length <= size:
+        file.seek(size - length)
+        tail = file.read()
+    return tail[-length:]
+
+
+def _steps(column: pq.ColumnChunkMetaData) -> tuple[int, int] | None:
+    """The first and last step that the footer knows of a row group, if it knows them of all its rows."""
+    known = column.statistics
+    if known is None or not known.has_min_max or known.null_count or not isinstance(known.min, int):
+        return None
+    return (known.min, known.max) if 0 <= known.min <= known.max < 1 << STEP_BITS else None

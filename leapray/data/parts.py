@@ -1,0 +1,88 @@
+"""What a recipe's data is cut into: one part for each split of each source, and each part into groups of input pieces.
+
+Groups depend on the order of the pieces alone, so that the number of workers changes nothing in the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from leapray import storage
+from leapray.data import flat
+from leapray.data.selection import Selection
+from leapray.data.shards import MANIFEST
+from leapray.recipe import SPLITS, Data
+
+Notice = Callable[[str], None]
+"""Called with one sentence about what is passed over in the input."""
+
+WORK = ".work"
+"""Directory of what is in work: receipts and scattered files."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split of one source: its input pieces in groups, and where its shards go."""
+
+    source: str
+    split: str
+    kind: str
+    months: str
+    groups: tuple[tuple[flat.Piece, ...], ...]
+    buckets: int
+    url: str
+    input: str
+    """Fingerprint of the source."""
+
+    @property
+    def key(self) -> str:
+        """The part as a recipe names it."""
+        return f"sources.{self.source}.{self.split}"
+
+    @property
+    def pieces(self) -> list[flat.Piece]:
+        return [piece for group in self.groups for piece in group]
+
+    @property
+    def work(self) -> str:
+        """Its directory of what is in work."""
+        return storage.join(self.url, WORK)
+
+    @property
+    def finished(self) -> bool:
+        return storage.exists(storage.join(self.url, MANIFEST))
+
+
+def cut(data: Data, prepared: str, notice: Notice | None = None) -> list[Part]:
+    """Every part of a recipe's data below the directory ``prepared``, from footers and headers alone.
+
+    Raises UserError as :func:`flat.survey` does, and for months without rows.
+    """
+    parts = []
+    for name, source in data.sources.items():
+        survey = flat.survey(source.path, notice=notice)
+        for split in SPLITS:
+            if (months := source.months(split)) is None:
+                continue
+            pieces = survey.pieces(
+                Selection(months.start, months.stop, source.stride, source.phase, source.fraction, data.seed, source.month)
+            )
+            groups, total = _groups(pieces, data.shuffle_rows)
+            url, buckets = storage.join(prepared, split, name), max(-(-total // data.shuffle_rows), 1)
+            parts.append(Part(name, split, source.kind, str(months), groups, buckets, url, survey.fingerprint))
+    return parts
+
+
+def _groups(pieces: list[flat.Piece], most: int) -> tuple[tuple[tuple[flat.Piece, ...], ...], int]:
+    """Pieces in groups of about ``most`` rows at the most, and their rows in all, where they are not known, estimated."""
+    groups: list[list[flat.Piece]] = [[]]
+    size = total = 0
+    for piece in pieces:
+        rows = piece.rows_about
+        if groups[-1] and size + rows > most:
+            groups.append([])
+            size = 0
+        groups[-1].append(piece)
+        size, total = size + rows, total + rows
+    return tuple(tuple(group) for group in groups), total

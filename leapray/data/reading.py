@@ -1,0 +1,40 @@
+"""The scaled rows of prepared data, whichever form they lie in: shards as they are, flat files through the same transform."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from leapray import storage
+from leapray.data import flat
+from leapray.data.clean import Tally, clean, scale, stack
+from leapray.data.shards import Manifest, Prepared, Rows, ShardFile, read_shard
+from leapray.data.transform import Transform
+from leapray.errors import UserError
+
+
+def read_file(manifest: Manifest, index: int, transform: Transform) -> Rows:
+    """Scaled rows of one file of a manifest, in its order.
+
+    Raises UserError when it is damaged, or holds other rows than the manifest says.
+    """
+    file = manifest.files[index]
+    if isinstance(file, ShardFile):
+        url = storage.join(manifest.url, file.name)
+        rows = read_shard(url)
+    else:
+        url = file.piece.path
+        blocks = clean(flat.read_piece(file.piece, kind=manifest.kind), url, manifest.bad_rows, Tally.empty())
+        parts = [scale(block, transform) for block in blocks]
+        if not parts:
+            raise UserError(f"{url}: holds no rows now, but had {file.rows} when it was prepared; prepare anew")
+        rows = stack(parts)
+    if len(rows["row"]) != file.rows:
+        raise UserError(f"{url}: holds {len(rows['row'])} rows, but its manifest says {file.rows}; prepare anew")
+    return rows
+
+
+def read_split(prepared: Prepared, split: str) -> Iterator[Rows]:
+    """Every file of a split, one after another."""
+    for manifest in prepared.split(split):
+        for index in range(len(manifest.files)):
+            yield read_file(manifest, index, prepared.transform)

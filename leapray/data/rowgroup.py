@@ -1,0 +1,83 @@
+"""One row group of a parquet file as float64 columns in bounded memory, however large it is.
+
+Three ways, chosen by what the footer says: a small row group is read whole; a large one of few bytes is streamed; of any other the
+columns are decoded a few at a time into a temporary file, because streaming 924 columns holds a page and a dictionary of each.
+Shapes: n rows of a batch, c columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from leapray.data.spool import Spool
+
+Batch = tuple[pa.RecordBatch, np.ndarray]
+"""Columns as the file has them, and float64 ``(n, c)`` that lies in memory column by column."""
+
+WHOLE_BYTES = 256 << 20
+_COLUMNS_AT_ONCE = 32
+_COLUMN_BUFFER_BYTES = 256 << 10
+
+
+def read_row_group(
+    file: IO[bytes], row_group: int, rows: int, others: Sequence[str], numbers: Sequence[str], max_rows: int
+) -> Iterator[Batch]:
+    """Batches of at most ``max_rows`` rows of a row group that should hold ``rows``: the columns ``others`` that are there, as they
+    are, and the columns ``numbers`` packed.
+
+    Raises UserError where a temporary file finds no room, and pyarrow's errors for damage.
+    """
+    whole = rows * len(numbers) * 8 <= WHOLE_BYTES
+    # columns of a large row group are read through small buffers; a small one is fetched in few requests
+    parquet = pq.ParquetFile(file, pre_buffer=whole, buffer_size=0 if whole else _COLUMN_BUFFER_BYTES)
+    if row_group >= parquet.num_row_groups:
+        return
+    others = [name for name in others if name in parquet.schema_arrow.names]
+    group = parquet.metadata.row_group(row_group)
+    if whole or sum(group.column(index).total_uncompressed_size for index in range(group.num_columns)) <= WHOLE_BYTES:
+        yield from _direct(parquet, row_group, others, numbers, max_rows, whole=whole)
+    else:
+        yield from _spooled(parquet, row_group, others, numbers, max_rows)
+
+
+def pack(batch: pa.RecordBatch, numbers: Sequence[str]) -> np.ndarray:
+    """Columns as float64 ``(n, c)`` that lies in memory column by column; an empty value is NaN."""
+    matrix = np.empty((len(numbers), batch.num_rows))
+    for into, column in zip(matrix, batch.select(numbers).columns, strict=True):
+        plain = column if pa.types.is_float64(column.type) else column.cast(pa.float64(), safe=False)
+        into[:] = plain.to_numpy(zero_copy_only=False)
+    return matrix.T
+
+
+def _direct(
+    parquet: pq.ParquetFile, row_group: int, others: Sequence[str], numbers: Sequence[str], max_rows: int, *, whole: bool
+) -> Iterator[Batch]:
+    columns = [*others, *numbers]
+    if whole:
+        batches = iter(parquet.read_row_group(row_group, columns=columns, use_threads=False).to_batches(max_rows))
+    else:
+        batches = parquet.iter_batches(max_rows, row_groups=[row_group], columns=columns, use_threads=False)
+    for batch in batches:
+        yield batch.select(others), pack(batch, numbers)
+
+
+def _spooled(parquet: pq.ParquetFile, row_group: int, others: Sequence[str], numbers: Sequence[str], max_rows: int) -> Iterator[Batch]:
+    group = parquet.metadata.row_group(row_group)
+    table = parquet.read_row_group(row_group, columns=others, use_threads=False)
+    rows = [min(max_rows, group.num_rows - start) for start in range(0, group.num_rows, max_rows)]
+    with Spool(rows, len(numbers)) as spool:
+        for first in range(0, len(numbers), _COLUMNS_AT_ONCE):
+            some = numbers[first : first + _COLUMNS_AT_ONCE]
+            batches = parquet.iter_batches(max_rows, row_groups=[row_group], columns=some, use_threads=False)
+            for index, batch in enumerate(batches):
+                if index >= len(rows) or batch.num_rows != rows[index]:
+                    raise pa.ArrowInvalid(f"columns {some[0]} to {some[-1]} do not have the {group.num_rows} rows of the footer")
+                spool.write(index, first, pack(batch, some).T)
+        for index, count in enumerate(rows):
+            (batch,) = table.slice(index * max_rows, count).combine_chunks().to_batches()
+            yield batch, spool.read(index).T

@@ -1,0 +1,60 @@
+"""A temporary file that turns columns read one after another into batches of rows, outside a process's own memory."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Sequence
+from itertools import accumulate
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from leapray.errors import UserError
+
+
+class Spool:
+    """Batches of ``rows[i]`` rows and ``columns`` columns of float64, written a few columns at a time and read a batch at a time.
+
+    Each batch lies in one piece, column by column. The file has no name, so that it is gone with its process, however that ends.
+    Raises UserError where the directory for temporary files has no room.
+    """
+
+    def __init__(self, rows: Sequence[int], columns: int) -> None:
+        self._rows, self._columns = rows, columns
+        *self._starts, size = [8 * columns * row for row in accumulate(rows, initial=0)]
+        directory = tempfile.gettempdir()
+        try:
+            self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115
+            os.posix_fallocate(self._file.fileno(), 0, max(size, 1))
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+                raise
+            raise UserError(
+                f"{directory}: no room for {size / 1e9:.1f} GB, which reading a large row group takes for a while; free some or set TMPDIR"
+            ) from error
+
+    def write(self, batch: int, first: int, values: np.ndarray) -> None:
+        """Write the columns from number ``first`` on of one batch, ``(c, n)`` C-contiguous."""
+        at = self._starts[batch] + 8 * first * self._rows[batch]
+        left = values.data.cast("B")
+        while left:
+            written = os.pwrite(self._file.fileno(), left, at)
+            left, at = left[written:], at + written
+
+    def read(self, batch: int) -> np.ndarray:
+        """All columns of one batch, ``(columns, n)``."""
+        values = np.empty((self._columns, self._rows[batch]))
+        left, at = values.data.cast("B"), self._starts[batch]
+        while left:
+            read = os.preadv(self._file.fileno(), [left], at)
+            left, at = left[read:], at + read
+        return values
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()

@@ -1,0 +1,103 @@
+"""Statistics made elsewhere: a ``transform.json`` as it stands, or a csv of every column's mean, std, min and max."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from leapray import storage
+from leapray.climsim.schema import ABLATED, INPUTS, TARGETS
+from leapray.data.moments import Moments
+from leapray.data.transform import Fitting, Transform
+from leapray.errors import UserError
+from leapray.recipe import Choice
+
+_NAME = "column"
+_FIGURES = ("mean", "std", "min", "max")
+_COLUMNS = (*INPUTS.columns, *TARGETS.columns)
+_UNUSED = frozenset(np.array(TARGETS.columns)[ABLATED].tolist())
+"""Targets that are 0 in every prediction, whose figures may be blank."""
+
+
+def transform_from_statistics(url: str, scaling: Choice, features: Sequence[str]) -> Transform:
+    """The transform that a recipe's ``data.statistics`` names, for its scaling and features.
+
+    A csv holds one row for each of the 924 columns, in any order, with ``column, mean, std, min, max`` among its fields. What it was
+    fitted on is then its name and content's hash. Raises UserError for a ``transform.json`` of another scaling or other features, for
+    a csv where the recipe needs more than the moments of raw columns, and for a figure that is missing, blank or cannot be.
+    """
+    fitting = Fitting(scaling, features)
+    if url.endswith(".json"):
+        transform = Transform.from_dict(storage.read_json(url), url)
+        _check_same(url, fitting, transform)
+        return transform
+    if not url.endswith(".csv"):
+        raise UserError(f"data.statistics: {url} is neither a .json nor a .csv file")
+    if fitting.features or fitting.log_variables:
+        why = f"features {', '.join(fitting.features)}" if fitting.features else f"scaling {scaling.name!r}"
+        raise UserError(f"{url}: a csv has the statistics of raw columns only, and {why} needs more; give a transform.json")
+    content = storage.read_bytes(url)
+    fitted_on = {"statistics": url.rsplit("/", 1)[-1], "sha256": hashlib.sha256(content).hexdigest()}
+    return fitting.fit(_read_moments(url, content), fitted_on)
+
+
+def _check_same(url: str, fitting: Fitting, transform: Transform) -> None:
+    for key, asked, found in (
+        ("scaling.name", fitting.name, transform.scaling),
+        ("scaling.options", fitting.options, transform.options),
+        ("features", list(fitting.features), transform.feature_names),
+    ):
+        if asked != found:
+            raise UserError(f"{url}: was made with data.{key} {found}, but the recipe has {asked}")
+
+
+def _read_moments(url: str, content: bytes) -> Moments:
+    """Figures of every column as moments of one row, whose sum of squares is the variance."""
+    rows = _rows(url, content)
+    figures = np.array([_figures(url, name, rows) for name in _COLUMNS]).T
+    mean, std, minimum, maximum = np.ascontiguousarray(figures)
+    return Moments(1, mean, std**2, minimum, maximum)
+
+
+def _rows(url: str, content: bytes) -> dict[str, dict[str, str]]:
+    try:
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
+        missing = [key for key in (_NAME, *_FIGURES) if key not in (reader.fieldnames or ())]
+        if missing:
+            raise UserError(f"{url}: field {', '.join(missing)} missing, expected {', '.join((_NAME, *_FIGURES))}")
+        rows: dict[str, dict[str, str]] = {}
+        for row in reader:
+            if row[_NAME] in rows:
+                raise UserError(f"{url}: column {row[_NAME]} stands more than once, expected every column once")
+            rows[row[_NAME]] = row
+        return rows
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{url}: not a csv ({error})") from error
+
+
+def _figures(url: str, name: str, rows: dict[str, dict[str, str]]) -> list[float]:
+    if name not in rows:
+        raise UserError(f"{url}: column {name} is missing, expected a row for each of the {len(_COLUMNS)} flat columns")
+    texts = [(rows[name][key] or "").strip() for key in _FIGURES]
+    if name in _UNUSED and not all(texts):
+        return [0.0] * len(_FIGURES)
+    values = [_number(url, name, key, text) for key, text in zip(_FIGURES, texts, strict=True)]
+    _, std, minimum, maximum = values
+    if std < 0 or minimum > maximum:
+        raise UserError(f"{url}: column {name} has std {std:g}, min {minimum:g} and max {maximum:g}, expected std >= 0 and min <= max")
+    return values
+
+
+def _number(url: str, name: str, key: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{url}: {key} of column {name} is {text!r}, expected a finite number")
+    return value

@@ -1,0 +1,199 @@
+"""What a folder of flat parquet and csv holds, told once from its footers and headers, and the pieces of it that a split reads.
+
+Ours and other people's files (FACTS section 2): the competition's csv, pandas-written parquet with giant row groups.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from leapray import storage
+from leapray.climsim.calendar import Month, month_of_step, month_range
+from leapray.climsim.schema import INPUTS, TARGETS
+from leapray.data.headers import Header, Part, first_id, read_header
+from leapray.data.layout import check_columns
+from leapray.data.places import competition_rows, months_unknown, steps_unknown
+from leapray.data.selection import Selection, Share
+from leapray.errors import UserError
+from leapray.evaluation.tables import SUFFIXES
+
+_HEADERS_AT_ONCE = 16
+_CSV_ROW_BYTES = 16 * (INPUTS.width + TARGETS.width)
+
+Notice = Callable[[str], None]
+"""Called with one sentence about what is passed over in the input."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A unit of work: one row group of a parquet file, or the rows of a csv that begin in the bytes of ``span``.
+
+    ``rows`` are those of the row group, or -1 for a csv; ``index`` is its number in the whole listing, whatever was selected. Without a
+    ``selection`` all of its rows belong; with one, ``rows`` is the most that reading gives. ``month`` is that of all its rows, where not
+    a column but the file's name or the selection tells it.
+    """
+
+    path: str
+    row_group: int | None
+    rows: int
+    index: int
+    span: tuple[int, int] | None = None
+    month: Month | None = None
+    selection: Selection | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether reading gives just ``rows`` rows."""
+        return self.rows >= 0 and self.selection is None
+
+    @property
+    def rows_about(self) -> int:
+        """Rows before selection; of a csv as many as its bytes hold at 16 to a number, which is rather many."""
+        return self.rows if self.span is None else max((self.span[1] - self.span[0]) // _CSV_ROW_BYTES, 1)
+
+
+class Survey:
+    """A listing: every file that was found, checked, and its parts under one numbering."""
+
+    def __init__(self, source: str, headers: Sequence[Header], fingerprint: str) -> None:
+        self.source = source
+        self.fingerprint = fingerprint
+        """Changes when a file of the listing does: of names below the source, sizes and footers, so that a copied folder is the same."""
+        self._headers = headers
+        self._first_index = np.cumsum([0, *(len(header.parts) for header in headers)]).tolist()
+        self._ids_tell: dict[str, bool] = {}
+
+    @property
+    def paths(self) -> list[str]:
+        return [header.path for header in self._headers]
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of all files, or None where a csv is among them."""
+        counts = [part.rows for header in self._headers for part in header.parts]
+        return None if -1 in counts else sum(counts)
+
+    @property
+    def months(self) -> list[Month]:
+        """Months that names and footers tell, in order; of a row group only its first and last."""
+        named = {header.month for header in self._headers if header.month is not None}
+        known = {step for header in self._headers for part in header.parts for step in part.steps or ()}
+        return sorted(named.union(map(month_of_step, known)))
+
+    def pieces(self, selection: Selection | None = None) -> list[Piece]:
+        """The pieces that may hold rows of a selection, in order of path; all of them without one.
+
+        The column ``step`` tells the month of a row; without one, all rows of a file have the month that its name holds
+        (YYYY-MM), or else ``selection.month``, or else each has the step of its competition id. Raises UserError where months or
+        steps are asked for and cannot be told, and where there are no rows, at all or in one of the months.
+        """
+        selection = selection or Selection()
+        found: list[Piece] = []
+        months: list[tuple[Month, Month] | None] = []
+        for header, first in zip(self._headers, self._first_index, strict=False):
+            month = header.month or (None if "step" in header.schema.names else selection.month)
+            if header.parts:
+                self._check_time(header, month, selection)
+            for index, part in enumerate(header.parts, start=first):
+                if _overlaps(part, month, selection):
+                    months.append(_months(part, month))
+                    share = _share(part, month, selection)
+                    if share is not Share.NONE:
+                        chosen = selection if share is Share.SOME else None
+                        found.append(Piece(header.path, part.row_group, part.rows, index, part.span, month, chosen))
+        self._check_months(selection, months)
+        if not found:
+            raise UserError(f"{self.source}: no rows{selection}")
+        return found
+
+    def _check_time(self, header: Header, month: Month | None, selection: Selection) -> None:
+        """Raises UserError where a selection asks for what a file does not tell."""
+        if "step" in header.schema.names:
+            return
+        if month is not None:
+            if selection.stride > 1:
+                raise steps_unknown(header.path)
+        elif selection.needs_steps and not self._ids_are_steps(header):
+            raise months_unknown(header.path)
+
+    def _ids_are_steps(self, header: Header) -> bool:
+        """Whether the first id of a file is one of the competition's, which tells its step."""
+        if header.path not in self._ids_tell:
+            head = first_id(header)
+            self._ids_tell[header.path] = head is not None and competition_rows(head) is not None
+        return self._ids_tell[header.path]
+
+    def _check_months(self, selection: Selection, months: Sequence[tuple[Month, Month] | None]) -> None:
+        """Raises UserError where it is known of a month between start and stop that nothing lies in it."""
+        known = [span for span in months if span is not None]
+        if not known or len(known) < len(months) or selection.start is None or selection.stop is None:
+            return
+        wanted = month_range(selection.start, selection.stop)
+        empty = [str(month) for month in wanted if not any(first <= month <= last for first, last in known)]
+        if empty:
+            raise UserError(f"{self.source}: no rows in month {', '.join(empty)}, which {selection.start} to {selection.stop} asks for")
+
+
+def _months(part: Part, month: Month | None) -> tuple[Month, Month] | None:
+    """First and last month of a part, if known."""
+    if part.steps is not None:
+        return month_of_step(part.steps[0]), month_of_step(part.steps[1])
+    return None if month is None else (month, month)
+
+
+def _overlaps(part: Part, month: Month | None, selection: Selection) -> bool:
+    """Whether a part may lie in the selection's months."""
+    if part.steps is not None:
+        return part.steps[0] < selection.steps.stop and part.steps[1] >= selection.steps.start
+    return month is None or month.first_step in selection.steps
+
+
+def _share(part: Part, month: Month | None, selection: Selection) -> Share:
+    if part.steps is not None:
+        return selection.share(*part.steps)
+    if month is not None:
+        return selection.share_of_month(month)
+    return Share.SOME if selection.needs_steps or selection.fraction < 1 else Share.ALL
+
+
+def survey(source: str, *, targets: bool = True, sample_id: bool = True, notice: Notice | None = None) -> Survey:
+    """Look once at a file, or at all parquet and csv files below a folder: at footers and headers alone, many at a time.
+
+    ``targets`` and ``sample_id`` say whether these columns are needed. ``notice`` is called with one sentence when columns are ignored.
+    Raises UserError for a file that cannot be read, and for a missing or repeated column or one of another type.
+    """
+    sizes = {path: size for path, size in storage.list_sizes(source).items() if path.endswith(SUFFIXES)}
+    if not sizes:
+        raise UserError(f"{source}: no {' or '.join(SUFFIXES)} files")
+    with ThreadPoolExecutor(_HEADERS_AT_ONCE) as pool:
+        headers = list(pool.map(read_header, sizes, sizes.values()))
+    extra: dict[str, str] = {}
+    checked: pa.Schema | None = None
+    for header in headers:
+        # the files of one folder mostly have one schema
+        if checked is None or not header.schema.equals(checked):
+            extra |= dict.fromkeys(check_columns(header.path, header.schema, targets=targets, sample_id=sample_id), header.path)
+            checked = header.schema
+    if extra and notice:
+        name, path = next(iter(extra.items()))
+        notice(f"{path}: {len(extra)} column(s) that are not of the flat layout are ignored, such as {name}")
+    return Survey(source, headers, _fingerprint(headers, sizes))
+
+
+def list_pieces(source: str, selection: Selection | None = None, *, targets: bool = True, notice: Notice | None = None) -> list[Piece]:
+    """:func:`survey` and :meth:`Survey.pieces` in one, for a source that is read once."""
+    return survey(source, targets=targets, notice=notice).pieces(selection)
+
+
+def _fingerprint(headers: Sequence[Header], sizes: Mapping[str, int]) -> str:
+    # names count from the folder that all files share, so that it may be moved
+    shared = len(os.path.commonpath([header.path.rpartition("/")[0] for header in headers]))
+    marks = [f"{header.path[shared:]} {sizes[header.path]} {header.digest}" for header in headers]
+    return hashlib.sha256("\n".join(marks).encode()).hexdigest()[:16]

@@ -1,0 +1,181 @@
+"""What the errors of storage mean: which pass by themselves and are waited out, and what to tell the user of the others.
+
+A request to S3 is first repeated by botocore and s3fs; what they leave, and every error of the other file systems, is met here.
+Libraries are known by the names of their exceptions, so that none needs to be there.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import sleep
+from typing import Any, TypeVar
+
+from leapray.errors import UserError
+
+ATTEMPTS = 6
+_FIRST_WAIT, _LONGEST_WAIT, _LONGEST_RETRY_AFTER = 0.5, 30.0, 600.0
+"""Seconds."""
+
+_LIBRARIES = {"aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "httpx", "huggingface_hub", "requests", "s3fs", "urllib3"}
+_PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504, 509}
+_PASSING_CODES = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "InternalError"}
+_PASSING_NAMES = {
+    "aiohttp": {"ClientConnectionError", "ClientPayloadError"},
+    "botocore": {"ConnectionError", "HTTPClientError", "IncompleteReadError", "ResponseParserError"},
+    "http": {"IncompleteRead", "RemoteDisconnected"},
+    "httpx": {"TransportError"},
+    "requests": {"ConnectionError", "Timeout", "ChunkedEncodingError"},
+    "urllib3": {"ProtocolError", "TimeoutError"},
+}
+_NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"}
+_CREDENTIAL_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken"}
+_ALIASES = {"s3a": "s3", "gcs": "gs"}
+_CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or FSSPEC_S3_ANON=true for a public bucket",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "hf": "HF_TOKEN",
+}
+_ENDPOINTS = {"s3": "AWS_ENDPOINT_URL", "hf": "HF_ENDPOINT"}
+_PARTICIPLE = {"read": "read", "write": "written", "list": "listed", "remove": "removed"}
+
+T = TypeVar("T")
+
+
+class IncompleteReadError(ConnectionError):
+    """Fewer bytes came than the file has."""
+
+
+def retried(operation: Callable[[], T], pause: Callable[[float], None] | None = None) -> T:
+    """What ``operation`` returns, repeated while its errors pass by themselves, up to 6 times.
+
+    ``pause(seconds)`` waits in between: twice as long each time, with jitter, and at least as long as the server's Retry-After asks.
+    """
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return operation()
+        except Exception as error:
+            if not passing(error):
+                raise
+            backoff = min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT) * random.uniform(0.5, 1)
+            (pause or sleep)(max(backoff, retry_after(error)))
+    return operation()
+
+
+def passing(error: BaseException) -> bool:
+    """Whether an error is of the kind that passes by itself: throttling, a server's own trouble, a broken or silent connection."""
+    if isinstance(error, UserError):
+        return False
+    found = _chain(error)
+    if any(isinstance(item, ConnectionError | TimeoutError) or _is_named(item, _PASSING_NAMES) for item in found):
+        return True
+    return any(_status(item) in _PASSING_STATUS or _code(item) in _PASSING_CODES for item in found)
+
+
+def retry_after(error: BaseException) -> float:
+    """Seconds that the server asked to wait, 0 where it did not say so in seconds."""
+    for item in _chain(error):
+        for headers in _headers(item):
+            told = headers.get("Retry-After") or headers.get("retry-after")
+            if told and re.fullmatch(r"\d+(\.\d+)?", str(told)):
+                return min(float(told), _LONGEST_RETRY_AFTER)
+    return 0.0
+
+
+@contextmanager
+def explained(url: str, verb: str = "read") -> Iterator[None]:
+    """Raise what goes wrong with a URL's file system in the block as a UserError; errors of other origin pass."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or not (isinstance(error, OSError) or _library(error) in _LIBRARIES):
+            raise
+        raise UserError(f"{shown(url)}: {_sentence(url, verb, error)}") from error
+
+
+def shown(url: str) -> str:
+    """A URL without the user and password that it may carry."""
+    return re.sub(r"//[^/@]+@", "//", url)
+
+
+def _sentence(url: str, verb: str, error: Exception) -> str:
+    scheme = _ALIASES.get(found := url.partition("://")[0], found) if "://" in url else ""
+    last = _chain(error)[-1]
+    code, status = _code(last), _status(last)
+    credentials = f"; set {_CREDENTIALS[scheme]}" if scheme in _CREDENTIALS else ""
+    endpoint = f"; check {_ENDPOINTS[scheme]} and the network" if scheme in _ENDPOINTS else "; check the network"
+    if _names(error) & _NO_CREDENTIALS:
+        return f"no credentials were found{credentials}"
+    if code in _CREDENTIAL_CODES or status == 401:
+        return f"the credentials are refused ({code or status}){credentials}"
+    if code == "NoSuchBucket":
+        return "there is no such bucket; check its name, AWS_ENDPOINT_URL and AWS_REGION"
+    if passing(error):
+        return f"still fails after {ATTEMPTS} attempts ({_reason(last)}){endpoint}"
+    if scheme and (isinstance(error, PermissionError) or status == 403):
+        return f"access is denied ({code or status or _reason(error)}), by wrong credentials or missing permission{credentials}"
+    if status == 404 or (verb != "write" and isinstance(error, FileNotFoundError | IsADirectoryError)):
+        return "no such file"
+    if verb == "read" and isinstance(error, PermissionError):
+        return f"may not be read ({_reason(error)})"
+    return f"cannot be {_PARTICIPLE[verb]} ({_reason(error)})"
+
+
+def _reason(error: BaseException) -> str:
+    if status := _status(error):
+        return " ".join(filter(None, [str(status), code if (code := _code(error)) != str(status) else ""]))
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return shown(" ".join(text.split())) or type(error).__name__
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and its causes, the deepest last."""
+    found = [error]
+    while (cause := found[-1].__cause__) is not None and cause not in found:
+        found.append(cause)
+    return found
+
+
+def _library(error: BaseException) -> str:
+    return type(error).__module__.partition(".")[0]
+
+
+def _names(error: BaseException) -> set[str]:
+    return {base.__name__ for item in _chain(error) for base in type(item).__mro__}
+
+
+def _is_named(error: BaseException, names: dict[str, set[str]]) -> bool:
+    return any(base.__name__ in names.get(base.__module__.partition(".")[0], ()) for base in type(error).__mro__)
+
+
+def _response(error: BaseException) -> dict[str, Any]:
+    response = getattr(error, "response", None)
+    return response if isinstance(response, dict) else {}
+
+
+def _code(error: BaseException) -> str:
+    """The error code of S3, which for an answer without a body is the status."""
+    return str(_response(error).get("Error", {}).get("Code", ""))
+
+
+def _status(error: BaseException) -> int:
+    """The status of an HTTP answer as botocore, aiohttp, requests, httpx and gcsfs carry it, else 0."""
+    found = (
+        _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode"),
+        getattr(getattr(error, "response", None), "status_code", None),
+        getattr(error, "status", None),
+        getattr(error, "code", None),
+    )
+    return next((int(str(status)) for status in found if str(status).isdigit()), 0)
+
+
+def _headers(error: BaseException) -> list[Any]:
+    response = getattr(error, "response", None)
+    found = (
+        _response(error).get("ResponseMetadata", {}).get("HTTPHeaders"),
+        getattr(response, "headers", None),
+        getattr(error, "headers", None),
+    )
+    return [headers for headers in found if headers is not None]
