@@ -97,6 +97,21 @@ def fetch(
     say(f"copied {done.files} files ({in_words(done.bytes)}) to {dest}{there}")
 
 
+@app.command("check")
+def check_source(
+    src: Annotated[str, typer.Argument(help="Directory, URL or file: netCDF pairs, flat parquet or csv")],
+    kind: Annotated[str | None, typer.Option(help="low-res, aqua-planet or high-res; told from the files by default")] = None,
+) -> None:
+    """Look at the first pair or file: columns, known ranges, units and identities."""
+    from leapray.data.check import check as run
+    from leapray.data.check import require_good
+
+    findings = run(src, kind)
+    for finding in findings:
+        say(f"{finding.verdict.value:<6} {finding.text}")
+    require_good(src, findings)
+
+
 @app.command()
 def convert(
     src: Annotated[str, typer.Argument(help="Directory or URL of netCDF pairs")],

@@ -21,6 +21,10 @@ from leapray.errors import UserError
 _LAND_AND_ICE = ("cam_in_LANDFRAC", "cam_in_ICEFRAC", schema.SNOWHLAND.name)
 
 
+Clock = tuple[int, int]
+"""Date as YYYYMMDD without leading zeros, and second of the day."""
+
+
 @dataclass(frozen=True)
 class PairPath:
     """The input and output file of one absolute model step."""
@@ -35,12 +39,14 @@ class Snapshot:
     """All columns of one kind at one absolute step.
 
     ``rows`` is ``(n, 924)`` float64, 556 inputs then 368 targets, row r being ``ncol`` r. It lies in memory column by
-    column, as netCDF and parquet hold it, so that a flat column is a contiguous vector.
+    column, as netCDF and parquet hold it, so that a flat column is a contiguous vector. ``clocks`` are ``ymd`` and ``tod`` as the input
+    and the output file have them, if they do; time is taken from the names, as official code takes it, and only compared with these.
     """
 
     kind: str
     step: int
     rows: np.ndarray
+    clocks: tuple[Clock | None, Clock | None] = (None, None)
 
 
 def find_pairs(source: str, *, start: Month | None = None, stop: Month | None = None, stride: int = 1, phase: int = 0) -> list[PairPath]:
@@ -95,8 +101,8 @@ def read_pair(pair: PairPath, kind: str | None = None) -> Snapshot:
     land, sea ice and snow the aqua-planet. Raises UserError for a truncated or foreign file, a missing variable, other
     dimensions or dtypes, and numbers of columns that differ within the pair. Values are not judged here.
     """
-    before, ne = _read_variables(pair.mli, INPUTS.variables)
-    after, _ = _read_variables(pair.mlo, MLO_VARIABLES)
+    before, ne, mli_clock = _read_variables(pair.mli, INPUTS.variables)
+    after, _, mlo_clock = _read_variables(pair.mlo, MLO_VARIABLES)
     columns = len(before["state_ps"])
     if columns != after[STATE[0].name].shape[-1]:
         raise UserError(f"{pair.mlo}: {after[STATE[0].name].shape[-1]} columns, expected {columns} as in its {file_name('mli', pair.step)}")
@@ -118,11 +124,11 @@ def read_pair(pair: PairPath, kind: str | None = None) -> Snapshot:
         into /= STEP_SECONDS
     for flux in schema.FLUXES:
         targets[TARGETS[flux.name]] = after[flux.name]
-    return Snapshot(kind, pair.step, values.T)
+    return Snapshot(kind, pair.step, values.T, (mli_clock, mlo_clock))
 
 
-def _read_variables(path: str, variables: Iterable[Variable]) -> tuple[dict[str, np.ndarray], int | None]:
-    """Arrays ``(60, n)`` or ``(n,)`` by name, and the attribute ``ne``; any container, from bytes in memory."""
+def _read_variables(path: str, variables: Iterable[Variable]) -> tuple[dict[str, np.ndarray], int | None, Clock | None]:
+    """Arrays ``(60, n)`` or ``(n,)`` by name, the attribute ``ne``, and the clock; any container, from bytes in memory."""
     content = storage.read_bytes(path)
     try:
         # the name is of no file: libnetcdf would take a URL there for one that it should open itself
@@ -132,10 +138,17 @@ def _read_variables(path: str, variables: Iterable[Variable]) -> tuple[dict[str,
             values = {variable.name: _read_variable(path, dataset, variable, columns) for variable in variables}
             for name in dataset.variables.keys() - values.keys():
                 _touch_end(dataset.variables[name])
-            ne = getattr(dataset, "ne", None)
+            ne = int(dataset.ne) if "ne" in dataset.ncattrs() else None
+            clock = _clock(dataset)
     except (OSError, RuntimeError, ValueError, LookupError, AttributeError, TypeError, MemoryError) as error:
         raise UserError(f"{path}: not a netCDF file or a truncated one ({len(content)} bytes)") from error
-    return values, None if ne is None else int(ne)
+    return values, ne, clock
+
+
+def _clock(dataset: netCDF4.Dataset) -> Clock | None:
+    if not all(name in dataset.variables and not dataset.variables[name].shape for name in ("ymd", "tod")):
+        return None
+    return int(dataset.variables["ymd"][...]), int(dataset.variables["tod"][...])
 
 
 def _read_variable(path: str, dataset: netCDF4.Dataset, variable: Variable, columns: int) -> np.ndarray:

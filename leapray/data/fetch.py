@@ -84,9 +84,10 @@ class Throttle:
     """Bytes per second and pauses, for all threads together. ``rate`` None is as fast as it goes."""
 
     def __init__(
-        self, rate: float | None = None, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+        self, rate: float | None = None, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], object] | None = None
     ) -> None:
-        self._rate, self._clock, self._sleep = rate, clock, sleep
+        self._stopped = threading.Event()
+        self._rate, self._clock, self._sleep = rate, clock, sleep or self._stopped.wait
         self._lock = threading.Lock()
         self._paid = self._resumed = clock()
 
@@ -103,9 +104,15 @@ class Throttle:
             self._resumed = max(self._resumed, self._clock() + seconds)
         self._wait(lambda: self._resumed)
 
+    def stop(self) -> None:
+        """End every wait, and whoever asks from now on, by an InterruptedError."""
+        self._stopped.set()
+
     def _wait(self, until: Callable[[], float]) -> None:
-        while (left := until() - self._clock()) > 0:
+        while not self._stopped.is_set() and (left := until() - self._clock()) > 0:
             self._sleep(left)
+        if self._stopped.is_set():
+            raise InterruptedError
 
 
 class Source(Protocol):
@@ -188,6 +195,7 @@ def fetch(
                 if progress is not None:
                     progress(done, total, f"{in_words(done)} of {in_words(total)}")
         except BaseException:
+            shared.stop()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return Fetched(len(missing), total, len(wanted) - len(missing), sum(wanted.values()) - total)

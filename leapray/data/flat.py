@@ -52,16 +52,19 @@ class Block:
     row: np.ndarray
 
 
-def read_piece(piece: Piece, *, targets: bool = True, kind: str | None = None, max_rows: int = ROWS) -> Iterator[Block]:
+def read_piece(
+    piece: Piece, *, targets: bool = True, kind: str | None = None, max_rows: int = ROWS, limit: int | None = None
+) -> Iterator[Block]:
     """The rows of a piece in file order, at most ``max_rows`` at a time; an empty value becomes NaN.
 
-    ``kind`` is what the rows are taken for where no column says so. Ids ``train_<r>`` of low-res files that have neither a month in
-    their name nor a column ``step`` are the competition's: column r mod 384 of step 7·(r div 384). Raises UserError where
-    the file breaks off, holds text for a number, another kind, empty ids, or rows whose months are asked for and cannot be told.
+    Rows beyond ``limit`` may be left out. ``kind`` is what the rows are taken for where no column says so. Ids ``train_<r>`` of
+    low-res files that have neither a month in their name nor a column ``step`` are the competition's: column r mod 384 of
+    step 7·(r div 384). Raises UserError where the file breaks off, holds text for a number, another kind, empty ids, or rows whose
+    months are asked for and cannot be told.
     """
     read = 0
     with readable(piece.path):
-        for place, matrix in _batches(piece, wanted_columns(targets=targets), max_rows):
+        for place, matrix in _batches(piece, wanted_columns(targets=targets), max_rows, limit):
             row = row_keys(place, piece.path, (piece.index, read), kind, piece.month)
             read += len(matrix)
             ids = _ids(piece.path, place)
@@ -71,14 +74,14 @@ def read_piece(piece: Piece, *, targets: bool = True, kind: str | None = None, m
                     matrix, row, ids = matrix.T[:, chosen].T, row[chosen], ids.filter(pa.array(chosen))
             if len(row):
                 yield Block(matrix[:, : INPUTS.width], matrix[:, INPUTS.width :] if targets else None, ids, row)
-    if piece.rows not in (-1, read):
+    if limit is None and piece.rows not in (-1, read):
         raise UserError(f"{piece.path}: row group {piece.row_group} holds {read} rows, expected {piece.rows} as when it was listed")
 
 
-def _batches(piece: Piece, numbers: tuple[str, ...], max_rows: int) -> Iterator[Batch]:
+def _batches(piece: Piece, numbers: tuple[str, ...], max_rows: int, limit: int | None) -> Iterator[Batch]:
     with storage.open_input(piece.path) as file:
         if piece.row_group is not None:
-            yield from read_row_group(file, piece.row_group, piece.rows, [SAMPLE_ID, *PLACE], numbers, max_rows)
+            yield from read_row_group(file, piece.row_group, piece.rows, [SAMPLE_ID, *PLACE], numbers, max_rows, limit)
             return
         assert piece.span is not None
         table = csvfile.read_span(piece.path, file, piece.span, numbers)

@@ -25,10 +25,10 @@ _COLUMN_BUFFER_BYTES = 256 << 10
 
 
 def read_row_group(
-    file: IO[bytes], row_group: int, rows: int, others: Sequence[str], numbers: Sequence[str], max_rows: int
+    file: IO[bytes], row_group: int, rows: int, others: Sequence[str], numbers: Sequence[str], max_rows: int, limit: int | None
 ) -> Iterator[Batch]:
     """Batches of at most ``max_rows`` rows of a row group that should hold ``rows``: the columns ``others`` that are there, as they
-    are, and the columns ``numbers`` packed.
+    are, and the columns ``numbers`` packed. Rows beyond ``limit`` need not be read.
 
     Raises UserError where a temporary file finds no room, and pyarrow's errors for damage.
     """
@@ -42,7 +42,7 @@ def read_row_group(
     if whole or sum(group.column(index).total_uncompressed_size for index in range(group.num_columns)) <= WHOLE_BYTES:
         yield from _direct(parquet, row_group, others, numbers, max_rows, whole=whole)
     else:
-        yield from _spooled(parquet, row_group, others, numbers, max_rows)
+        yield from _spooled(parquet, row_group, others, numbers, max_rows, limit or group.num_rows)
 
 
 def pack(batch: pa.RecordBatch, numbers: Sequence[str]) -> np.ndarray:
@@ -66,18 +66,20 @@ def _direct(
         yield batch.select(others), pack(batch, numbers)
 
 
-def _spooled(parquet: pq.ParquetFile, row_group: int, others: Sequence[str], numbers: Sequence[str], max_rows: int) -> Iterator[Batch]:
-    group = parquet.metadata.row_group(row_group)
-    table = parquet.read_row_group(row_group, columns=others, use_threads=False)
-    rows = [min(max_rows, group.num_rows - start) for start in range(0, group.num_rows, max_rows)]
-    with Spool(rows, len(numbers)) as spool:
+def _spooled(
+    parquet: pq.ParquetFile, row_group: int, others: Sequence[str], numbers: Sequence[str], max_rows: int, limit: int
+) -> Iterator[Batch]:
+    all_rows = parquet.metadata.row_group(row_group).num_rows
+    with Spool(min(-(-limit // max_rows) * max_rows, all_rows), max_rows, len(numbers)) as spool:
         for first in range(0, len(numbers), _COLUMNS_AT_ONCE):
             some = numbers[first : first + _COLUMNS_AT_ONCE]
             batches = parquet.iter_batches(max_rows, row_groups=[row_group], columns=some, use_threads=False)
-            for index, batch in enumerate(batches):
-                if index >= len(rows) or batch.num_rows != rows[index]:
-                    raise pa.ArrowInvalid(f"columns {some[0]} to {some[-1]} do not have the {group.num_rows} rows of the footer")
+            for index in range(len(spool)):
+                batch = next(batches, None)
+                if batch is None or batch.num_rows != spool.batch_rows(index):
+                    raise pa.ArrowInvalid(f"columns {some[0]} to {some[-1]} do not hold the {all_rows} rows of the footer")
                 spool.write(index, first, pack(batch, some).T)
-        for index, count in enumerate(rows):
-            (batch,) = table.slice(index * max_rows, count).combine_chunks().to_batches()
+        table = parquet.read_row_group(row_group, columns=others, use_threads=False)
+        for index in range(len(spool)):
+            (batch,) = table.slice(index * max_rows, spool.batch_rows(index)).combine_chunks().to_batches()
             yield batch, spool.read(index).T

@@ -57,8 +57,12 @@ def readable(file: str) -> Iterator[None]:
         what = "csv" if file.endswith(".csv") else "parquet"
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         # pyarrow counts columns of a csv from 0
-        reason = re.sub(r"CSV column #(\d+)", lambda match: f"column {columns(file)[int(match[1])]}", reason)
+        reason = re.sub(r"CSV column #(\d+)", lambda match: f"column {_nth(columns(file), int(match[1]))}", reason)
         raise UserError(f"{file}: cannot be read as {what}, it may be truncated or corrupt ({reason})") from error
+
+
+def _nth(names: Sequence[str], index: int) -> str:
+    return names[index] if index < len(names) else str(index)
 
 
 def read_ids(source: Source) -> pa.ChunkedArray:

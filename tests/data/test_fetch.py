@@ -5,7 +5,6 @@ import sys
 import threading
 import zipfile
 from collections.abc import Iterator
-from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -22,6 +21,7 @@ from leapray.data import fetch as rooms
 from leapray.data.fetch import Fetched, Selection, Throttle, fetch
 from leapray.errors import UserError
 from tests.s3_server import Endpoint
+from tests.web_server import Web
 
 FEBRUARY, MARCH, APRIL = Month(1, 2), Month(1, 3), Month(1, 4)
 STEPS = 10
@@ -136,50 +136,24 @@ def test_a_pause_holds_whoever_asks_next() -> None:
     assert clock.now == 150
 
 
-class Web(ThreadingHTTPServer):
-    """A directory listing over HTTP that counts requests and can be told to fail."""
+def test_the_first_failure_stops_the_other_copies_even_those_that_pause(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, paused = threading.Event(), threading.Event()
 
-    daemon_threads = True
+    def read_range(url: str, start: int, stop: int, pause: Any) -> bytes:
+        if "mli" in url:
+            reading.wait()
+            paused.set()
+            pause(3600)
+        reading.set()
+        paused.wait()
+        raise UserError(f"{url}: access is denied")
 
-    def __init__(self, folder: Path, ranges: bool) -> None:
-        self.ranges, self.gets, self.refuse, self.cut = ranges, [], 0, 0
-        super().__init__(("127.0.0.1", 0), partial(_WebHandler, directory=str(folder)))
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-
-
-class _WebHandler(SimpleHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Web
-
-    def do_GET(self) -> None:
-        self.server.gets.append(self.path)
-        path = Path(self.translate_path(self.path))
-        if self.server.refuse and path.is_file():
-            self.server.refuse -= 1
-            self.send_response(429)
-            self.send_header("Retry-After", "20")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-        elif path.is_file() and (self.server.ranges or self.server.cut):
-            self._part(path.read_bytes())
-        else:
-            super().do_GET()
-
-    def _part(self, body: bytes) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if self.server.ranges else None
-        part = body[int(asked[1]) : int(asked[2]) + 1] if asked else body
-        self.send_response(206 if asked else 200)
-        self.send_header("Content-Length", str(len(part)))
-        self.end_headers()
-        if self.server.cut:
-            self.server.cut -= 1
-            self.close_connection = True
-            part = part[: len(part) // 2]
-        self.wfile.write(part)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+    monkeypatch.setattr(storage, "read_range", read_range)
+    with pytest.raises(UserError, match="access is denied"):
+        fetch(str(source / "train/0001-02"), str(tmp_path / "d"), Selection(), parallel=20)
+    assert copied(tmp_path / "d") == {}
 
 
 @pytest.fixture(params=[True, False], ids=["ranges", "no ranges"])
@@ -195,7 +169,7 @@ def test_a_web_servers_listing_is_copied_through_429_and_truncation(
 ) -> None:
     monkeypatch.setattr(rooms, "_RANGE", 1500)
     clock = Clock()
-    web.refuse, web.cut = 2, 2
+    web.faults |= {"refuse": 2, "cut": 2}
     dest, months = tmp_path / "d", Selection(FEBRUARY, APRIL, stride=2)
     fetch(f"{web.url}/train/", str(dest), months, throttle=Throttle(None, clock, clock.sleep))
     assert clock.now >= 120

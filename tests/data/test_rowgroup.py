@@ -50,7 +50,7 @@ def test_a_file_without_ids_is_read_where_they_are_not_needed(tmp_path: Path, mo
 def test_a_spool_gives_back_what_was_written_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     matrix = values(10)
-    with Spool([4, 4, 2], 924) as spool:
+    with Spool(10, 4, 924) as spool:
         assert list(tmp_path.iterdir()) == []
         for first in (308, 0, 616):
             for batch, start in enumerate((0, 4, 8)):
@@ -60,13 +60,25 @@ def test_a_spool_gives_back_what_was_written_and_leaves_no_file(tmp_path: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_rows_beyond_a_limit_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = values(40)
+    pq.write_table(competition_table(matrix), tmp_path / "0001-02.parquet")
+    (piece,) = list_pieces(str(tmp_path))
+    monkeypatch.setattr(rowgroup, "WHOLE_BYTES", 0)
+    found = np.concatenate([block.inputs for block in read_piece(piece, max_rows=8, limit=15)])
+    np.testing.assert_array_equal(found, matrix[:16, :556])
+
+
 def test_no_room_for_a_spool_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: int) -> None:
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(UserError, match=r"no room for 7\.4 GB, which reading a large row group takes .* free some or set TMPDIR"):
-        Spool([1_000_000], 924)
+        Spool(1_000_000, 8192, 924)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="no room for"):
+        Spool(1 << 60, 8192, 924)
 
 
 def test_a_file_that_has_changed_since_it_was_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

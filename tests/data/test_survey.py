@@ -1,0 +1,76 @@
+"""What a listing knows of its files without reading their rows."""
+
+import pickle
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+
+from leapray import storage
+from leapray.climsim.calendar import FIRST_MONTH
+from leapray.climsim.netcdf import Snapshot
+from leapray.data import csvfile
+from leapray.data.flat import Selection, survey, to_table
+from tests.data.test_flat import competition_table, values
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "flat"
+    (folder / "deep").mkdir(parents=True)
+    pq.write_table(competition_table(values(6)), folder / "deep" / "0001-03.parquet", row_group_size=4)
+    pacsv.write_csv(competition_table(values(2)), folder / "0001-05.csv")
+    table = to_table(Snapshot("low-res", 0, values(3)))
+    pq.write_table(pa.concat_tables([table, table]), folder / "ours.parquet")
+    return folder
+
+
+def test_a_moved_or_touched_folder_is_the_same_data_and_a_changed_one_is_not(folder: Path, tmp_path: Path) -> None:
+    before = survey(str(folder)).fingerprint
+    moved = tmp_path / "elsewhere" / "copy"
+    shutil.copytree(folder, moved)
+    assert survey(str(moved)).fingerprint == before
+    changed: set[str] = set()
+    pq.write_table(competition_table(values(6, seed=1)), moved / "deep" / "0001-03.parquet", row_group_size=4)
+    changed.add(survey(str(moved)).fingerprint)
+    (moved / "deep" / "0001-03.parquet").rename(moved / "deep" / "0001-04.parquet")
+    changed.add(survey(str(moved)).fingerprint)
+    content = (moved / "0001-05.csv").read_bytes()
+    (moved / "0001-05.csv").write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    changed.add(survey(str(moved)).fingerprint)
+    (moved / "ours.parquet").unlink()
+    changed.add(survey(str(moved)).fingerprint)
+    assert len(changed | {before}) == 5
+
+
+def test_rows_and_months_are_told_where_they_are_known(folder: Path) -> None:
+    found = survey(str(folder))
+    assert found.rows is None
+    assert found.months == [FIRST_MONTH, FIRST_MONTH + 1, FIRST_MONTH + 3]
+    (folder / "0001-05.csv").unlink()
+    assert survey(str(folder)).rows == 12
+
+
+def test_a_folder_is_listed_once_for_all_selections(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[str] = []
+    list_sizes = storage.list_sizes
+    monkeypatch.setattr(storage, "list_sizes", lambda url, *rest: listed.append(url) or list_sizes(url, *rest))
+    found = survey(str(folder))
+    for selection in (None, Selection(start=FIRST_MONTH, stop=FIRST_MONTH + 1), Selection(fraction=0.5)):
+        found.pieces(selection)
+    assert listed == [str(folder)]
+
+
+def test_pieces_are_numbered_through_the_listing_whatever_is_selected_and_travel(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csvfile, "PIECE_BYTES", 30_000)
+    found = survey(str(folder))
+    pieces = found.pieces()
+    assert [piece.index for piece in pieces] == list(range(len(pieces)))
+    march = found.pieces(Selection(start=FIRST_MONTH + 1, stop=FIRST_MONTH + 2))
+    assert march == [piece for piece in pieces if piece.path.endswith("0001-03.parquet")]
+    assert pickle.loads(pickle.dumps(pieces)) == pieces
+    assert len(pickle.dumps(pieces[0])) < 600
+    assert all(piece.rows_about >= 1 for piece in pieces)
