@@ -9,9 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
-from leapray.climsim.schema import EXACT, EXACT_SOURCE, INPUTS, MISSING, STEP_SECONDS, TARGETS
+from leapray.climsim.schema import EXACT, EXACT_SOURCE, INPUTS, MISSING, SAMPLE_ID, STEP_SECONDS, TARGETS
 from leapray.data.flat import Block
 from leapray.data.shards import Rows
 from leapray.data.transform import Transform
@@ -64,10 +66,12 @@ class Tally:
 def clean(blocks: Iterable[Block], path: str, policy: str, tally: Tally) -> Iterator[Block]:
     """The blocks without the rows that hold NaN, Inf or fill values, which are counted; nothing for a block without any other.
 
-    Raises UserError on the first such row if the policy is ``refuse``, naming file, columns and row.
+    Raises UserError on the first such row if the policy is ``refuse``, naming file, columns and row; and, whatever the policy, for ids
+    that stand more than once among rows that nothing else tells apart.
     """
+    ids: list[pa.Array] = []
     for block in blocks:
-        assert block.targets is not None
+        ids.append(block.sample_id.filter(pa.array(block.row < 0)))
         parts = (block.inputs, block.targets)
         if all(_usable(part) for part in parts):
             yield block
@@ -81,7 +85,16 @@ def clean(blocks: Iterable[Block], path: str, policy: str, tally: Tally) -> Iter
         tally.bad_rows += int(bad.sum())
         keep = ~bad
         if keep.any():
-            yield Block(block.inputs[keep], block.targets[keep], block.sample_id.filter(keep), block.row[keep])
+            yield Block(block.inputs[keep], block.targets[keep], block.sample_id.filter(pa.array(keep)), block.row[keep])
+    _require_unique(path, pa.chunked_array(ids, pa.string()))
+
+
+def _require_unique(path: str, ids: pa.ChunkedArray) -> None:
+    ids = ids.drop_null()
+    if pc.count_distinct(ids).as_py() < len(ids):
+        counts = ids.value_counts()
+        twice = counts.filter(pc.greater(counts.field("counts"), 1))[0].as_py()["values"]
+        raise UserError(f"{path}: {SAMPLE_ID} {twice} stands there more than once, expected every row once")
 
 
 def _usable(values: np.ndarray) -> bool:
@@ -107,13 +120,11 @@ def _refusal(path: str, counts: np.ndarray, sample_id: str) -> str:
 
 def count_inexact(block: Block, tally: Tally) -> None:
     """Count the rows in which an exact column is not what it should be."""
-    assert block.targets is not None
     tally.inexact += (block.targets[:, EXACT] != -block.inputs[:, EXACT_SOURCE] / STEP_SECONDS).sum(axis=0)
 
 
 def scale(block: Block, transform: Transform) -> Rows:
     """A block as a network takes it: ``inputs`` float32 (n, 556 + 60 F), ``targets`` float32 (n, 368), ``row`` int64 (n,)."""
-    assert block.targets is not None
     return {
         "inputs": transform.scale_inputs(torch.from_numpy(block.inputs)).numpy(),
         "targets": transform.scale_targets(torch.from_numpy(block.targets)).numpy(),

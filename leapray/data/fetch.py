@@ -17,7 +17,7 @@ from typing import Protocol
 
 from leapray import storage
 from leapray.climsim.calendar import Month, file_name, month_of_step, month_range, parse_file_name
-from leapray.data.places import month_in_name
+from leapray.data.flat.places import month_in_name
 from leapray.errors import UserError
 from leapray.evaluation.tables import SUFFIXES
 from leapray.faults import shown

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from leapray import storage
 from leapray.data import flat
-from leapray.data.selection import Selection
+from leapray.data.flat import Selection
 from leapray.data.shards import MANIFEST
 from leapray.recipe import SPLITS, Data
 
@@ -33,7 +33,7 @@ class Part:
     buckets: int
     url: str
     input: str
-    """Fingerprint of the source."""
+    """Fingerprint of the files that hold its rows."""
 
     @property
     def key(self) -> str:
@@ -70,7 +70,7 @@ def cut(data: Data, prepared: str, notice: Notice | None = None) -> list[Part]:
             )
             groups, total = _groups(pieces, data.shuffle_rows)
             url, buckets = storage.join(prepared, split, name), max(-(-total // data.shuffle_rows), 1)
-            parts.append(Part(name, split, source.kind, str(months), groups, buckets, url, survey.fingerprint))
+            parts.append(Part(name, split, source.kind, str(months), groups, buckets, url, survey.fingerprint(pieces)))
     return parts
 
 

@@ -24,6 +24,7 @@ from leapray.data.shards import (
     MANIFEST,
     SETTINGS,
     TRANSFORM,
+    Files,
     FlatFile,
     Manifest,
     Prepared,
@@ -74,14 +75,14 @@ def prepare(recipe: Recipe, progress: Progress | None = None, notice: Notice | N
 def _claim(prepared: str, data: Data, parts: Sequence[Part]) -> None:
     """Mark the directory as this recipe's over these inputs. Another's is refused once it holds a finished split; what is
     unfinished of another is made anew."""
-    name, inputs = storage.join(prepared, SETTINGS), {part.source: part.input for part in parts}
+    name, inputs = storage.join(prepared, SETTINGS), {part.key: part.input for part in parts}
     if storage.exists(name):
         changed = changed_settings(prepared, data)
         if not changed:
             before = storage.read_json(name).get(INPUTS_KEY)
             if before == inputs:
                 return
-            changed = "the files of " + ", ".join(source for source in inputs if not before or before.get(source) != inputs[source])
+            changed = "the files of " + ", ".join(key for key in inputs if not before or before.get(key) != inputs[key])
         if any(part.finished for part in parts) or storage.list_files(prepared, MANIFEST):
             raise UserError(f"{prepared}: was prepared otherwise ({changed}); choose another data.prepared or remove it")
         for part in parts:
@@ -212,7 +213,7 @@ def _duplicate(part: Part, twice: DuplicateRowError, groups: Sequence[int]) -> U
 
 def _finish(part: Part, data: Data, transform: Transform, scattered: Sequence[dict], gathered: Sequence[dict]) -> None:
     """Check that what was gathered is what was scattered, and write the manifest."""
-    files = [ShardFile(**shard) for receipt in gathered for shard in receipt["shards"]]
+    files = tuple(ShardFile(**shard) for receipt in gathered for shard in receipt["shards"])
     before = sum(receipt["rows"] for receipt in scattered), sum(receipt["checksum"] for receipt in scattered) % (1 << 64)
     after = sum(file.rows for file in files), sum(receipt["checksum"] for receipt in gathered) % (1 << 64)
     if before != after:
@@ -245,7 +246,7 @@ def _list(data: Data, parts: Sequence[Part], transform: Transform, notify: Progr
     receipts = {(part.url, piece.index): receipt for (part, piece), receipt in zip(unknown, counted, strict=True)}
     for part in parts:
         rows = [(piece, receipts.get((part.url, piece.index), {"rows": piece.rows})) for piece in part.pieces]
-        files = [FlatFile(piece, receipt["rows"]) for piece, receipt in rows if receipt["rows"]]
+        files = tuple(FlatFile(piece, receipt["rows"]) for piece, receipt in rows if receipt["rows"])
         if not files:
             raise UserError(f"{part.key}: no usable rows in months {part.months}")
         tally = _sum(receipt["tally"] for _, receipt in rows if "tally" in receipt)
@@ -260,9 +261,7 @@ def _sum(tallies: Iterable[dict]) -> Tally:
     return total
 
 
-def _manifest(
-    part: Part, data: Data, transform: Transform, files: Sequence[ShardFile] | Sequence[FlatFile], tally: Tally, checksum: str | None
-) -> Manifest:
+def _manifest(part: Part, data: Data, transform: Transform, files: Files, tally: Tally, checksum: str | None) -> Manifest:
     return Manifest(
         url=part.url,
         source=part.source,
@@ -273,7 +272,7 @@ def _manifest(
         seed=data.seed,
         input=part.input,
         bad_rows=data.bad_rows,
-        files=tuple(files),
+        files=files,
         checksum=checksum,
         dropped=tally.dropped(),
         dropped_rows=tally.bad_rows,

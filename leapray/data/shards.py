@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from leapray import storage
-from leapray.data.survey import Piece
+from leapray.data.flat import Piece
 from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.recipe import SPLITS, Data, validate
@@ -52,6 +52,9 @@ class FlatFile:
     rows: int
 
 
+Files = tuple[ShardFile, ...] | tuple[FlatFile, ...]
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What one split of one source holds and where it came from: shards, or the pieces of flat files that stand for them."""
@@ -67,7 +70,7 @@ class Manifest:
     input: str
     """Fingerprint of the files that the rows came from."""
     bad_rows: Literal["refuse", "drop"]
-    files: tuple[ShardFile, ...] | tuple[FlatFile, ...]
+    files: Files
     checksum: str | None
     """Of the keys and scaled values of all rows of the shards, in whatever order (:func:`shuffle.checksum`)."""
     dropped: dict[str, dict[str, int]]

@@ -59,7 +59,7 @@ def predict(
     settings = {
         "model files": [storage.fingerprint(*(storage.join(model, name) for name in (INFO_FILE, WEIGHTS_FILE))) for model in models],
         "input": source,
-        "input files": survey.fingerprint,
+        "input files": survey.fingerprint(),
     }
     claim(destination, SETTINGS, settings, "a prediction", ".parquet")
     with cluster.connected():

@@ -110,7 +110,7 @@ def test_a_finished_directory_of_other_files_is_refused(tmp_path: Path) -> None:
     flat = write_flat(tmp_path / "flat", stop="0001-05")
     room.prepare(recipe(tmp_path, flat))
     write_flat(flat, stop="0001-05", seed=5)
-    with pytest.raises(UserError, match=r"was prepared otherwise \(the files of low_res\)"):
+    with pytest.raises(UserError, match=r"was prepared otherwise \(the files of sources\.low_res\.train"):
         room.prepare(recipe(tmp_path, flat))
 
 
@@ -120,4 +120,13 @@ def test_a_source_that_was_moved_is_the_same(tmp_path: Path) -> None:
     before = content(tmp_path)
     shutil.move(flat, tmp_path / "elsewhere")
     room.prepare(recipe(tmp_path, tmp_path / "elsewhere"))
+    assert content(tmp_path) == before
+
+
+def test_a_source_that_grows_by_other_months_is_the_same(tmp_path: Path) -> None:
+    flat = write_flat(tmp_path / "flat", stop="0001-05")
+    room.prepare(recipe(tmp_path, flat))
+    before = content(tmp_path)
+    write_flat(flat, start="0001-05", stop="0001-08")
+    room.prepare(recipe(tmp_path, flat))
     assert content(tmp_path) == before

@@ -13,10 +13,10 @@ from leapray.climsim.calendar import FIRST_MONTH, Month
 from leapray.climsim.netcdf import Snapshot
 from leapray.climsim.schema import row_key, row_place
 from leapray.data.flat import Piece, Selection, list_pieces, read_piece, survey, to_table
+from leapray.data.flat.selection import Share
 from leapray.data.hashing import row_hash
-from leapray.data.selection import Share
 from leapray.errors import UserError
-from tests.data.test_flat import competition_table, values
+from tests.data.flat.test_flat import competition_table, values
 
 MARCH = FIRST_MONTH + 1
 

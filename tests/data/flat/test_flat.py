@@ -15,8 +15,8 @@ from leapray.climsim.grid import figures
 from leapray.climsim.netcdf import Snapshot
 from leapray.climsim.schema import row_key, row_place
 from leapray.data.flat import Piece, Selection, flat_schema, list_pieces, read_piece, survey, to_table
-from leapray.data.headers import first_id
-from leapray.data.places import month_in_name
+from leapray.data.flat.headers import first_id
+from leapray.data.flat.places import month_in_name
 from leapray.errors import UserError
 
 NAMES = figures("low_res_columns")["column"]
@@ -174,7 +174,7 @@ def test_only_a_lone_month_in_a_name_is_one(name: str, month: str | None) -> Non
 
 def test_ids_are_looked_at_once_for_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
-    monkeypatch.setattr("leapray.data.survey.first_id", lambda header: looked.append(header.path) or first_id(header))
+    monkeypatch.setattr("leapray.data.flat.listing.first_id", lambda header: looked.append(header.path) or first_id(header))
     paths = [write(tmp_path / f"{name}.parquet", competition_table(values(6)), row_group_size=2) for name in "ab"]
     found = survey(str(tmp_path))
     for _ in range(2):
@@ -239,7 +239,7 @@ def test_inputs_alone_are_enough_without_targets(tmp_path: Path) -> None:
     matrix = values(3)
     source = write(tmp_path / "test.csv", competition_table(matrix).select(["sample_id", *NAMES[:556]]))
     (block,) = read_piece(*list_pieces(source, targets=False), targets=False)
-    assert block.targets is None
+    assert block.targets.shape == (len(block.row), 0)
     np.testing.assert_array_equal(block.inputs, matrix[:, :556])
     with pytest.raises(UserError, match=r"test\.csv: column ptend_t_0, ptend_t_1, ptend_t_2 and 365 more missing"):
         list_pieces(source)

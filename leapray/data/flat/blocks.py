@@ -1,8 +1,4 @@
-"""Flat parquet and csv in the competition's layout: the rows of a folder as float64 matrices in bounded memory.
-
-Reads our own files and those that people already have (FACTS section 2): the competition's csv, pandas-written parquet with row
-groups of a million rows, integer or float32 columns, columns in any order, further columns. Shapes: n rows, 556 inputs, 368 targets.
-"""
+"""The rows of a piece as float64 matrices, in bounded memory. Shapes: n rows, 556 inputs, 368 targets."""
 
 from __future__ import annotations
 
@@ -14,27 +10,14 @@ import pyarrow as pa
 
 from leapray import storage
 from leapray.climsim.schema import INPUTS, SAMPLE_ID
-from leapray.data import csvfile
-from leapray.data.layout import ROW_GROUP_ROWS, flat_schema, to_table, wanted_columns
-from leapray.data.places import PLACE, months_unknown, row_keys, steps_of
-from leapray.data.rowgroup import Batch, pack, read_row_group
-from leapray.data.selection import Selection
-from leapray.data.survey import Piece, Survey, list_pieces, survey
+from leapray.data.flat import csvfile
+from leapray.data.flat.layout import wanted_columns
+from leapray.data.flat.listing import Piece
+from leapray.data.flat.places import PLACE, months_unknown, row_keys, steps_of
+from leapray.data.flat.rowgroup import Batch, pack, read_row_group
+from leapray.data.flat.selection import Selection
 from leapray.errors import UserError
 from leapray.evaluation.tables import ROWS, readable
-
-__all__ = [
-    "ROW_GROUP_ROWS",
-    "Block",
-    "Piece",
-    "Selection",
-    "Survey",
-    "flat_schema",
-    "list_pieces",
-    "read_piece",
-    "survey",
-    "to_table",
-]
 
 
 @dataclass(frozen=True)
@@ -43,11 +26,12 @@ class Block:
 
     Inputs and targets lie in memory column by column (F-contiguous), as files hold them. ``row`` is :func:`schema.row_key`
     where the place of a row is known: from the columns kind, step and ncol, or from the ids of the competition. Elsewhere it is
-    negative and unique in the listing: ``-1 - (piece index << 40 | row within the piece)``. Ids are null where a file has none.
+    negative and unique in the listing: ``-1 - (piece index << 40 | row within the piece)``. Ids are null where a file has none, and
+    targets ``(n, 0)`` where they are not asked for.
     """
 
     inputs: np.ndarray
-    targets: np.ndarray | None
+    targets: np.ndarray
     sample_id: pa.Array
     row: np.ndarray
 
@@ -73,7 +57,7 @@ def read_piece(
                 if not chosen.all():
                     matrix, row, ids = matrix.T[:, chosen].T, row[chosen], ids.filter(pa.array(chosen))
             if len(row):
-                yield Block(matrix[:, : INPUTS.width], matrix[:, INPUTS.width :] if targets else None, ids, row)
+                yield Block(matrix[:, : INPUTS.width], matrix[:, INPUTS.width :], ids, row)
     if limit is None and piece.rows not in (-1, read):
         raise UserError(f"{piece.path}: row group {piece.row_group} holds {read} rows, expected {piece.rows} as when it was listed")
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from leapray import storage
 from leapray.climsim.calendar import Month
 from leapray.climsim.schema import SAMPLE_ID, STEP_BITS
-from leapray.data import csvfile
-from leapray.data.places import month_in_name
+from leapray.data.flat import csvfile
+from leapray.data.flat.places import month_in_name
 from leapray.evaluation.tables import readable
 
 _TAIL_BYTES = 1 << 18

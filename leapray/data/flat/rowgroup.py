@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from leapray.data.spool import Spool
+from leapray.data.flat.spool import Spool
 
 Batch = tuple[pa.RecordBatch, np.ndarray]
 """Columns as the file has them, and float64 ``(n, c)`` that lies in memory column by column."""

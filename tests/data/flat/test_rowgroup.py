@@ -9,11 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from leapray.data import rowgroup
-from leapray.data.flat import list_pieces, read_piece, survey
-from leapray.data.spool import Spool
+from leapray.data.flat import list_pieces, read_piece, rowgroup, survey
+from leapray.data.flat.spool import Spool
 from leapray.errors import UserError
-from tests.data.test_flat import competition_table, values
+from tests.data.flat.test_flat import competition_table, values
 
 
 @pytest.mark.parametrize("way", ["whole", "streamed", "spooled"])

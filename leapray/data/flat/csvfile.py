@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from leapray.climsim.schema import SAMPLE_ID
-from leapray.data.places import PLACE
+from leapray.data.flat.places import PLACE
 from leapray.errors import UserError
 from leapray.evaluation.tables import CSV_BLOCK_BYTES
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from leapray.climsim.netcdf import Snapshot
 from leapray.climsim.schema import INPUTS, SAMPLE_ID, TARGETS
-from leapray.data.places import PLACE
+from leapray.data.flat.places import PLACE
 from leapray.errors import UserError
 
 ROW_GROUP_ROWS = 16384

@@ -12,9 +12,8 @@ import pytest
 from leapray import storage
 from leapray.climsim.calendar import FIRST_MONTH
 from leapray.climsim.netcdf import Snapshot
-from leapray.data import csvfile
-from leapray.data.flat import Selection, survey, to_table
-from tests.data.test_flat import competition_table, values
+from leapray.data.flat import Selection, csvfile, survey, to_table
+from tests.data.flat.test_flat import competition_table, values
 
 
 @pytest.fixture
@@ -29,20 +28,20 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_moved_or_touched_folder_is_the_same_data_and_a_changed_one_is_not(folder: Path, tmp_path: Path) -> None:
-    before = survey(str(folder)).fingerprint
+    before = survey(str(folder)).fingerprint()
     moved = tmp_path / "elsewhere" / "copy"
     shutil.copytree(folder, moved)
-    assert survey(str(moved)).fingerprint == before
+    assert survey(str(moved)).fingerprint() == before
     changed: set[str] = set()
     pq.write_table(competition_table(values(6, seed=1)), moved / "deep" / "0001-03.parquet", row_group_size=4)
-    changed.add(survey(str(moved)).fingerprint)
+    changed.add(survey(str(moved)).fingerprint())
     (moved / "deep" / "0001-03.parquet").rename(moved / "deep" / "0001-04.parquet")
-    changed.add(survey(str(moved)).fingerprint)
+    changed.add(survey(str(moved)).fingerprint())
     content = (moved / "0001-05.csv").read_bytes()
     (moved / "0001-05.csv").write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
-    changed.add(survey(str(moved)).fingerprint)
+    changed.add(survey(str(moved)).fingerprint())
     (moved / "ours.parquet").unlink()
-    changed.add(survey(str(moved)).fingerprint)
+    changed.add(survey(str(moved)).fingerprint())
     assert len(changed | {before}) == 5
 
 

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leapray.data import csvfile
-from leapray.data.flat import list_pieces, read_piece
+from leapray.data.flat import csvfile, list_pieces, read_piece
 from leapray.errors import UserError
-from tests.data.test_flat import NAMES, competition_table, values
+from tests.data.flat.test_flat import NAMES, competition_table, values
 
 
 def text(matrix: np.ndarray, line_end: str = "\n", last: bool = True, quote: bool = False) -> bytes:

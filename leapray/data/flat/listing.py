@@ -6,8 +6,7 @@ Ours and other people's files (FACTS section 2): the competition's csv, pandas-w
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,10 +16,10 @@ import pyarrow as pa
 from leapray import storage
 from leapray.climsim.calendar import Month, month_of_step, month_range
 from leapray.climsim.schema import INPUTS, TARGETS
-from leapray.data.headers import Header, Part, first_id, read_header
-from leapray.data.layout import check_columns
-from leapray.data.places import competition_rows, months_unknown, steps_unknown
-from leapray.data.selection import Selection, Share
+from leapray.data.flat.headers import Header, Part, first_id, read_header
+from leapray.data.flat.layout import check_columns
+from leapray.data.flat.places import competition_rows, months_unknown, steps_unknown
+from leapray.data.flat.selection import Selection, Share
 from leapray.errors import UserError
 from leapray.evaluation.tables import SUFFIXES
 
@@ -62,17 +61,27 @@ class Piece:
 class Survey:
     """A listing: every file that was found, checked, and its parts under one numbering."""
 
-    def __init__(self, source: str, headers: Sequence[Header], fingerprint: str) -> None:
+    def __init__(self, source: str, headers: Sequence[Header], sizes: Mapping[str, int]) -> None:
         self.source = source
-        self.fingerprint = fingerprint
-        """Changes when a file of the listing does: of names below the source, sizes and footers, so that a copied folder is the same."""
         self._headers = headers
+        self._sizes = sizes
         self._first_index = np.cumsum([0, *(len(header.parts) for header in headers)]).tolist()
         self._ids_tell: dict[str, bool] = {}
 
     @property
     def paths(self) -> list[str]:
         return [header.path for header in self._headers]
+
+    def fingerprint(self, pieces: Iterable[Piece] | None = None) -> str:
+        """Changes when a file that holds one of the pieces does, or any file without them: a digest of names below the source, sizes
+        and footers, so that a copied or moved folder is the same."""
+        wanted = None if pieces is None else {piece.path for piece in pieces}
+        marks = [
+            f"{header.path.removeprefix(storage.absolute(self.source))} {self._sizes[header.path]} {header.digest}"
+            for header in self._headers
+            if wanted is None or header.path in wanted
+        ]
+        return hashlib.sha256("\n".join(marks).encode()).hexdigest()[:16]
 
     @property
     def rows(self) -> int | None:
@@ -184,16 +193,9 @@ def survey(source: str, *, targets: bool = True, sample_id: bool = True, notice:
     if extra and notice:
         name, path = next(iter(extra.items()))
         notice(f"{path}: {len(extra)} column(s) that are not of the flat layout are ignored, such as {name}")
-    return Survey(source, headers, _fingerprint(headers, sizes))
+    return Survey(source, headers, sizes)
 
 
 def list_pieces(source: str, selection: Selection | None = None, *, targets: bool = True, notice: Notice | None = None) -> list[Piece]:
     """:func:`survey` and :meth:`Survey.pieces` in one, for a source that is read once."""
     return survey(source, targets=targets, notice=notice).pieces(selection)
-
-
-def _fingerprint(headers: Sequence[Header], sizes: Mapping[str, int]) -> str:
-    # names count from the folder that all files share, so that it may be moved
-    shared = len(os.path.commonpath([header.path.rpartition("/")[0] for header in headers]))
-    marks = [f"{header.path[shared:]} {sizes[header.path]} {header.digest}" for header in headers]
-    return hashlib.sha256("\n".join(marks).encode()).hexdigest()[:16]
