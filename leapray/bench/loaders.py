@@ -1,0 +1,114 @@
+"""The loaders that ingest is measured against, each as its own users would write it.
+
+Shapes: b rows of a batch, i inputs, t targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+from leapray.climsim.schema import INPUTS, TARGETS
+from leapray.data.moments import Moments
+from leapray.data.transform import Transform
+from leapray.evaluation.tables import ROWS
+
+FILE_ROWS, BATCH_FILES = 1000, 4
+"""Rows of one of the original's files, and files of its batch (FACTS section 4a)."""
+
+Batch = tuple[Tensor, Tensor]
+"""Scaled float32 inputs ``(b, i)`` and targets ``(b, t)``."""
+
+
+def save_blocks(rows: Iterable[np.ndarray], directory: Path) -> None:
+    """The original's files: each 1 000 consecutive rows of all 924 columns in float64; rows that are left over are dropped.
+
+    As npy rather than pickled tensors: the same bytes, which load at least as fast.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    waiting, number = np.empty((0, INPUTS.width + TARGETS.width)), 0
+    for part in rows:
+        waiting = np.concatenate([waiting, part])
+        while len(waiting) >= FILE_ROWS:
+            np.save(directory / f"{number:06d}.npy", waiting[:FILE_ROWS])
+            waiting, number = waiting[FILE_ROWS:], number + 1
+
+
+class BlockFiles(Dataset[Batch]):
+    """The original's data set: an item is one file, loaded and standardised in float64 when it is asked for."""
+
+    def __init__(self, directory: Path, inputs: Moments, targets: Moments, floor: float = 1e-6) -> None:
+        self._paths = sorted(directory.glob("*.npy"))
+        self._x_mean, self._x_std = inputs.mean, np.maximum(inputs.std, floor)
+        self._y_weight = 1 / np.maximum(targets.std, 1e-15)
+        self._y_mean, self._y_std = targets.mean * self._y_weight, np.maximum(targets.std * self._y_weight, floor)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Batch:
+        rows = np.load(self._paths[index])
+        x, y = rows[:, : INPUTS.width], rows[:, INPUTS.width :] * self._y_weight
+        x, y = (x - self._x_mean) / self._x_std, (y - self._y_mean) / self._y_std
+        return torch.from_numpy(x).float(), torch.from_numpy(y).float()
+
+
+def original_loader(files: BlockFiles, workers: int) -> Iterator[Batch]:
+    """The original's batches: four files at a time in random order."""
+    for inputs, targets in DataLoader(files, batch_size=BATCH_FILES, shuffle=True, num_workers=workers, drop_last=True):
+        yield inputs.flatten(0, 1), targets.flatten(0, 1)
+
+
+class ShardRows(IterableDataset[Batch]):
+    """Batches of tensor shards read by pyarrow: shards in random order shared among the workers, rows shuffled inside each."""
+
+    def __init__(self, paths: Sequence[str], batch_size: int, seed: int) -> None:
+        self._paths, self._batch_size, self._seed = list(paths), batch_size, seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        index, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        order = np.random.default_rng(self._seed).permutation(len(self._paths))[index::workers]
+        generator = np.random.default_rng([self._seed, index])
+        parts: list[tuple[np.ndarray, np.ndarray]] = []
+        rows = 0
+        for path in (self._paths[shard] for shard in order):
+            inputs, targets = _read_shard(path)
+            waiting = generator.permutation(len(inputs))
+            while len(waiting):
+                chosen, waiting = np.split(waiting, [self._batch_size - rows])
+                parts.append((inputs[chosen], targets[chosen]))
+                rows += len(chosen)
+                if rows == self._batch_size:
+                    whole = (column[0] if len(column) == 1 else np.concatenate(column) for column in zip(*parts, strict=True))
+                    x, y = (torch.from_numpy(column) for column in whole)
+                    yield x, y
+                    parts, rows = [], 0
+
+
+def _read_shard(path: str) -> tuple[np.ndarray, np.ndarray]:
+    table = pq.read_table(path, columns=["inputs", "targets"], use_threads=False)
+    columns = (table.column(name).combine_chunks() for name in ("inputs", "targets"))
+    inputs, targets = (column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks) for column in columns)
+    return inputs.to_numpy_ndarray(), targets.to_numpy_ndarray()
+
+
+def arrow_loader(rows: ShardRows, workers: int) -> Iterator[Batch]:
+    """Its batches, made by ``workers`` processes ahead of their use."""
+    yield from DataLoader(rows, batch_size=None, num_workers=workers, prefetch_factor=4)
+
+
+def flat_batches(paths: Sequence[str], transform: Transform) -> Iterator[Batch]:
+    """Flat parquet read by pyarrow, its columns packed side by side, and scaled by the same float64 transform, in this thread."""
+    columns = [*INPUTS.columns, *TARGETS.columns]
+    for path in paths:
+        for batch in pq.ParquetFile(path).iter_batches(ROWS, columns=columns, use_threads=False):
+            rows = torch.from_numpy(np.stack([column.to_numpy() for column in batch.columns]).T)
+            yield transform.scale_inputs(rows[:, : INPUTS.width]), transform.scale_targets(rows[:, INPUTS.width :])
