@@ -15,6 +15,7 @@ import torch
 
 from leapray.climsim.schema import EXACT, EXACT_SOURCE, INPUTS, MISSING, SAMPLE_ID, STEP_SECONDS, TARGETS
 from leapray.data.flat import Block
+from leapray.data.moments import Moments
 from leapray.data.shards import Rows
 from leapray.data.transform import Transform
 from leapray.errors import UserError
@@ -97,9 +98,18 @@ def _require_unique(path: str, ids: pa.ChunkedArray) -> None:
         raise UserError(f"{path}: {SAMPLE_ID} {twice} stands there more than once, expected every row once")
 
 
+def usable(moments: Moments) -> bool:
+    """Whether no value of raw columns with these moments is a reason to leave out a row."""
+    return _within(moments.minimum, moments.maximum)
+
+
 def _usable(values: np.ndarray) -> bool:
+    return _within(values.min(axis=0), values.max(axis=0))
+
+
+def _within(minimum: np.ndarray, maximum: np.ndarray) -> bool:
     # a NaN makes both comparisons false
-    return bool(values.max(axis=0).max() < MISSING and values.min(axis=0).min() > -MISSING)
+    return bool(maximum.max() < MISSING and minimum.min() > -MISSING)
 
 
 def _reasons(values: np.ndarray) -> Sequence[np.ndarray]:

@@ -18,6 +18,9 @@ _SLAB_BYTES = 1 << 19
 """Columns that are reduced at a time, so that they and their deviations stay in a core's cache over the passes."""
 
 
+_SHIFT_ROWS = 256
+
+
 @dataclass(frozen=True)
 class Moments:
     """Moments of n rows; every array is float64 ``(width,)``."""
@@ -39,24 +42,30 @@ class Moments:
 
         NaN reaches the minimum and maximum of its column, an infinity one of them: both finite means that every value is.
         """
-        count, width = matrix.shape
+        return cls.of_columns(matrix.T)
+
+    @classmethod
+    def of_columns(cls, columns: Sequence[np.ndarray] | np.ndarray) -> Self:
+        """Moments of float64 columns ``(n,)``, which need not lie side by side."""
+        width = len(columns)
+        count = len(columns[0]) if width else 0
         if count == 0:
             return cls.empty(width)
         mean, m2, minimum, maximum = (np.empty(width) for _ in range(4))
-        step = max(_SLAB_BYTES // (matrix.itemsize * count), 1)
+        step = max(_SLAB_BYTES // (8 * count), 1)
         deviations = np.empty((min(step, width), count))
         with np.errstate(invalid="ignore", over="ignore"):
             for start in range(0, width, step):
-                columns = slice(start, min(start + step, width))
-                slab = np.ascontiguousarray(matrix[:, columns].T)
-                slab.min(axis=1, out=minimum[columns])
-                slab.max(axis=1, out=maximum[columns])
-                shift = slab.mean(axis=1)
+                part = slice(start, min(start + step, width))
+                slab = np.ascontiguousarray(columns[part]) if isinstance(columns, np.ndarray) else np.stack(columns[part])
+                slab.min(axis=1, out=minimum[part])
+                slab.max(axis=1, out=maximum[part])
+                # near the mean is enough, since the deviations' own mean is added to it
+                shift = slab[:, :_SHIFT_ROWS].mean(axis=1)
                 d = np.subtract(slab, shift[:, None], out=deviations[: len(slab)])
-                # the deviations' own mean takes out what rounding left in the first one
                 correction = d.mean(axis=1)
-                mean[columns] = shift + correction
-                m2[columns] = np.maximum(np.einsum("ij,ij->i", d, d) - count * correction**2, 0)
+                mean[part] = shift + correction
+                m2[part] = np.maximum(np.einsum("ij,ij->i", d, d) - count * correction**2, 0)
         return cls(count, mean, m2, minimum, maximum)
 
     @classmethod

@@ -15,7 +15,7 @@ import numpy as np
 from leapray import cluster, storage
 from leapray.climsim.schema import row_place
 from leapray.data import flat
-from leapray.data.clean import Tally, clean, count_inexact, scale, stack
+from leapray.data.clean import Tally, clean, count_inexact, scale, stack, usable
 from leapray.data.moments import Moments
 from leapray.data.parts import WORK, Notice, Part, cut
 from leapray.data.receipts import once
@@ -122,8 +122,12 @@ def _fit(data: Data, fitting: Fitting, part: Part, work: str, notify: Progress) 
 
 def piece_moments(piece: flat.Piece, kind: str, fitting: Fitting, bad_rows: str) -> Moments:
     """Moments of a piece's usable rows, as the transform is fitted on them."""
+    if fitting.raw and piece.selection is None:
+        total = Moments.merge_all((Moments.of_columns(columns) for columns in flat.read_columns(piece)), fitting.width)
+        if usable(total):
+            return total
     blocks = clean(flat.read_piece(piece, kind=kind), piece.path, bad_rows, Tally.empty())
-    return Moments.merge_all((fitting.moments(block.inputs, block.targets) for block in blocks), fitting.width)
+    return Moments.merge_all((Moments.of(fitting.columns(block.inputs, block.targets)) for block in blocks), fitting.width)
 
 
 def _shuffle(data: Data, parts: Sequence[Part], transform: Transform, notify: Progress) -> None:

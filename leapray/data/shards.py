@@ -1,9 +1,9 @@
-"""Prepared data on disk: tensor parquet shards, the manifest of each split of each source, and the transform they share.
+"""Prepared data on disk: parquet shards, the manifest of each split of each source, and the transform they share.
 
     PREPARED/prepare.json  transform.json  <split>/<source>/manifest.json  <split>/<source>/shard-….parquet
 
-A shard holds ``inputs`` float32 [556], ``targets`` float32 [368], both scaled, and ``row``, the int64 key that leads back to
-kind, step and column. A manifest is written last: without one, a split is not there.
+A shard holds ``inputs`` float32 [556 + 60 F], ``targets`` float32 [368], both scaled, as the bytes of each row, and ``row``, the int64
+key that leads back to kind, step and column. A manifest is written last: without one, a split is not there.
 """
 
 from __future__ import annotations
@@ -185,22 +185,31 @@ def load_transform(url: str) -> Transform:
 
 
 def rows_to_table(rows: Rows) -> pa.Table:
-    """Rows as an Arrow table of tensor columns that any pyarrow reads."""
-    columns: dict[str, Any] = {
-        name: pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(rows[name])) for name in ("inputs", "targets")
-    }
+    """Rows as an Arrow table; every row's float32 values are one ``fixed_size_binary``, which parquet reads ten times as fast as lists."""
+    columns = {name: _binary(np.ascontiguousarray(rows[name], np.float32)) for name in ("inputs", "targets")}
     return pa.table(columns | {"row": pa.array(rows["row"], pa.int64())})
 
 
 def table_to_rows(table: pa.Table) -> Rows:
-    """Inverse of :func:`rows_to_table`; the arrays are views of the table's memory where it is in one piece."""
-    tensors = {name: table.column(name).combine_chunks() for name in ("inputs", "targets")}
-    rows = {name: _one_chunk(column).to_numpy_ndarray() for name, column in tensors.items()}
+    """Inverse of :func:`rows_to_table`; the arrays are read-only views of the table's memory where that is in one piece."""
+    rows = {name: _floats(_one_chunk(table.column(name))) for name in ("inputs", "targets")}
     return rows | {"row": table.column("row").to_numpy()}
 
 
-def _one_chunk(column: Any) -> Any:
-    return column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
+def _binary(values: np.ndarray) -> pa.Array:
+    return pa.Array.from_buffers(pa.binary(values.shape[1] * values.itemsize), len(values), [None, pa.py_buffer(values)])
+
+
+def _floats(column: Any) -> np.ndarray:
+    if not pa.types.is_fixed_size_binary(column.type) or column.null_count:
+        raise pa.ArrowInvalid(f"a column has type {column.type}, expected float32 values as fixed_size_binary")
+    width = column.type.byte_width // np.dtype(np.float32).itemsize
+    values = np.frombuffer(column.buffers()[1], np.float32, len(column) * width, column.offset * column.type.byte_width)
+    return values.reshape(len(column), width)
+
+
+def _one_chunk(column: pa.ChunkedArray) -> Any:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
 def write_shard(url: str, rows: Rows) -> None:

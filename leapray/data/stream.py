@@ -1,26 +1,29 @@
 """An epoch's plan executed by Ray Data: shards or flat files in, one batch of scaled rows per worker and step out.
 
-A worker's segments are read whole, by tasks anywhere on the cluster, in the order in which its steps need them; the worker keeps
-what it has of each lane and takes every step's rows from there. Each block carries the number of its segment, so that one that
-Ray delivered out of turn would be noticed, not trained.
+Shards are read whole, by tasks anywhere on the cluster, in the order in which a worker's steps need them; the worker keeps what it
+has of each lane and copies every step's rows from there. Each block carries its number, so that one that Ray delivered out of turn
+would be noticed, not trained.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import ray.data
 
 from leapray.cluster import parallelism
 from leapray.data.epoch import EpochPlan
 from leapray.data.reading import read_file
-from leapray.data.shards import Manifest, Prepared, Rows
+from leapray.data.shards import Manifest, Prepared, Rows, rows_to_table, table_to_rows
 from leapray.data.transform import Transform
 from leapray.errors import UserError
 
 _PREFETCH = 2
+_NUMBER = "number"
 
 
 class Stream:
@@ -74,90 +77,101 @@ class Stream:
 
     def train(self, epoch: int, first_step: int = 0) -> Iterator[Rows]:
         """This worker's batches of an epoch, ``batch_size / world`` rows each, from ``first_step`` on."""
-        plan, shards = self._plan(epoch), self._training
+        plan = self._plan(epoch)
         share = self._lanes // self._world
         lanes = range(self._rank * share, (self._rank + 1) * share)
         segments = plan.segments(lanes, first_step)
-
-        def read(index: int) -> Rows:
-            segment = segments[index]
-            rows = shards.take(segment.shard, plan.shard_order(segment.shard)[segment.start : segment.stop])
-            source = np.full(len(rows["row"]), shards.sources[segment.shard], np.int8)
-            return rows | {"source": source, "segment": np.full(len(source), index, np.int32)}
-
-        blocks, waiting = self._blocks(len(segments), read), iter(enumerate(segments))
+        blocks = self._training.blocks([segment.shard for segment in segments], self._world)
+        waiting = iter(segments)
         held: dict[tuple[int, int], _Held] = defaultdict(_Held)
-        number, ahead = next(waiting, (0, None))
+        ahead = next(waiting, None)
         for step in range(first_step, plan.steps):
             while ahead is not None and ahead.first_step <= step:
-                block = next(blocks)
-                if (block.pop("segment") != number).any():
-                    raise RuntimeError(f"epoch {epoch}, rank {self._rank}: segment {number} did not arrive in its turn")
-                held[ahead.track, ahead.lane].add(block)
-                number, ahead = next(waiting, (0, None))
-            parts = [
-                part for track, rows in enumerate(plan.takes(step).tolist()) for lane in lanes for part in held[track, lane].take(rows)
-            ]
-            yield {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+                order = plan.shard_order(ahead.shard)[ahead.start : ahead.stop]
+                held[ahead.track, ahead.lane].add(next(blocks), order, self._training.sources[ahead.shard])
+                ahead = next(waiting, None)
+            takes = [(held[track, lane], rows) for track, rows in enumerate(plan.takes(step).tolist()) for lane in lanes]
+            yield _batch([part for lane, rows in takes for part in lane.take(rows)])
 
     def validate(self) -> Iterator[Rows]:
         """This worker's part of the validation rows, whole shards; every row is in exactly one worker's part."""
-        shards, size = self._validation, self._batch_size // self._world
-        mine = range(self._rank, len(shards.rows), self._world)
-        for block in self._blocks(len(mine), lambda index: shards.read(mine[index])):
+        size = self._batch_size // self._world
+        for block in self._validation.blocks(range(self._rank, len(self._validation.rows), self._world), self._world):
             for start in range(0, len(block["row"]), size):
                 yield {name: values[start : start + size] for name, values in block.items()}
 
-    def _blocks(self, count: int, read: Callable[[int], Rows]) -> Iterator[Rows]:
-        """What ``read(0) … read(count - 1)`` give, in that order, read ahead by Ray Data's tasks."""
-        if not count:
-            return
-        dataset = ray.data.range(count, override_num_blocks=count)
-        dataset.context.execution_options.preserve_order = True
-        # a segment must stay one block
-        dataset.context.target_max_block_size = None
-        dataset = dataset.map_batches(
-            lambda batch: read(int(batch["id"].item())), batch_size=None, concurrency=min(count, max(parallelism() // self._world, 1))
-        )
-        yield from dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=_PREFETCH)
-
 
 class _Held:
-    """Rows of one lane and track that have arrived and were not yet taken."""
+    """Rows of one lane and track that have arrived and were not yet taken, in the order in which they will be."""
 
     def __init__(self) -> None:
-        self._blocks: list[Rows] = []
+        self._blocks: list[_Part] = []
         self._start = 0
 
-    def add(self, block: Rows) -> None:
-        self._blocks.append(block)
+    def add(self, block: Rows, order: np.ndarray, source: int) -> None:
+        self._blocks.append(_Part(block, order, source))
 
-    def take(self, rows: int) -> Iterator[Rows]:
-        """Views of the next rows, in as many parts as they lie in."""
+    def take(self, rows: int) -> Iterator[_Part]:
+        """The next rows, in as many parts as they lie in."""
         while rows:
             block = self._blocks[0]
-            stop = min(self._start + rows, len(block["row"]))
-            yield {name: values[self._start : stop] for name, values in block.items()}
+            stop = min(self._start + rows, len(block.order))
+            yield _Part(block.rows, block.order[self._start : stop], block.source)
             rows -= stop - self._start
             self._start = stop
-            if stop == len(block["row"]):
+            if stop == len(block.order):
                 self._blocks.pop(0)
                 self._start = 0
 
 
+class _Part(NamedTuple):
+    """Rows of a block by their numbers, and their source."""
+
+    rows: Rows
+    order: np.ndarray
+    source: int
+
+
+def _batch(parts: Sequence[_Part]) -> Rows:
+    """The parts one after another, each row copied once."""
+    counts = [len(part.order) for part in parts]
+    edges = np.cumsum([0, *counts]).tolist()
+    batch = {name: np.empty((edges[-1], *values.shape[1:]), values.dtype) for name, values in parts[0].rows.items()}
+    for part, start, stop in zip(parts, edges, edges[1:], strict=False):
+        for name, values in part.rows.items():
+            values.take(part.order, axis=0, out=batch[name][start:stop], mode="clip")
+    return batch | {"source": np.repeat(np.array([part.source for part in parts], np.int8), counts)}
+
+
 class _Shards:
-    """The parts of several manifests under one numbering, read as scaled rows."""
+    """The files of several manifests under one numbering."""
 
     def __init__(self, manifests: tuple[Manifest, ...], transform: Transform) -> None:
-        self._parts = [(manifest, index) for manifest in manifests for index in range(len(manifest.files))]
+        self._files = [(manifest, index) for manifest in manifests for index in range(len(manifest.files))]
         self._transform = transform
-        self.rows = [manifest.files[index].rows for manifest, index in self._parts]
+        self.rows = [manifest.files[index].rows for manifest, index in self._files]
         self.sources = [source for source, manifest in enumerate(manifests) for _ in manifest.files]
 
-    def read(self, shard: int) -> Rows:
-        manifest, index = self._parts[shard]
-        return read_file(manifest, index, self._transform)
+    def blocks(self, shards: Sequence[int], world: int) -> Iterator[Rows]:
+        """The scaled rows of each of the shards, in that order, read ahead by Ray Data's tasks for one worker of ``world``."""
+        if not len(shards):
+            return
+        files, transform = self._files, self._transform
 
-    def take(self, shard: int, order: np.ndarray) -> Rows:
-        """Rows of a shard by their numbers, in the order given."""
-        return {name: values[order] for name, values in self.read(shard).items()}
+        def read(batch: pa.Table) -> pa.Table:
+            number = batch.column("id")[0].as_py()
+            manifest, index = files[shards[number]]
+            table = rows_to_table(read_file(manifest, index, transform))
+            return table.append_column(_NUMBER, pa.repeat(number, len(table)))
+
+        dataset = ray.data.range(len(shards), override_num_blocks=len(shards))
+        dataset.context.execution_options.preserve_order = True
+        # a shard must stay one block
+        dataset.context.target_max_block_size = None
+        tasks = min(len(shards), max(parallelism() // world, 1))
+        dataset = dataset.map_batches(read, batch_size=None, batch_format="pyarrow", concurrency=tasks)
+        tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=_PREFETCH)
+        for number, table in enumerate(tables):
+            if table.column(_NUMBER)[0].as_py() != number or len(table) != self.rows[shards[number]]:
+                raise RuntimeError(f"shard {shards[number]} did not arrive whole and in its turn, as number {number}")
+            yield table_to_rows(table)

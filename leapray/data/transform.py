@@ -217,6 +217,8 @@ class Fitting:
         self.inputs_width = INPUTS.width + LEVELS * len(self.features)
         self.width = self.inputs_width + TARGETS.width
         """Columns that are fitted: raw inputs, features, targets."""
+        self.raw = not (self.features or self.log_variables)
+        """Whether these are the raw columns and nothing else."""
         self._engineered = EngineeredFeatures(self.features)
 
     def columns(self, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -234,12 +236,6 @@ class Fitting:
         for name in self.log_variables:
             raw[:, INPUTS[name]] = log_columns(raw[:, INPUTS[name]])
         return columns
-
-    def moments(self, inputs: np.ndarray, targets: np.ndarray) -> Moments:
-        """Moments of :meth:`columns`, which are not copied where they are the raw ones."""
-        if self.features or self.log_variables:
-            return Moments.of(self.columns(inputs, targets))
-        return Moments.beside([Moments.of(inputs), Moments.of(targets)])
 
     def fit(self, moments: Moments, fitted_on: Mapping[str, Any]) -> Transform:
         """The transform from the moments of all :meth:`columns` of the training rows; ``fitted_on`` says which rows they were."""

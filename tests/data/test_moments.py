@@ -1,8 +1,12 @@
+import math
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leapray import storage
 from leapray.data.moments import Moments
 
 SCALES = np.array([1e-51, 1e-9, 1.0, 1e5, 300.0])
@@ -36,6 +40,30 @@ def test_memory_layout_changes_no_bit() -> None:
         found = Moments.of(other)
         for name in ("mean", "m2", "minimum", "maximum"):
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_columns_that_lie_apart_have_the_moments_of_their_matrix() -> None:
+    matrix = np.random.default_rng(1).normal(size=(3000, 50))
+    expected, found = Moments.of(matrix), Moments.of_columns([column.copy() for column in matrix.T])
+    for name in ("mean", "m2", "minimum", "maximum"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_first_rows_far_from_all_others_cost_no_digits() -> None:
+    column = np.concatenate([np.zeros(256), np.random.default_rng(0).normal(1e5, 1.0, 9000)])
+    exact = np.array([math.fsum(column) / len(column)])
+    spread = math.sqrt(math.fsum((column - exact) ** 2) / len(column))
+    moments = Moments.of(column[:, None])
+    assert abs(moments.mean[0] / exact[0] - 1) < 1e-15
+    assert abs(moments.std[0] / spread - 1) < 1e-14
+
+
+def test_moments_survive_json(tmp_path: Path) -> None:
+    moments = Moments.of(draw(40))
+    storage.write_json(str(tmp_path / "m.json"), moments.to_dict())
+    again = Moments.from_dict(storage.read_json(str(tmp_path / "m.json")), 5)
+    assert again.to_dict() == moments.to_dict()
+    assert Moments.from_dict(Moments.empty(5).to_dict(), 5).merge(moments) is moments
 
 
 def test_a_large_mean_does_not_drown_a_small_spread() -> None:

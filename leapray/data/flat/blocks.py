@@ -14,7 +14,7 @@ from leapray.data.flat import csvfile
 from leapray.data.flat.layout import wanted_columns
 from leapray.data.flat.listing import Piece
 from leapray.data.flat.places import PLACE, months_unknown, row_keys, steps_of
-from leapray.data.flat.rowgroup import Batch, pack, read_row_group
+from leapray.data.flat.rowgroup import Batch, Columns, packed, read_row_group, vectors
 from leapray.data.flat.selection import Selection
 from leapray.errors import UserError
 from leapray.evaluation.tables import ROWS, readable
@@ -48,7 +48,8 @@ def read_piece(
     """
     read = 0
     with readable(piece.path):
-        for place, matrix in _batches(piece, wanted_columns(targets=targets), max_rows, limit):
+        for place, columns in _batches(piece, wanted_columns(targets=targets), max_rows, limit):
+            matrix = packed(columns)
             row = row_keys(place, piece.path, (piece.index, read), kind, piece.month)
             read += len(matrix)
             ids = _ids(piece.path, place)
@@ -62,6 +63,17 @@ def read_piece(
         raise UserError(f"{piece.path}: row group {piece.row_group} holds {read} rows, expected {piece.rows} as when it was listed")
 
 
+def read_columns(piece: Piece, *, max_rows: int = ROWS) -> Iterator[Columns]:
+    """The 924 columns of a piece whose rows all belong, unpacked: what a pass that needs no rows can take as it was read.
+
+    At most ``max_rows`` rows at a time; an empty value becomes NaN. Raises UserError where the file breaks off.
+    """
+    assert piece.selection is None
+    with readable(piece.path):
+        for _, columns in _batches(piece, wanted_columns(targets=True), max_rows, None):
+            yield columns
+
+
 def _batches(piece: Piece, numbers: tuple[str, ...], max_rows: int, limit: int | None) -> Iterator[Batch]:
     with storage.open_input(piece.path) as file:
         if piece.row_group is not None:
@@ -71,7 +83,7 @@ def _batches(piece: Piece, numbers: tuple[str, ...], max_rows: int, limit: int |
         table = csvfile.read_span(piece.path, file, piece.span, numbers)
     others = [name for name in (SAMPLE_ID, *PLACE) if name in table.column_names]
     for batch in table.combine_chunks().to_batches(max_rows):
-        yield batch.select(others), pack(batch, numbers)
+        yield batch.select(others), vectors(batch, numbers)
 
 
 def _ids(path: str, place: pa.RecordBatch) -> pa.Array:

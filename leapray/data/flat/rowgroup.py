@@ -16,8 +16,10 @@ import pyarrow.parquet as pq
 
 from leapray.data.flat.spool import Spool
 
-Batch = tuple[pa.RecordBatch, np.ndarray]
-"""Columns as the file has them, and float64 ``(n, c)`` that lies in memory column by column."""
+Columns = Sequence[np.ndarray] | np.ndarray
+"""c vectors of n float64: each where it was read to, or as rows of one array ``(c, n)``."""
+Batch = tuple[pa.RecordBatch, Columns]
+"""Columns as the file has them, and the columns that are numbers."""
 
 WHOLE_BYTES = 256 << 20
 _COLUMNS_AT_ONCE = 32
@@ -28,7 +30,7 @@ def read_row_group(
     file: IO[bytes], row_group: int, rows: int, others: Sequence[str], numbers: Sequence[str], max_rows: int, limit: int | None
 ) -> Iterator[Batch]:
     """Batches of at most ``max_rows`` rows of a row group that should hold ``rows``: the columns ``others`` that are there, as they
-    are, and the columns ``numbers`` packed. Rows beyond ``limit`` need not be read.
+    are, and the columns ``numbers`` as float64. Rows beyond ``limit`` need not be read.
 
     Raises UserError where a temporary file finds no room, and pyarrow's errors for damage.
     """
@@ -45,13 +47,16 @@ def read_row_group(
         yield from _spooled(parquet, row_group, others, numbers, max_rows, limit or group.num_rows)
 
 
-def pack(batch: pa.RecordBatch, numbers: Sequence[str]) -> np.ndarray:
-    """Columns as float64 ``(n, c)`` that lies in memory column by column; an empty value is NaN."""
-    matrix = np.empty((len(numbers), batch.num_rows))
-    for into, column in zip(matrix, batch.select(numbers).columns, strict=True):
-        plain = column if pa.types.is_float64(column.type) else column.cast(pa.float64(), safe=False)
-        into[:] = plain.to_numpy(zero_copy_only=False)
-    return matrix.T
+def vectors(batch: pa.RecordBatch, numbers: Sequence[str]) -> list[np.ndarray]:
+    """Columns as float64, not copied where they are that already; an empty value is NaN."""
+    columns = batch.select(numbers).columns
+    plain = (column if pa.types.is_float64(column.type) else column.cast(pa.float64(), safe=False) for column in columns)
+    return [column.to_numpy(zero_copy_only=False) for column in plain]
+
+
+def packed(columns: Columns) -> np.ndarray:
+    """Columns side by side, ``(n, c)``, which lies in memory column by column."""
+    return (columns if isinstance(columns, np.ndarray) else np.stack(columns)).T
 
 
 def _direct(
@@ -63,7 +68,7 @@ def _direct(
     else:
         batches = parquet.iter_batches(max_rows, row_groups=[row_group], columns=columns, use_threads=False)
     for batch in batches:
-        yield batch.select(others), pack(batch, numbers)
+        yield batch.select(others), vectors(batch, numbers)
 
 
 def _spooled(
@@ -78,8 +83,8 @@ def _spooled(
                 batch = next(batches, None)
                 if batch is None or batch.num_rows != spool.batch_rows(index):
                     raise pa.ArrowInvalid(f"columns {some[0]} to {some[-1]} do not hold the {all_rows} rows of the footer")
-                spool.write(index, first, pack(batch, some).T)
+                spool.write(index, first, np.stack(vectors(batch, some)))
         table = parquet.read_row_group(row_group, columns=others, use_threads=False)
         for index in range(len(spool)):
             (batch,) = table.slice(index * max_rows, spool.batch_rows(index)).combine_chunks().to_batches()
-            yield batch, spool.read(index).T
+            yield batch, spool.read(index)

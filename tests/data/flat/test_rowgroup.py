@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from leapray.data.flat import list_pieces, read_piece, rowgroup, survey
+from leapray.data.flat import list_pieces, read_columns, read_piece, rowgroup, survey
 from leapray.data.flat.spool import Spool
 from leapray.errors import UserError
 from tests.data.flat.test_flat import competition_table, values
@@ -33,6 +33,8 @@ def test_every_way_of_reading_gives_the_same_rows(tmp_path: Path, monkeypatch: p
     assert np.concatenate([np.hstack([block.inputs, block.targets]) for block in blocks]).tobytes() == matrix.tobytes()
     assert [name for block in blocks for name in block.sample_id.to_pylist()] == [f"train_{r}" for r in range(150)]
     assert all(len(block.row) <= max_rows and block.inputs.flags.f_contiguous for block in blocks)
+    unpacked = [np.stack(columns).T for columns in read_columns(piece, max_rows=max_rows)]
+    assert np.concatenate(unpacked).tobytes() == matrix.tobytes()
 
 
 def test_a_file_without_ids_is_read_where_they_are_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
