@@ -86,11 +86,13 @@ def fetch(
 ) -> None:
     """Copy chosen months of a source; again, what is missing."""
     from leapray.climsim.calendar import Month
-    from leapray.data.fetch import Selection, Throttle, in_words
     from leapray.data.fetch import fetch as run
+    from leapray.data.fetch import in_words
+    from leapray.data.flat import Selection
+    from leapray.data.origin import Throttle
 
-    months = {"start": Month.parse(start) if start else None, "stop": Month.parse(stop) if stop else None}
-    selection, throttle = Selection(stride=stride, phase=phase, **months), Throttle(rate * 1e6 if rate else None)
+    first, last = (Month.parse(month) if month else None for month in (start, stop))
+    selection, throttle = Selection(first, last, stride, phase), Throttle(rate * 1e6 if rate else None)
     with bar("fetch") as update:
         done = run(url, dest, selection, parallel=parallel, throttle=throttle, progress=update)
     there = f"; {done.present_files} ({in_words(done.present_bytes)}) were there already" if done.present_files else ""
@@ -263,7 +265,7 @@ def bench(
 
     with bar(f"bench {name}") as update:
         found = run_bench(name, json=json, rows=rows, rounds=rounds, quick=quick, directory=directory, progress=update)
-    show_comparisons(found)
+    show_comparisons(found, judged=not quick)
     if json is not None:
         say(f"wrote {len(found)} comparisons to {json}")
 

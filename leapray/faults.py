@@ -38,6 +38,10 @@ _CREDENTIALS = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "hf": "HF_TOKEN",
 }
+_BUCKET, _HOST = r"[^:@]*", r"(\[[\da-fA-F:.]+\]|[^:@\[\]]*)(:\d*)?"
+_NO_AUTHORITY = {"file", "local", "memory"}
+_NAMED_WITH_AT = {"hf", "abfs", "abfss", "az"}
+"""Schemes whose names hold an @: a revision, or container@account."""
 _ENDPOINTS = {"s3": "AWS_ENDPOINT_URL", "hf": "HF_ENDPOINT"}
 _PARTICIPLE = {"read": "read", "write": "written", "list": "listed", "remove": "removed"}
 
@@ -51,16 +55,18 @@ class IncompleteReadError(ConnectionError):
 def retried(operation: Callable[[], T], pause: Callable[[float], None] | None = None) -> T:
     """What ``operation`` returns, repeated while its errors pass by themselves, up to 6 times.
 
-    ``pause(seconds)`` waits in between: twice as long each time, with jitter, and at least as long as the server's Retry-After asks.
+    ``pause(seconds)`` waits in between: twice as long each time, with jitter, and at least as long as the server's Retry-After asks;
+    where that is more than 600 s, its error is raised at once.
     """
     for attempt in range(1, ATTEMPTS):
         try:
             return operation()
         except Exception as error:
-            if not passing(error):
+            asked = retry_after(error)
+            if not passing(error) or asked > _LONGEST_RETRY_AFTER:
                 raise
             backoff = min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT) * random.uniform(0.5, 1)
-            (pause or sleep)(max(backoff, retry_after(error)))
+            (pause or sleep)(max(backoff, asked))
     return operation()
 
 
@@ -80,7 +86,7 @@ def retry_after(error: BaseException) -> float:
         for headers in _headers(item):
             told = headers.get("Retry-After") or headers.get("retry-after")
             if told and re.fullmatch(r"\d+(\.\d+)?", str(told)):
-                return min(float(told), _LONGEST_RETRY_AFTER)
+                return float(told)
     return 0.0
 
 
@@ -95,9 +101,21 @@ def explained(url: str, verb: str = "read") -> Iterator[None]:
         raise UserError(f"{shown(url)}: {_sentence(url, verb, error)}") from error
 
 
-def shown(url: str) -> str:
-    """A URL without the user and password that it may carry."""
-    return re.sub(r"//[^/@]+@", "//", url)
+def refuse_secrets(url: str) -> None:
+    """Raises UserError for a URL that carries a user, password or key before its host or bucket, without showing any of it."""
+    for scheme, authority in re.findall(r"([A-Za-z][\w+.-]*)://([^/?#]*)", url):
+        store = _ALIASES.get(scheme, scheme)
+        pattern = _BUCKET if store in _CREDENTIALS else _HOST
+        if scheme not in _NO_AUTHORITY and not (re.fullmatch(pattern, authority) or (scheme in _NAMED_WITH_AT and ":" not in authority)):
+            known = _CREDENTIALS.get(store, "fsspec's own configuration or its environment variables FSSPEC_*")
+            raise UserError(f"a URL {scheme}:// carries a user, password or key, which none may; set {known}")
+
+
+def shown(text: str) -> str:
+    """A URL, or a sentence with URLs in it, without users, passwords and keys, and without the queries of signed web addresses."""
+    # a colon may stand before a port, but not in the address of a bucket, and a secret may hold a slash
+    text = re.sub(r"(?:(?<!http)(?<!https)://[^\s/@:]*:\S*@|://[^\s/@:]*:(?!\d+(?:/|$))\S*@|://[^\s/]*@)", "://", text)
+    return re.sub(r"(https?://[^\s?'\"]*)\?[^\s'\")]*", r"\1", text)
 
 
 def _sentence(url: str, verb: str, error: Exception) -> str:
@@ -112,6 +130,9 @@ def _sentence(url: str, verb: str, error: Exception) -> str:
         return f"the credentials are refused ({code or status}){credentials}"
     if code == "NoSuchBucket":
         return "there is no such bucket; check its name, AWS_ENDPOINT_URL and AWS_REGION"
+    if passing(error) and (asked := retry_after(error)) > _LONGEST_RETRY_AFTER:
+        most = f"more than the {_LONGEST_RETRY_AFTER:.0f} s that are waited for at most"
+        return f"its server asks to wait {asked:.0f} s ({_reason(last)}), {most}; run the same command again after that"
     if passing(error):
         return f"still fails after {ATTEMPTS} attempts ({_reason(last)}){endpoint}"
     if scheme and (isinstance(error, PermissionError) or status == 403):

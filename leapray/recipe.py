@@ -7,6 +7,7 @@ names and checks the options.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import combinations
@@ -33,11 +34,12 @@ from leapray.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 _LANES = 8
+_SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 def _month(value: Any) -> Month:
@@ -49,6 +51,7 @@ def _month(value: Any) -> Month:
         raise ValueError(str(error)) from error
 
 
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 MonthField = Annotated[Month, BeforeValidator(_month), PlainSerializer(str)]
 
 
@@ -127,7 +130,7 @@ class Data(_Section):
     prepared: str
     sources: dict[str, Source] = Field(min_length=1)
     fit_on: str | None = None
-    """The source whose training months give the statistics; the first one by default."""
+    """The source whose training months give the statistics; the first one by default. Excludes ``statistics``."""
     statistics: str | None = None
     """Statistics made elsewhere, taken instead: a transform.json, or a csv of column, mean, std, min and max."""
     scaling: Choice = Choice(name="standard")
@@ -139,7 +142,7 @@ class Data(_Section):
     rows_per_shard: PositiveInt = 8192
     shuffle_rows: PositiveInt = 131072
     """Rows that one task of the shuffle takes at a time, 3.7 kB each; it holds them up to three times over."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
     @property
     def fit_source(self) -> str:
@@ -147,9 +150,14 @@ class Data(_Section):
 
     @model_validator(mode="after")
     def _splits(self) -> Self:
+        for name in self.sources:
+            if not _SOURCE_NAME.fullmatch(name):
+                raise ValueError(f"sources: the name {name!r} becomes a folder, expected letters, digits, - and _")
+        if self.statistics is not None and self.fit_on is not None:
+            raise ValueError(f"fit_on {self.fit_on!r} and statistics exclude each other: one is fitted on, the other was fitted elsewhere")
         if self.fit_source not in self.sources:
             raise ValueError(f"fit_on names {self.fit_on!r}, which is not a source; sources are {', '.join(self.sources)}")
-        if self.sources[self.fit_source].train is None:
+        if self.statistics is None and self.sources[self.fit_source].train is None:
             raise ValueError(f"source {self.fit_source!r} gives the statistics and needs training months")
         for same_kind, sentence in self._overlaps():
             if same_kind:
@@ -188,7 +196,7 @@ class Training(_Section):
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     patience: PositiveInt | None = None
     """Stop after this many validations without a better headline R2."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     pairs: bool = False
     """Every step takes equally many rows of each source."""
     lanes: PositiveInt | None = None
@@ -234,14 +242,14 @@ class Recipe(_Section):
                 )
             if self.data.sources[name].train is None:
                 raise ValueError(f"data.sources.{name}.weight is the weight of training rows, but the source has no training months")
-        if self.training.pairs and self.shares is not None:
-            if len(self.shares) < 2:
-                raise ValueError(f"training.pairs needs two sources with training months, found {', '.join(self.shares)}")
-            rows = self.training.batch_size // self.lanes
-            if rows % len(self.shares):
+        if self.training.pairs:
+            trained = [name for name, source in self.data.sources.items() if source.train is not None]
+            if len(trained) < 2:
+                raise ValueError(f"training.pairs needs two sources with training months, found {', '.join(trained) or 'none'}")
+            if self.training.batch_size // self.lanes % len(trained):
                 raise ValueError(
-                    f"training.pairs takes equally many rows of {len(self.shares)} sources: training.batch_size {self.training.batch_size} "
-                    f"must be a multiple of {self.lanes} lanes x {len(self.shares)} sources"
+                    f"training.pairs takes equally many rows of {len(trained)} sources: training.batch_size {self.training.batch_size} "
+                    f"must be a multiple of {self.lanes} lanes x {len(trained)} sources"
                 )
         return self
 
@@ -281,7 +289,7 @@ def load_recipe(url: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, apply ``section.key=value`` overrides, and check it. Raises UserError with one sentence per mistake."""
     try:
         content = yaml.load(storage.read_bytes(url), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{url}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{url}: a recipe is a mapping of sections, found {type(content).__name__}")

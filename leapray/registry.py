@@ -16,7 +16,7 @@ T = TypeVar("T")
 class Options(BaseModel):
     """Base of every implementation's options: frozen, and an unknown key is refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Registry(Generic[T]):

@@ -24,7 +24,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from leapray.errors import UserError
-from leapray.faults import IncompleteReadError, explained, passing, retried, shown
+from leapray.faults import IncompleteReadError, explained, passing, refuse_secrets, retried, shown
 
 _TEMPORARY = ".tmp-"
 _EXTRAS = {"gs": "gs", "gcs": "gs", "hf": "hf"}
@@ -32,13 +32,16 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _MARK_BLOCKS, _MARK_BYTES = 16, 2**16
 _MARKS = ("ETag", "etag", "md5Hash", "crc32c", "blob_id")
 """What stores call the digest of an object's content."""
+_TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
+"""What file systems call the time of the last change."""
 
 T = TypeVar("T")
 Pause = Callable[[float], None]
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """File system and bare path of a URL. Raises UserError for an unknown scheme or a missing extra."""
+    """File system and bare path of a URL. Raises UserError for an unknown scheme, a missing extra, or a URL that carries credentials."""
+    refuse_secrets(str(url))
     # botocore's older mode waits without jitter and knows fewer errors; the variable reaches its clients wherever they are made
     os.environ.setdefault("AWS_RETRY_MODE", "standard")
     try:
@@ -67,8 +70,12 @@ def is_local(url: str) -> bool:
 
 
 def absolute(url: str) -> str:
-    """The URL itself, or the absolute path of a local one, so that it means the same in every process."""
-    return os.path.abspath(filesystem(url)[1]) if is_local(url) else str(url).rstrip("/")
+    """The URL as listings spell it, or the absolute path of a local one, so that it means the same in every process."""
+    fs, path = filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        return os.path.abspath(path)
+    # the outer file system of a chain such as simplecache::s3:// knows only its own part of the URL
+    return (str(url) if "::" in str(url) else fs.unstrip_protocol(path)).rstrip("/")
 
 
 def join(url: str, *parts: str) -> str:
@@ -148,7 +155,7 @@ def read_json(url: str) -> Any:
     try:
         return json.loads(read_bytes(url))
     except ValueError as error:
-        raise UserError(f"{url}: not valid json ({error})") from error
+        raise UserError(f"{shown(url)}: not valid json ({error})") from error
 
 
 def open_input(url: str) -> IO[bytes]:
@@ -200,8 +207,8 @@ class _PatientFile(io.BufferedIOBase):
 def atomic_file(url: str) -> Iterator[IO[bytes]]:
     """A file to write that takes its name only when the block ends without an error. Raises UserError where none can be written.
 
-    A local file is written beside its place and renamed, which also clears what killed writers of it left there. For another
-    file system it is written to a temporary local file and uploaded whole, so that an upload can be repeated.
+    A local file is written beside its place, down to the disk, and renamed, which also clears what killed writers of it left there. For
+    another file system it is written to a temporary local file and uploaded whole, so that an upload can be repeated.
     """
     if not is_local(url):
         with _writing(url, tempfile.gettempdir()), tempfile.NamedTemporaryFile(prefix="leapray-") as upload:
@@ -218,6 +225,9 @@ def atomic_file(url: str) -> Iterator[IO[bytes]]:
     try:
         with _writing(url, str(target.parent)), file:
             yield file
+            file.flush()
+            # else a crash of the machine may keep the new name and lose the content
+            os.fsync(file.fileno())
         with explained(url, "write"):
             temporary.replace(target)
     finally:
@@ -268,26 +278,39 @@ def list_files(url: str, suffix: str = "") -> list[str]:
 
 def list_sizes(url: str, suffix: str = "") -> dict[str, int]:
     """Files as :func:`list_files` gives them, with their bytes; by one listing where the store tells sizes in it."""
-    return {name: size(name) if bytes_ is None else bytes_ for name, bytes_ in _found(url, suffix).items()}
+    return {name: size(name) if entry.get("size") is None else entry["size"] for name, entry in _found(url, suffix).items()}
 
 
-def _found(url: str, suffix: str) -> dict[str, int | None]:
-    """Sizes by URL, None where the listing tells none."""
+def list_marks(url: str, suffix: str = "") -> dict[str, str]:
+    """Files as :func:`list_files` gives them, with what tells that the content of one is another, all from one listing.
+
+    That is the size with the store's own checksum, where it has one, else with the time of the last change: it is another too when a
+    local file was touched or copied. Of a server that lists neither, every file has the same mark.
+    """
+    return {name: _listed_mark(entry) for name, entry in _found(url, suffix).items()}
+
+
+def _listed_mark(entry: dict[str, Any]) -> str:
+    return f"{entry.get('size')} {next((str(entry[key]) for key in (*_MARKS, *_TIMES) if entry.get(key)), '')}"
+
+
+def _found(url: str, suffix: str) -> dict[str, dict[str, Any]]:
+    """What the listing tells of each file, by URL."""
     fs = filesystem(url)[0]
     # fsspec's own walk of these passes over a folder that may not be listed
     found = dict(_walk(url)) if {"file", "http"} & set(_protocols(fs)) else _find(url)
     return {name: found[name] for name in sorted(found) if name.endswith(suffix) and not name.rsplit("/", 1)[-1].startswith(_TEMPORARY)}
 
 
-def _find(url: str) -> dict[str, int | None]:
+def _find(url: str) -> dict[str, dict[str, Any]]:
     fs = filesystem(url)[0]
     entries = _ask(url, lambda fs, path: fs.find(path, detail=True), "list")
-    return {fs.unstrip_protocol(name): entry.get("size") for name, entry in entries.items()}
+    return {fs.unstrip_protocol(name): entry for name, entry in entries.items()}
 
 
-def _walk(url: str) -> Iterator[tuple[str, int | None]]:
+def _walk(url: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        files, folders = list_folder(url)
+        files, folders = _entries(url)
     except UserError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
@@ -297,13 +320,18 @@ def _walk(url: str) -> Iterator[tuple[str, int | None]]:
         yield from _walk(folder)
     # a web server lists nothing below a file
     if not files and not folders and not is_local(url) and "." in url.rsplit("/", 1)[-1]:
-        yield url, None
+        yield url, {}
 
 
 def list_folder(url: str) -> tuple[dict[str, int | None], list[str]]:
     """Files of one folder with their bytes, None where the listing tells none, and its subfolders. Raises UserError if it is not there."""
+    files, folders = _entries(url)
+    return {name: entry["size"] for name, entry in files.items()}, folders
+
+
+def _entries(url: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
     fs, local = filesystem(url)[0], is_local(url)
-    files: dict[str, int | None] = {}
+    files: dict[str, dict[str, Any]] = {}
     folders: list[str] = []
     for entry in _ask(url, lambda fs, path: fs.ls(path, detail=True), "list"):
         name = entry["name"].rstrip("/")
@@ -311,8 +339,16 @@ def list_folder(url: str) -> tuple[dict[str, int | None], list[str]]:
         if entry["type"] == "directory":
             folders.append(inner)
         else:
-            files[inner] = entry["size"]
+            files[inner] = entry
     return files, folders
+
+
+def is_empty(url: str) -> bool:
+    """Whether a folder is not there or holds nothing, leftovers of interrupted writes aside."""
+    if not exists(url):
+        return True
+    files, folders = list_folder(url)
+    return not folders and all(name.rsplit("/", 1)[-1].startswith(_TEMPORARY) for name in files)
 
 
 def remove(url: str) -> None:

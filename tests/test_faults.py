@@ -100,13 +100,76 @@ def test_attempts_are_bounded_and_waits_grow(waits: list[float]) -> None:
         (s3_error(429, "429", **{"retry-after": "7"}), 7),
         (http_error(429, **{"Retry-After": "12"}), 12),
         (caused(FileNotFoundError(), http_error(503, **{"retry-after": "3"})), 3),
-        (http_error(429, **{"Retry-After": "86400"}), 600),
+        (http_error(429, **{"Retry-After": "86400"}), 86400),
         (http_error(429, **{"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}), 0),
         (ConnectionResetError(), 0),
     ],
 )
 def test_retry_after_is_read_wherever_a_library_puts_it(error: Exception, seconds: float) -> None:
     assert faults.retry_after(error) == seconds
+
+
+@pytest.mark.parametrize("error", [http_error(429, **{"Retry-After": "86400"}), s3_error(503, "SlowDown", **{"retry-after": "86400"})])
+def test_a_wait_of_a_day_is_not_begun(error: Exception, waits: list[float]) -> None:
+    asked = []
+
+    def operation() -> None:
+        asked.append(1)
+        raise error
+
+    with (
+        pytest.raises(UserError, match=r"file: its server asks to wait 86400 s \((429|503).*\), more than the 600 s"),
+        faults.explained("s3://b/file"),
+    ):
+        faults.retried(operation)
+    assert (len(asked), waits) == (1, [])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://alice:h@ush@host/file",
+        "https://hush@host/file",
+        "s3://alice:8/hush@bucket/file",
+        "s3://alice:h/ush@bucket/file",
+        "s3a://alice:hush@bucket",
+        "gs://alice@bucket/file",
+        "simplecache::s3://alice:h/ush@bucket/file",
+        "hf://alice:hush@datasets/x",
+    ],
+)
+def test_a_url_with_credentials_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(UserError, match="carries a user, password or key, which none may; set ") as raised:
+        faults.refuse_secrets(url)
+    for said in (str(raised.value), faults.shown(f"'{url}' is odd")):
+        assert "alice" not in said
+        assert "ush" not in said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://bucket/a@b:c/file",
+        "http://127.0.0.1:8080/a@b",
+        "http://[::1]:80/a",
+        "hf://datasets/LEAP/x@main/file",
+        "hf://gpt2@main",
+        "abfs://container@account.dfs.core.windows.net/x",
+        "memory://a@b/c",
+        "file:///a@b",
+        "/a:b@c",
+        "relative/a@b",
+    ],
+)
+def test_an_at_sign_elsewhere_is_no_credential(url: str) -> None:
+    faults.refuse_secrets(url)
+
+
+def test_the_signature_of_a_web_address_is_not_shown() -> None:
+    signed = "https://host:8080/data/file.nc?X-Amz-Signature=abcdef&x=1"
+    assert faults.shown(signed) == "https://host:8080/data/file.nc"
+    assert faults.shown(f"404 for '{signed}' ({signed})") == "404 for 'https://host:8080/data/file.nc' (https://host:8080/data/file.nc)"
+    assert faults.shown("s3://bucket/what?") == "s3://bucket/what?"
 
 
 def test_no_sentence_shows_a_password() -> None:

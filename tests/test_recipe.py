@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from leapray.errors import UserError
-from leapray.recipe import load_recipe, parse_recipe
+from leapray.recipe import Choice, load_recipe, parse_recipe
 from tests.samples import recipe_values
 
 SHIPPED = sorted((Path(__file__).parent.parent / "jobs" / "recipes").glob("*.yaml"))
@@ -131,3 +131,32 @@ def test_a_mix_that_cannot_be_is_refused(tmp_path: Path, source: dict[str, Any],
     values["training"] |= training
     with pytest.raises(UserError, match=sentence):
         parse_recipe(values)
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "a/b", ".work", ""])
+def test_the_name_of_a_source_is_one_of_a_folder(tmp_path: Path, name: str) -> None:
+    values = recipe_values(tmp_path)
+    values["data"]["sources"] = {name: values["data"]["sources"]["low_res"]}
+    with pytest.raises(UserError, match="becomes a folder, expected letters, digits, - and _"):
+        parse_recipe(values)
+
+
+def test_statistics_made_elsewhere_need_no_training_months_and_exclude_fitting(tmp_path: Path) -> None:
+    values = recipe_values(tmp_path)
+    del values["data"]["sources"]["low_res"]["train"]
+    with pytest.raises(UserError, match="gives the statistics and needs training months"):
+        parse_recipe(values)
+    values["data"]["statistics"] = "elsewhere.csv"
+    assert parse_recipe(values).data.statistics == "elsewhere.csv"
+    values["data"]["fit_on"] = "low_res"
+    with pytest.raises(UserError, match="fit_on 'low_res' and statistics exclude each other"):
+        parse_recipe(values)
+
+
+def test_infinities_are_refused(tmp_path: Path) -> None:
+    from leapray.data.transform import Fitting
+
+    with pytest.raises(UserError, match="weight is inf"):
+        parse_recipe(two_sources(tmp_path, weight=float("inf")))
+    with pytest.raises(UserError, match="clip is inf"):
+        Fitting(Choice(name="standard", options={"clip": float("inf")}), ())

@@ -182,3 +182,52 @@ def test_a_missing_extra_is_named(url: str, extra: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(storage, "url_to_fs", absent)
     with pytest.raises(UserError, match=rf"{url}: needs an extra, pip install 'leapray\[{extra}\]'"):
         storage.exists(url)
+
+
+def test_marks_follow_content_and_come_with_the_listing(tmp_path: Path) -> None:
+    for name in ("a/x.nc", "b.nc", "c.txt"):
+        storage.write_bytes(str(tmp_path / name), b"1")
+    before = storage.list_marks(str(tmp_path), ".nc")
+    assert list(before) == storage.list_files(str(tmp_path), ".nc")
+    assert storage.list_marks(str(tmp_path), ".nc") == before
+    (tmp_path / "b.nc").write_bytes(b"2")
+    os.utime(tmp_path / "b.nc", (5, 5))
+    (tmp_path / "a/x.nc").write_bytes(b"11")
+    after = storage.list_marks(str(tmp_path), ".nc")
+    assert all(after[name] != mark for name, mark in before.items())
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_size) or fsync(number))
+    target = tmp_path / "file"
+    with storage.atomic_file(str(target)) as file:
+        file.write(b"content")
+    assert synced == [7]
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("s3a://bucket/x/", "s3://bucket/x"),
+        ("s3://bucket/x", "s3://bucket/x"),
+        ("http://host/x/", "http://host/x"),
+        ("file:///some/where/", "/some/where"),
+        ("/some/../where", "/where"),
+    ],
+)
+def test_a_place_has_one_name(url: str, same: str) -> None:
+    assert storage.absolute(url) == same
+
+
+def test_a_listing_begins_with_the_absolute_name() -> None:
+    storage.write_bytes("memory://named/a/b.nc", b"")
+    (found,) = storage.list_files("memory://named", ".nc")
+    assert found == storage.join(storage.absolute("memory://named/"), "a/b.nc")
+
+
+def test_no_file_system_is_made_of_a_url_with_credentials() -> None:
+    with pytest.raises(UserError, match=r"a URL s3:// carries .*; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") as raised:
+        storage.exists("s3://key:sec/ret@bucket/file")
+    assert "ret" not in str(raised.value).replace("SECRET", "")

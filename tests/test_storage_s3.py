@@ -121,6 +121,15 @@ def test_a_fingerprint_is_the_stores_own_and_costs_one_request(s3: Endpoint, buc
     assert [method for method, _ in s3.requests] == ["HEAD"] * 3
 
 
+def test_marks_are_the_stores_own_and_come_with_the_listing(s3: Endpoint, bucket: str) -> None:
+    for name, content in (("a/file", CONTENT), ("b/file", CONTENT), ("c/file", CONTENT[::-1])):
+        storage.write_bytes(f"{bucket}/{name}", content)
+    s3.calm()
+    one, same, other = storage.list_marks(bucket.replace("s3://", "s3a://")).values()
+    assert one == same != other
+    assert len(s3.requests) == 1
+
+
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The sentence that a verb ends with, having exited with status 2."""
     s3fs.S3FileSystem.clear_instance_cache()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,6 +42,11 @@ def run_bench(
         bench = import_module(BENCHES[name])
     except ModuleNotFoundError as error:
         raise UserError(f"bench {name} needs {error.name} for its baseline; pip install 'leapray[dev]'") from error
+    if directory is not None and not (directory.is_dir() and os.access(directory, os.W_OK)):
+        raise UserError(f"{directory}: not a directory that can be written to")
+    if json is not None:
+        # found out before the run, not after it
+        storage.write_json(json, [])
     with TemporaryDirectory(prefix="leapray-bench-", dir=directory) as work:
         comparisons: list[Comparison] = bench.run(Settings(Path(work), rows, rounds, quick), progress)
     if json is not None:

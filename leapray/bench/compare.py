@@ -110,16 +110,17 @@ def interleave(contestants: Mapping[str, Contestant], settings: Settings, progre
     return found
 
 
-def show(comparisons: Sequence[Comparison]) -> None:
-    """The comparisons of one bench as tables, one for each unit: medians, the median ratio, and the lowest and highest."""
+def show(comparisons: Sequence[Comparison], judged: bool = True) -> None:
+    """The comparisons of one bench as tables, one for each unit: medians, the median ratio, the lowest and highest, and, if they are to be
+    judged, their bars."""
     for unit, group in groupby(sorted(comparisons, key=lambda c: c.unit, reverse=True), key=lambda c: c.unit):
-        rows: list[tuple[str, ...]] = [(c.case, _short(c.ours), _short(c.baseline), *_verdict(c)) for c in group]
+        rows: list[tuple[str, ...]] = [(c.case, _short(c.ours), _short(c.baseline), *_verdict(c, judged)) for c in group]
         table(f"bench {comparisons[0].bench}: {unit}", ("", "ours", "baseline", "ratio", "spread", "bar"), rows)
 
 
-def _verdict(comparison: Comparison) -> tuple[str, str, str]:
+def _verdict(comparison: Comparison, judged: bool) -> tuple[str, str, str]:
     spread = f"{min(comparison.ratios):.3g}-{max(comparison.ratios):.3g}" if len(comparison.ratios) > 1 else ""
-    bar = f"{comparison.bar} {'met' if comparison.met else 'missed'}" if comparison.bar else ""
+    bar = f"{comparison.bar} {'met' if comparison.met else 'missed'}" if comparison.bar and judged else ""
     return f"{comparison.ratio:.3g}", spread, bar
 
 

@@ -33,8 +33,13 @@ class Month:
     def __str__(self) -> str:
         return f"{self.year:04d}-{self.month:02d}"
 
+    @property
+    def index(self) -> int:
+        """Months since year 0."""
+        return self.year * 12 + self.month - 1
+
     def __add__(self, months: int) -> Month:
-        index = self.year * 12 + self.month - 1 + months
+        index = self.index + months
         return Month(index // 12, index % 12 + 1)
 
     @property
@@ -57,6 +62,12 @@ def month_range(start: Month, stop: Month) -> list[Month]:
     """Months from ``start`` up to, not including, ``stop``."""
     count = (stop.year - start.year) * 12 + stop.month - start.month
     return [start + index for index in range(max(count, 0))]
+
+
+def check_stride(stride: int, phase: int) -> None:
+    """Raises UserError unless ``step % stride == phase`` holds for some of the steps."""
+    if stride < 1 or not 0 <= phase < stride:
+        raise UserError(f"stride {stride} with phase {phase}: expected a stride of at least 1 and a phase from 0 to stride - 1")
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import netCDF4
 import numpy as np
 
 from leapray import storage
 from leapray.climsim import schema
-from leapray.climsim.calendar import Month, file_name, month_of_step, month_range, parse_file_name
+from leapray.climsim.calendar import Month, check_stride, file_name, month_of_step, month_range, parse_file_name
 from leapray.climsim.schema import INPUTS, KINDS, MLO_VARIABLES, STATE, STEP_SECONDS, TARGETS, TENDENCIES, Variable
 from leapray.errors import UserError
 
@@ -27,11 +27,12 @@ Clock = tuple[int, int]
 
 @dataclass(frozen=True)
 class PairPath:
-    """The input and output file of one absolute model step."""
+    """The input and output file of one absolute model step; ``mark`` is another when the content of one of them is."""
 
     step: int
     mli: str
     mlo: str
+    mark: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,12 @@ def find_pairs(source: str, *, start: Month | None = None, stop: Month | None = 
     Months run from ``start`` up to, not including, ``stop``. Raises UserError when there is no ClimSim file or none is
     chosen, when a chosen file lacks its partner or stands twice, and, with both ends given, for a month without files.
     """
-    if stride < 1 or not 0 <= phase < stride:
-        raise UserError(f"stride {stride} with phase {phase}: expected a stride of at least 1 and a phase from 0 to stride - 1")
+    check_stride(stride, phase)
     first, last = (month.first_step if month else bound for month, bound in ((start, -math.inf), (stop, math.inf)))
     streams: dict[str, dict[int, str]] = {"mli": {}, "mlo": {}}
     anything = False
-    for path in storage.list_files(source, ".nc"):
+    marks = storage.list_marks(source, ".nc")
+    for path in marks:
         parsed = parse_file_name(path)
         anything |= parsed is not None
         if parsed is None or not first <= parsed[1] < last or parsed[1] % stride != phase:
@@ -79,7 +80,8 @@ def find_pairs(source: str, *, start: Month | None = None, stop: Month | None = 
             raise UserError(
                 f"{source}: no files with step % {stride} == {phase} in month {', '.join(empty)}, which {start} to {stop} asks for"
             )
-    return [PairPath(step, path, streams["mlo"][step]) for step, path in sorted(streams["mli"].items())]
+    pairs = ((step, path, streams["mlo"][step]) for step, path in sorted(streams["mli"].items()))
+    return [PairPath(step, mli, mlo, f"{marks[mli]}, {marks[mlo]}") for step, mli, mlo in pairs]
 
 
 def _check_complete(source: str, mli: dict[int, str], mlo: dict[int, str]) -> None:

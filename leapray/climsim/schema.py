@@ -16,6 +16,8 @@ LEVELS = 60
 STEP_SECONDS = 1200
 MISSING = 1e30
 """Fill value that the model writes where a field does not exist (``cam_in_SNOWHICE`` away from sea ice)."""
+UNREAL = 1e15
+"""No column comes near this in any unit; what does is a fill value: CMIP's 1e20, the model's 1e30, netCDF's own 9.97e36."""
 
 
 @dataclass(frozen=True)

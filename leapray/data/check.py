@@ -40,8 +40,9 @@ class _Place:
 def check(source: str, kind: str | None = None) -> list[Finding]:
     """Look at the first netCDF pair below a source, or at the first rows of its first flat parquet or csv file.
 
-    ``kind`` is what the rows are taken for where neither the files nor their columns say so. Only one folder is listed. What is
-    wrong with the data comes back as findings; raises UserError for a source that holds none or an unknown kind.
+    ``kind`` is what the rows are taken for where neither the files nor their columns say so. Folders are listed in depth, up to the
+    first that holds data. What is wrong with the data comes back as findings; raises UserError for a source that holds none or an
+    unknown kind.
     """
     if kind is not None and kind not in KINDS:
         raise UserError(f"kind {kind!r} is unknown, expected one of {', '.join(KINDS)}")
@@ -62,15 +63,15 @@ def require_good(source: str, findings: Sequence[Finding]) -> None:
 
 
 def _first_place(source: str) -> _Place:
-    beside: list[str] = []
-    folder: str | None = storage.absolute(source)
-    while folder is not None:
+    waiting: list[tuple[str, list[str]]] = [(storage.absolute(source), [])]
+    while waiting:
+        folder, beside = waiting.pop()
         files, folders = storage.list_folder(folder)
         found = sorted(name for name in files if parse_file_name(name) or name.endswith(SUFFIXES))
         if found:
             return _Place(found, beside)
-        beside = sorted(name for name in folders if not name.rpartition("/")[2].startswith((".", "_")))
-        folder = beside[0] if beside else None
+        inner = sorted(name for name in folders if not name.rpartition("/")[2].startswith((".", "_")))
+        waiting += [(name, inner) for name in reversed(inner)]
     raise UserError(f"{source}: neither ClimSim files such as {file_name('mli', 0)} nor {' or '.join(SUFFIXES)} files")
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from leapray.climsim.schema import EXACT, EXACT_SOURCE, INPUTS, MISSING, SAMPLE_ID, STEP_SECONDS, TARGETS
+from leapray.climsim.schema import EXACT, EXACT_SOURCE, INPUTS, SAMPLE_ID, STEP_SECONDS, TARGETS, UNREAL
 from leapray.data.flat import Block
 from leapray.data.moments import Moments
 from leapray.data.shards import Rows
@@ -22,7 +22,7 @@ from leapray.errors import UserError
 
 COLUMNS = INPUTS.columns + TARGETS.columns
 REASONS = ("NaN", "Inf", "fill value")
-"""Why a row is not used; a fill value is at least as large as the one that the model writes."""
+"""Why a row is not used."""
 
 
 @dataclass
@@ -109,13 +109,13 @@ def _usable(values: np.ndarray) -> bool:
 
 def _within(minimum: np.ndarray, maximum: np.ndarray) -> bool:
     # a NaN makes both comparisons false
-    return bool(maximum.max() < MISSING and minimum.min() > -MISSING)
+    return bool(maximum.max() < UNREAL and minimum.min() > -UNREAL)
 
 
 def _reasons(values: np.ndarray) -> Sequence[np.ndarray]:
     """Masks of the shape of ``values``, one for each of ``REASONS``."""
     infinite = np.isinf(values)
-    return np.isnan(values), infinite, (np.abs(values) >= MISSING) & ~infinite
+    return np.isnan(values), infinite, (np.abs(values) >= UNREAL) & ~infinite
 
 
 def _refusal(path: str, counts: np.ndarray, sample_id: str) -> str:

@@ -1,12 +1,14 @@
 """netCDF pairs to flat parquet, as one pass of Ray Data over groups of pairs.
 
 A group is one file: the chosen steps of a fixed span of one month. Which steps share a file depends on month, absolute step and
-stride alone, so months converted apart, or in a run that was interrupted, give the same files as one run.
+stride alone, so months converted apart, or in a run that was interrupted, give the same files as one run. What a file was made from is
+noted beside them once it is complete, so that files are a function of the data alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,14 +18,17 @@ import pyarrow.parquet as pq
 import ray.data
 
 from leapray import cluster, storage
-from leapray.climsim.calendar import Month, month_of_step
+from leapray.climsim.calendar import Month, file_name, month_of_step
 from leapray.climsim.netcdf import PairPath, find_pairs, read_pair
 from leapray.climsim.schema import KINDS
 from leapray.data.flat import ROW_GROUP_ROWS, flat_schema, to_table
+from leapray.data.flat.layout import CONTENT_KEY, SNAPSHOT_KEY
 from leapray.errors import UserError
 from leapray.settings import claim
 
 _SETTINGS_FILE = "_conversion.json"
+_NOTES = "_conversion"
+"""Folder of the notes, one for each file, of what it was made from."""
 _STEPS_KEY = b"leapray.steps"
 _FILE_ROWS = 24 * KINDS["low-res"].columns
 """About 68 MB: one row group, and a few hundred milliseconds of work."""
@@ -64,9 +69,10 @@ def convert(
 ) -> Conversion:
     """Convert the chosen pairs below ``source`` to ``<kind>.<YYYY-MM>.<nnnn>.parquet`` in ``destination``.
 
-    Pairs are chosen as in :func:`find_pairs`; files that an earlier run completed are kept. ``progress`` is called with pairs
-    done and in all. Raises UserError for what :func:`find_pairs` and :func:`read_pair` refuse, for a file of another kind or number of
-    columns than the first, and for a destination that was converted with other settings.
+    Pairs are chosen as in :func:`find_pairs`; files that an earlier run completed are kept, unless their pairs have changed since, by
+    :func:`storage.list_marks`: what was touched or copied is converted again too. ``progress`` is called with pairs done and in all.
+    Raises UserError for what :func:`find_pairs` and :func:`read_pair` refuse, for a file of another kind or number of columns than the
+    first, and for a destination that was converted with other settings.
     """
     source, destination = storage.absolute(source), storage.absolute(destination)
     pairs = find_pairs(source, start=start, stop=stop, stride=stride, phase=phase)
@@ -109,12 +115,16 @@ class GroupWriter:
     def __call__(self, group: dict[str, Any]) -> dict[str, int]:
         path, pairs = group["path"], [PairPath(**pair) for pair in group["pairs"]]
         steps = ",".join(str(pair.step) for pair in pairs).encode()
-        rows = _rows_if_complete(path, steps)
-        if rows is not None:
-            return {"rows": rows, "pairs": len(pairs), "continued": 1}
+        note, made_from = note_url(path), {"pairs": _digest(pairs)}
+        if storage.exists(note):
+            rows = _rows_if_complete(path, steps) if storage.read_json(note) == made_from else None
+            if rows is not None:
+                return {"rows": rows, "pairs": len(pairs), "continued": 1}
+            storage.remove(note)
         with flat_writer(path, steps) as write:
             for pair in pairs:
                 write(self._read(pair))
+        storage.write_json(note, made_from)
         return {"rows": len(pairs) * self.settings.columns, "pairs": len(pairs), "continued": 0}
 
     def _read(self, pair: PairPath) -> pa.Table:
@@ -124,6 +134,17 @@ class GroupWriter:
         if len(snapshot.rows) != self.settings.columns:
             raise UserError(f"{pair.mli}: {len(snapshot.rows)} columns, expected {self.settings.columns} as in the first file")
         return to_table(snapshot)
+
+
+def note_url(path: str) -> str:
+    """Where it is noted what a file was made from: there only while that file is complete."""
+    folder, _, name = path.rpartition("/")
+    return storage.join(folder, _NOTES, f"{name}.json")
+
+
+def _digest(pairs: Sequence[PairPath]) -> str:
+    """Of names and marks, wherever the pairs lie."""
+    return hashlib.sha256("\n".join(f"{file_name('mli', pair.step)} {pair.mark}" for pair in pairs).encode()).hexdigest()
 
 
 def _rows_if_complete(path: str, steps: bytes) -> int | None:
@@ -140,14 +161,17 @@ def _rows_if_complete(path: str, steps: bytes) -> int | None:
 
 @contextmanager
 def flat_writer(path: str, steps: bytes) -> Iterator[Callable[[pa.Table], None]]:
-    """A function that takes snapshots one after another and writes them to a file as row groups of bounded, nearly equal size.
+    """A function that takes snapshots one after another, each as :func:`to_table` gives it, and writes them to a file as row groups of
+    bounded, nearly equal size. The file has its name once the block ends.
 
-    ``steps`` is noted in the file: by it a later run tells that it is the same. The file has its name once the block ends.
+    ``steps`` is noted in the file: by it a later run tells that it is the same. So is a digest of its values, by which those who only
+    read footers tell that it is another.
 
     The doubles hardly ever repeat, so dictionaries and statistics only cost time; lz4 takes an eighth off and is as fast as none.
     """
     schema = flat_schema()
     waiting: list[pa.Table] = []
+    content = hashlib.sha256()
 
     def flush() -> None:
         if waiting:
@@ -160,6 +184,7 @@ def flat_writer(path: str, steps: bytes) -> Iterator[Callable[[pa.Table], None]]
         if sum(part.num_rows for part in waiting) + table.num_rows > ROW_GROUP_ROWS:
             flush()
         waiting.append(table)
+        content.update(table.schema.metadata[SNAPSHOT_KEY])
 
     with (
         storage.atomic_file(path) as file,
@@ -173,3 +198,4 @@ def flat_writer(path: str, steps: bytes) -> Iterator[Callable[[pa.Table], None]]
     ):
         yield write
         flush()
+        writer.add_key_value_metadata({CONTENT_KEY: content.hexdigest()})

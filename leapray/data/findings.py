@@ -12,7 +12,7 @@ from enum import Enum
 import numpy as np
 
 from leapray.climsim.grid import figures, layer_mass
-from leapray.climsim.schema import ABLATED, EXACT, EXACT_LEVELS, EXACT_SOURCE, INPUTS, MISSING, STEP_SECONDS, TARGETS, TENDENCIES, Variable
+from leapray.climsim.schema import ABLATED, EXACT, EXACT_LEVELS, EXACT_SOURCE, INPUTS, STEP_SECONDS, TARGETS, TENDENCIES, UNREAL, Variable
 
 _COLUMNS = np.array(INPUTS.columns + TARGETS.columns)
 _FRACTIONS = ("cam_in_ICEFRAC", "cam_in_LANDFRAC", "cam_in_OCNFRAC")
@@ -74,7 +74,7 @@ def _named(values: np.ndarray) -> np.ndarray:
 def judge(sample: Sample) -> Iterator[Finding]:
     """Everything that can be said of a sample; identities and ranges leave out the rows that hold missing values."""
     values = np.hstack([sample.inputs, sample.targets])
-    usable = np.isfinite(values) & (np.abs(values) < MISSING)
+    usable = np.isfinite(values) & (np.abs(values) < UNREAL)
     yield _missing(values, usable)
     whole = usable.all(axis=1)
     if not whole.any():

@@ -6,14 +6,14 @@ import importlib
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from leapray import storage
+from leapray.data.flat import Selection
+from leapray.data.origin import Throttle, takes
 from leapray.errors import UserError
 
-if TYPE_CHECKING:
-    from leapray.data.fetch import Selection, Throttle
-
+SCHEME = "kaggle://"
 _PAGE = 200
 _CREDENTIALS = "KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY"
 
@@ -22,7 +22,7 @@ class KaggleFiles:
     """``kaggle://<competition>`` or ``kaggle://<owner>/<dataset>``; the client keeps to Kaggle's limits by itself."""
 
     def __init__(self, url: str) -> None:
-        self.url, self.name = url, url.removeprefix("kaggle://").strip("/")
+        self.url, self.name = url, url.removeprefix(SCHEME).strip("/")
         self._kind = "dataset" if "/" in self.name else "competition"
         self._api = _client(url)
 
@@ -31,7 +31,7 @@ class KaggleFiles:
         token = None
         while True:
             page = self._call("list_files", self.name, page_token=token, page_size=_PAGE)
-            sizes |= {file.name: int(file.total_bytes) for file in page.files if selection.takes(file.name)}
+            sizes |= {file.name: int(file.total_bytes) for file in page.files if takes(selection, file.name)}
             token = page.next_page_token
             if not token:
                 return sizes

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from leapray import storage
 from leapray.data import flat
 from leapray.data.flat import Selection
-from leapray.data.shards import MANIFEST
+from leapray.errors import UserError
 from leapray.recipe import SPLITS, Data
 
+Progress = Callable[[str, int, int], None]
+"""Called with the name of the pass, the tasks done and the tasks in all."""
 Notice = Callable[[str], None]
 """Called with one sentence about what is passed over in the input."""
 
@@ -49,17 +51,13 @@ class Part:
         """Its directory of what is in work."""
         return storage.join(self.url, WORK)
 
-    @property
-    def finished(self) -> bool:
-        return storage.exists(storage.join(self.url, MANIFEST))
-
 
 def cut(data: Data, prepared: str, notice: Notice | None = None) -> list[Part]:
     """Every part of a recipe's data below the directory ``prepared``, from footers and headers alone.
 
     Raises UserError as :func:`flat.survey` does, and for months without rows.
     """
-    parts = []
+    parts: list[Part] = []
     for name, source in data.sources.items():
         survey = flat.survey(source.path, notice=notice)
         for split in SPLITS:
@@ -70,16 +68,22 @@ def cut(data: Data, prepared: str, notice: Notice | None = None) -> list[Part]:
             )
             groups, total = _groups(pieces, data.shuffle_rows)
             url, buckets = storage.join(prepared, split, name), max(-(-total // data.shuffle_rows), 1)
-            parts.append(Part(name, split, source.kind, str(months), groups, buckets, url, survey.fingerprint(pieces)))
+            mark = survey.fingerprint(pieces)
+            twin = next((part for part in parts if (part.split, part.kind, part.input) == (split, source.kind, mark)), None)
+            if twin is not None:
+                raise UserError(f"sources.{name}.{split} and {twin.key} are the same files and months: every row would be there twice")
+            parts.append(Part(name, split, source.kind, str(months), groups, buckets, url, mark))
     return parts
 
 
 def _groups(pieces: list[flat.Piece], most: int) -> tuple[tuple[tuple[flat.Piece, ...], ...], int]:
-    """Pieces in groups of about ``most`` rows at the most, and their rows in all, where they are not known, estimated."""
+    """Pieces in groups of about ``most`` rows at the most, and about how many they are in all."""
     groups: list[list[flat.Piece]] = [[]]
     size = total = 0
     for piece in pieces:
-        rows = piece.rows_about
+        selection = piece.selection
+        share = selection.fraction / selection.stride if selection is not None else 1.0
+        rows = max(round(piece.rows_about * share), 1)
         if groups[-1] and size + rows > most:
             groups.append([])
             size = 0

@@ -6,18 +6,19 @@ is missing and gives what an undisturbed one would have given, byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from leapray import cluster, storage
-from leapray.climsim.schema import row_place
+from leapray.climsim.schema import SAMPLE_ID, row_place
 from leapray.data import flat
-from leapray.data.clean import Tally, clean, count_inexact, scale, stack, usable
-from leapray.data.moments import Moments
-from leapray.data.parts import WORK, Notice, Part, cut
+from leapray.data.clean import Tally, clean, count_inexact, scale, stack
+from leapray.data.fit import make_transform
+from leapray.data.keys import first_twice, key_runs
+from leapray.data.parts import WORK, Notice, Part, Progress, cut
 from leapray.data.receipts import once
 from leapray.data.shards import (
     INPUTS_KEY,
@@ -31,20 +32,15 @@ from leapray.data.shards import (
     Rows,
     ShardFile,
     changed_settings,
-    load_transform,
     open_prepared,
     prepare_settings,
     write_shard,
 )
 from leapray.data.shuffle import DuplicateRowError, checksum, gather, scatter
-from leapray.data.statistics import transform_from_statistics
 from leapray.data.tasks import run_tasks
 from leapray.data.transform import Fitting, Transform
 from leapray.errors import UserError
-from leapray.recipe import Data, Recipe
-
-Progress = Callable[[str, int, int], None]
-"""Called with the name of the pass, the tasks done and the tasks in all."""
+from leapray.recipe import SPLITS, Data, Recipe
 
 
 def prepare(recipe: Recipe, progress: Progress | None = None, notice: Notice | None = None) -> Prepared:
@@ -56,26 +52,47 @@ def prepare(recipe: Recipe, progress: Progress | None = None, notice: Notice | N
     data = recipe.data
     fitting = Fitting(data.scaling, data.features)
     prepared = storage.absolute(data.prepared)
+    for source in data.sources.values():
+        flat_files = storage.absolute(source.path)
+        if f"{prepared}/".startswith(f"{flat_files}/") or f"{flat_files}/".startswith(f"{prepared}/"):
+            raise UserError(f"data.prepared {prepared} and the source {flat_files} lie in one another; choose another data.prepared")
     parts = cut(data, prepared, notice)
     _claim(prepared, data, parts)
     if notice:
         for sentence in data.overlaps_across_kinds():
             notice(sentence)
-    missing = [part for part in parts if not part.finished]
+    missing = [part for part in parts if not _finished(part)]
     if missing:
         with cluster.connected():
             notify = progress or (lambda *_: None)
-            transform = _transform(data, fitting, parts, prepared, notify)
+            transform = make_transform(data, fitting, parts, prepared, notify)
             make = _shuffle if data.stream_from == "shards" else _list
             make(data, missing, transform, notify)
-        storage.remove(storage.join(prepared, WORK))
+    # whatever was made when, a kill may have come before it was cleared away
+    for place in (prepared, *(part.url for part in parts)):
+        storage.remove(storage.join(place, WORK))
     return open_prepared(data)
+
+
+def _finished(part: Part) -> bool:
+    """Whether a part has its manifest, and the shards that this names are there and whole; without one of them it is made again."""
+    manifest = storage.join(part.url, MANIFEST)
+    if not storage.exists(manifest):
+        return False
+    sizes = storage.list_sizes(part.url)
+    shards = [file for file in Manifest.load(part.url).files if isinstance(file, ShardFile)]
+    if all(sizes.get(storage.join(part.url, shard.name)) == shard.bytes for shard in shards):
+        return True
+    storage.remove(manifest)
+    return False
 
 
 def _claim(prepared: str, data: Data, parts: Sequence[Part]) -> None:
     """Mark the directory as this recipe's over these inputs. Another's is refused once it holds a finished split; what is
     unfinished of another is made anew."""
     name, inputs = storage.join(prepared, SETTINGS), {part.key: part.input for part in parts}
+    if data.statistics is not None:
+        inputs["statistics"] = storage.fingerprint(data.statistics)
     if storage.exists(name):
         changed = changed_settings(prepared, data)
         if not changed:
@@ -83,51 +100,13 @@ def _claim(prepared: str, data: Data, parts: Sequence[Part]) -> None:
             if before == inputs:
                 return
             changed = "the files of " + ", ".join(key for key in inputs if not before or before.get(key) != inputs[key])
-        if any(part.finished for part in parts) or storage.list_files(prepared, MANIFEST):
+        if storage.list_files(prepared, MANIFEST):
             raise UserError(f"{prepared}: was prepared otherwise ({changed}); choose another data.prepared or remove it")
-        for part in parts:
-            storage.remove(part.url)
-        storage.remove(storage.join(prepared, WORK))
-        storage.remove(storage.join(prepared, TRANSFORM))
+        for left in (*SPLITS, WORK, TRANSFORM):
+            storage.remove(storage.join(prepared, left))
+    elif not storage.is_empty(prepared):
+        raise UserError(f"{prepared}: holds other things than prepared data; choose an empty data.prepared")
     storage.write_json(name, prepare_settings(data) | {INPUTS_KEY: inputs})
-
-
-def _transform(data: Data, fitting: Fitting, parts: Sequence[Part], prepared: str, notify: Progress) -> Transform:
-    """The directory's transform: the one that lies there, the one that the recipe carries in, or one fitted now."""
-    url = storage.join(prepared, TRANSFORM)
-    if not storage.exists(url):
-        if data.statistics is not None:
-            transform = transform_from_statistics(data.statistics, data.scaling, data.features)
-        else:
-            fit = next(part for part in parts if part.source == data.fit_source and part.split == "train")
-            transform = _fit(data, fitting, fit, storage.join(prepared, WORK), notify)
-        storage.write_json(url, transform.to_dict())
-    return load_transform(prepared)
-
-
-def _fit(data: Data, fitting: Fitting, part: Part, work: str, notify: Progress) -> Transform:
-    def moments(group: int) -> dict[str, Any]:
-        def take() -> dict[str, Any]:
-            found = (piece_moments(piece, part.kind, fitting, data.bad_rows) for piece in part.groups[group])
-            return Moments.merge_all(found, fitting.width).to_dict()
-
-        return once(storage.join(work, f"moments-{group:06d}.json"), take)
-
-    groups = run_tasks(moments, len(part.groups), lambda done, count: notify("statistics", done, count))
-    total = Moments.merge_all((Moments.from_dict(values, fitting.width) for values in groups), fitting.width)
-    if total.count == 0:
-        raise UserError(f"{part.key}: no usable rows in months {part.months}")
-    return fitting.fit(total, {"source": part.source, "kind": part.kind, "months": part.months, "rows": total.count})
-
-
-def piece_moments(piece: flat.Piece, kind: str, fitting: Fitting, bad_rows: str) -> Moments:
-    """Moments of a piece's usable rows, as the transform is fitted on them."""
-    if fitting.raw and piece.selection is None:
-        total = Moments.merge_all((Moments.of_columns(columns) for columns in flat.read_columns(piece)), fitting.width)
-        if usable(total):
-            return total
-    blocks = clean(flat.read_piece(piece, kind=kind), piece.path, bad_rows, Tally.empty())
-    return Moments.merge_all((Moments.of(fitting.columns(block.inputs, block.targets)) for block in blocks), fitting.width)
 
 
 def _shuffle(data: Data, parts: Sequence[Part], transform: Transform, notify: Progress) -> None:
@@ -183,7 +162,9 @@ def scatter_group(data: Data, part: Part, group: int, transform: Transform) -> d
             flush()
         return {"files": names, "rows": count, "checksum": total, "tally": tally.to_dict()}
 
-    return once(storage.join(part.work, f"{group:06d}.json"), work)
+    return once(
+        storage.join(part.work, f"{group:06d}.json"), work, lambda receipt: [storage.join(part.work, name) for name in receipt["files"]]
+    )
 
 
 def gather_bucket(data: Data, part: Part, bucket: int, files: Sequence[tuple[str, int]]) -> dict[str, Any]:
@@ -199,20 +180,28 @@ def gather_bucket(data: Data, part: Part, bucket: int, files: Sequence[tuple[str
         edges = np.linspace(0, count, -(-count // data.rows_per_shard) + 1).astype(int).tolist()
         shards = []
         for index, (start, stop) in enumerate(pairwise(edges)):
-            shards.append({"name": f"shard-{bucket:05d}-{index:03d}.parquet", "rows": stop - start})
-            write_shard(storage.join(part.url, shards[-1]["name"]), {name: values[start:stop] for name, values in rows.items()})
+            name = f"shard-{bucket:05d}-{index:03d}.parquet"
+            url = storage.join(part.url, name)
+            write_shard(url, {column: values[start:stop] for column, values in rows.items()})
+            shards.append({"name": name, "rows": stop - start, "bytes": storage.size(url)})
         return {"shards": shards, "checksum": checksum(rows)}
 
-    return once(storage.join(part.work, f"bucket-{bucket:05d}.json"), work)
+    return once(
+        storage.join(part.work, f"bucket-{bucket:05d}.json"),
+        work,
+        lambda receipt: [storage.join(part.url, shard["name"]) for shard in receipt["shards"]],
+    )
 
 
 def _duplicate(part: Part, twice: DuplicateRowError, groups: Sequence[int]) -> UserError:
     paths = dict.fromkeys(piece.path for group in groups for piece in part.groups[group])
-    _, step, ncol = row_place(np.array([twice.row]))
-    return UserError(
-        f"{' or '.join([*paths][:3])}{' …' if len(paths) > 3 else ''}: step {step[0]}, column {ncol[0]} is in {part.key} twice, "
-        "expected every row once"
-    )
+    return _stands_twice(part, twice.row, f"{' or '.join([*paths][:3])}{' …' if len(paths) > 3 else ''}")
+
+
+def _stands_twice(part: Part, row: int, where: str) -> UserError:
+    _, step, ncol = row_place(np.array([row]))
+    what = f"step {step[0]}, column {ncol[0]}" if row >= 0 else f"a row with the same {SAMPLE_ID}"
+    return UserError(f"{where}: {what} is in {part.key} twice, expected every row once")
 
 
 def _finish(part: Part, data: Data, transform: Transform, scattered: Sequence[dict], gathered: Sequence[dict]) -> None:
@@ -223,39 +212,44 @@ def _finish(part: Part, data: Data, transform: Transform, scattered: Sequence[di
     if before != after:
         raise UserError(f"{part.url}: the shuffle gave {after[0]} rows of {before[0]}, or other values; remove it and prepare again")
     _manifest(part, data, transform, files, _sum(receipt["tally"] for receipt in scattered), f"{after[1]:016x}").save()
-    storage.remove(part.work)
 
 
 def _list(data: Data, parts: Sequence[Part], transform: Transform, notify: Progress) -> None:
-    """Write manifests that name flat pieces, for a training that streams them; rows are counted where footers do not tell them."""
+    """Look at every row once, and write manifests that name flat pieces, for a training that streams them."""
     for piece in (piece for part in parts for piece in part.pieces):
         if piece.rows > data.shuffle_rows:
             raise UserError(
                 f"{piece.path}: a row group of {piece.rows} rows is more than data.shuffle_rows {data.shuffle_rows}, which is held at "
                 "once; set data.stream_from to shards"
             )
-    unknown = [(part, piece) for part in parts for piece in part.pieces if not piece.exact or data.bad_rows == "drop"]
-
-    def count(task: int) -> dict[str, Any]:
-        part, piece = unknown[task]
-
-        def read() -> dict[str, Any]:
-            tally = Tally.empty()
-            blocks = clean(flat.read_piece(piece, kind=part.kind), piece.path, data.bad_rows, tally)
-            return {"rows": sum(len(block.row) for block in blocks), "tally": tally.to_dict()}
-
-        return once(storage.join(part.work, f"{piece.index:06d}.json"), read)
-
-    counted = run_tasks(count, len(unknown), lambda done, total: notify("count", done, total))
-    receipts = {(part.url, piece.index): receipt for (part, piece), receipt in zip(unknown, counted, strict=True)}
+    pieces = [(part, piece) for part in parts for piece in part.pieces]
+    results = run_tasks(lambda task: look_at(data, *pieces[task]), len(pieces), lambda done, total: notify("look", done, total))
+    receipts: dict[str, list[tuple[flat.Piece, dict]]] = {part.url: [] for part in parts}
+    for (part, piece), receipt in zip(pieces, results, strict=True):
+        receipts[part.url].append((piece, receipt))
     for part in parts:
-        rows = [(piece, receipts.get((part.url, piece.index), {"rows": piece.rows})) for piece in part.pieces]
-        files = tuple(FlatFile(piece, receipt["rows"]) for piece, receipt in rows if receipt["rows"])
+        mine = receipts[part.url]
+        twice = first_twice((tuple(run), piece.path) for piece, receipt in mine for run in receipt["runs"])
+        if twice is not None:
+            raise _stands_twice(part, twice[0], " or ".join(dict.fromkeys(twice[1:])))
+        files = tuple(FlatFile(piece, receipt["rows"]) for piece, receipt in mine if receipt["rows"])
         if not files:
             raise UserError(f"{part.key}: no usable rows in months {part.months}")
-        tally = _sum(receipt["tally"] for _, receipt in rows if "tally" in receipt)
-        _manifest(part, data, transform, files, tally, None).save()
-        storage.remove(part.work)
+        _manifest(part, data, transform, files, _sum(receipt["tally"] for _, receipt in mine), None).save()
+
+
+def look_at(data: Data, part: Part, piece: flat.Piece) -> dict[str, Any]:
+    """The receipt of a piece that is streamed as it is: its usable rows, their keys as runs, and the tally."""
+
+    def work() -> dict[str, Any]:
+        tally, rows = Tally.empty(), [np.empty(0, np.int64)]
+        for block in clean(flat.read_piece(piece, kind=part.kind), piece.path, data.bad_rows, tally):
+            count_inexact(block, tally)
+            rows.append(block.row)
+        keys = np.concatenate(rows)
+        return {"rows": len(keys), "runs": key_runs(keys), "tally": tally.to_dict()}
+
+    return once(storage.join(part.work, f"{piece.index:06d}.json"), work)
 
 
 def _sum(tallies: Iterable[dict]) -> Tally:

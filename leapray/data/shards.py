@@ -38,10 +38,11 @@ Rows = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class ShardFile:
-    """One shard by its name beside the manifest, and its row count."""
+    """One shard by its name beside the manifest, its rows and its bytes."""
 
     name: str
     rows: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,11 @@ def prepare_settings(data: Data) -> dict[str, Any]:
 def changed_settings(url: str, data: Data) -> str:
     """What the recipe's settings and those of a prepared directory disagree on; keys that the directory is too old for have defaults."""
     name = storage.join(url, SETTINGS)
-    noted = {key: value for key, value in storage.read_json(name).items() if key != INPUTS_KEY}
-    sources = {source: {"path": ""} | values for source, values in noted.get("sources", {}).items()}
+    content = storage.read_json(name)
+    if not isinstance(content, dict) or not isinstance(content.get("sources"), dict):
+        raise UserError(f"{name}: does not hold the settings of prepared data; remove {url} and run `leapray prepare` again")
+    noted = {key: value for key, value in content.items() if key != INPUTS_KEY}
+    sources = {source: {"path": ""} | values for source, values in noted["sources"].items()}
     theirs = validate(Data, {**noted, "sources": sources, "prepared": url}, name)
     return difference(prepare_settings(data), prepare_settings(theirs))
 
@@ -217,13 +221,13 @@ def write_shard(url: str, rows: Rows) -> None:
     table = rows_to_table(rows)
     with storage.atomic_file(url) as file:
         # scaled float32 hardly compresses, and plain pages are the fastest to read
-        pq.write_table(table, file, compression="none", use_dictionary=False, write_statistics=False)
+        pq.write_table(table, file, compression="none", use_dictionary=False, write_statistics=False, write_page_checksum=True)
 
 
 def read_shard(url: str) -> Rows:
     """Read one shard. Raises UserError when it is missing or damaged."""
     try:
         with storage.open_input(url) as file:
-            return table_to_rows(pq.ParquetFile(file).read())
+            return table_to_rows(pq.ParquetFile(file, page_checksum_verification=True).read())
     except (pa.ArrowException, OSError, KeyError, AttributeError) as error:
         raise UserError(f"{url}: not a readable shard of prepared data ({error}); remove it and run `leapray prepare` again") from error

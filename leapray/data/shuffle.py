@@ -15,6 +15,7 @@ import pyarrow as pa
 from leapray import storage
 from leapray.data.hashing import row_hash
 from leapray.data.shards import Rows, rows_to_table, table_to_rows
+from leapray.errors import UserError
 
 _WEIGHTS = np.random.default_rng(0).integers(0, 1 << 64, (1 << 12,), dtype=np.uint64) | np.uint64(1)
 _CHECKSUM_ROWS = 1024
@@ -45,8 +46,11 @@ def gather(urls: Sequence[str], bucket: int, seed: int) -> Rows:
     """All rows of one bucket, ordered by hash. Raises :class:`DuplicateRowError` if a row is there twice."""
     batches = []
     for url in urls:
-        with storage.open_input(url) as file:
-            batches.append(pa.ipc.open_file(file).get_batch(bucket))
+        try:
+            with storage.open_input(url) as file:
+                batches.append(pa.ipc.open_file(file).get_batch(bucket))
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{url}: is damaged ({error}); remove it and run `leapray prepare` again") from error
     table = pa.Table.from_batches(batches).combine_chunks()
     edges = np.cumsum([0, *(len(batch) for batch in batches)])
     batches.clear()

@@ -29,7 +29,7 @@ _NUMBER = "number"
 class Stream:
     """Batches of one worker: rank ``rank`` of ``world``, which all make the same Stream and ask for the same epochs.
 
-    A batch holds ``inputs`` (n, 556 + 60 F) and ``targets`` (n, 368), float32, ``row`` int64 (n,) and ``source`` int8 (n,), the number
+    A batch holds ``inputs`` (n, 556 + 60 F) and ``targets`` (n, 368), float32, ``row`` int64 (n,) and ``source`` int16 (n,), the number
     of the row's source among those that train. With ``shares``, by source, rows of one source stand together, in that order.
     """
 
@@ -139,8 +139,9 @@ def _batch(parts: Sequence[_Part]) -> Rows:
     batch = {name: np.empty((edges[-1], *values.shape[1:]), values.dtype) for name, values in parts[0].rows.items()}
     for part, start, stop in zip(parts, edges, edges[1:], strict=False):
         for name, values in part.rows.items():
+            # clip: numbers are those of a permutation, and to check them numpy would copy
             values.take(part.order, axis=0, out=batch[name][start:stop], mode="clip")
-    return batch | {"source": np.repeat(np.array([part.source for part in parts], np.int8), counts)}
+    return batch | {"source": np.repeat(np.array([part.source for part in parts], np.int16), counts)}
 
 
 class _Shards:

@@ -37,8 +37,12 @@ class Run:
         self.interval = _LOCAL_SECONDS if storage.is_local(self.url) else _REMOTE_SECONDS
 
     def check(self, recipe: Recipe) -> None:
-        """Raise UserError, with the difference, when the directory holds a checkpoint or model of another recipe."""
-        if not storage.exists(self.recipe) or not (self.finished or checkpoint.complete(self.checkpoints)):
+        """Raise UserError when the directory holds other things than a run, or another recipe's, with the difference."""
+        if not storage.exists(self.recipe):
+            if not storage.is_empty(self.url):
+                raise UserError(f"{self.url}: holds other things than a run; choose an empty training.run")
+            return
+        if not (self.finished or checkpoint.complete(self.checkpoints)):
             return
         try:
             theirs = load_recipe(self.recipe)

@@ -164,7 +164,7 @@ def _worker(config: dict[str, Any]) -> None:
         torch.set_num_threads(max((os.cpu_count() or 1) // context.get_local_world_size(), recipe.resources.cpus_per_worker))
     run, prepared = Run(recipe.training.run), open_prepared(recipe.data)
     torch.manual_seed(recipe.training.seed)
-    network = build_network(recipe.network.name, recipe.network.options)
+    network = build_network(recipe.network.name, recipe.network.options, len(recipe.data.features))
     network = ray.train.torch.prepare_model(network, move_to_device=device)
     peers = Peers(rank, lambda array: _gather(array, device, world))
     loop = Loop(network, _stream(recipe, prepared, rank, world), recipe.training, device, peers)

@@ -1,6 +1,7 @@
 """`leapray check`: good data of every kind has nothing wrong, and each thing that may be wrong is found."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -178,6 +179,13 @@ def test_only_one_folder_is_listed(sources: dict[str, Path], tmp_path: Path, mon
     monkeypatch.setattr(check_module.storage, "list_folder", lambda url: listed.append(url) or list_folder(url))
     assert verdicts(check(str(tmp_path)), "3 months, 0001-02 to 0001-04") == {Verdict.OK}
     assert [Path(url).name for url in listed] == [tmp_path.name, "train", "0001-02"]
+
+
+def test_folders_without_data_are_passed_over(sources: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "a_notes" / "deep").mkdir(parents=True)
+    (tmp_path / "a_notes" / "README.md").write_text("notes")
+    shutil.copytree(sources["low-res"], tmp_path / "train")
+    assert verdicts(check(str(tmp_path)), "1 months, 0001-02 to 0001-02") == {Verdict.OK}
 
 
 def test_no_more_rows_than_a_sample_are_read(rows: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

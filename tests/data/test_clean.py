@@ -28,7 +28,7 @@ def spoilt() -> list[Block]:
     first.inputs[1, 3] = np.nan
     first.inputs[1, 7] = -np.inf
     first.targets[4, 0] = MISSING
-    second.targets[2, 0] = -9.97e36
+    second.targets[2, 0] = -1e20
     return [first, second]
 
 

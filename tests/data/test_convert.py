@@ -13,7 +13,8 @@ from leapray.climsim.calendar import FIRST_MONTH
 from leapray.climsim.netcdf import Snapshot, find_pairs
 from leapray.climsim.schema import row_place
 from leapray.data.convert import Conversion, _rows_if_complete, convert, flat_writer
-from leapray.data.flat import flat_schema, list_pieces, read_piece, to_table
+from leapray.data.flat import flat_schema, list_pieces, read_piece, survey, to_table
+from leapray.data.flat.layout import SNAPSHOT_KEY, content_sums
 from leapray.errors import UserError
 from tests.official_layout import COLUMN_NAMES, expected_rows, write_pair
 
@@ -21,7 +22,12 @@ MARCH = FIRST_MONTH + 1
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def parquet(folder: Path) -> dict[str, bytes]:
+    """What is made of the data alone, wherever it came from."""
+    return {name: content for name, content in contents(folder).items() if name.endswith(".parquet")}
 
 
 @pytest.fixture
@@ -43,6 +49,7 @@ def test_row_r_is_column_r_mod_n_of_step_r_div_n(ray_cluster: None, source: Path
     assert seen[-1] == (len(pairs), len(pairs))
     assert result == Conversion("low-res", files=4, rows=3 * len(pairs), continued=0)
     assert sorted(path.name for path in destination.iterdir()) == [
+        "_conversion",
         "_conversion.json",
         "low-res.0001-02.0000.parquet",
         "low-res.0001-02.0001.parquet",
@@ -87,6 +94,38 @@ def test_an_interrupted_or_grown_conversion_continues(ray_cluster: None, source:
     assert convert(str(source), str(other), stride=7).continued == 3
     assert convert(str(source), str(destination), stride=7).continued == 3
     assert contents(destination) == contents(other) == whole
+
+
+@pytest.mark.ray
+def test_a_replaced_source_is_converted_again_and_a_moved_one_is_not(ray_cluster: None, source: Path, tmp_path: Path) -> None:
+    destination = tmp_path / "flat"
+    convert(str(source), str(destination), stride=7)
+    whole = contents(destination)
+    moved = source.rename(tmp_path / "moved")
+    assert convert(str(moved), str(destination), stride=7).continued == 4
+    assert contents(destination) == whole
+
+    def warm(dataset: netCDF4.Dataset) -> None:
+        for name in {"state_ps", "state_t"} & dataset.variables.keys():
+            dataset.variables[name][:] += 1
+
+    write_pair(moved, 7, columns=3, edit=warm)
+    assert convert(str(moved), str(destination), stride=7).continued == 3
+    changed = {name for name, content in contents(destination).items() if content != whole[name]}
+    assert changed == {"low-res.0001-02.0000.parquet", "_conversion/low-res.0001-02.0000.parquet.json"}
+    write_pair(moved, 7, columns=3)
+    assert convert(str(moved), str(destination), stride=7).continued == 3
+    assert parquet(destination) == {name: content for name, content in whole.items() if name.endswith(".parquet")}
+
+
+@pytest.mark.ray
+def test_a_file_that_was_not_noted_is_written_anew(ray_cluster: None, source: Path, tmp_path: Path) -> None:
+    destination = tmp_path / "flat"
+    convert(str(source), str(destination), stride=7)
+    whole = contents(destination)
+    (destination / "_conversion" / "low-res.0001-02.0001.parquet.json").unlink()
+    assert convert(str(source), str(destination), stride=7).continued == 3
+    assert contents(destination) == whole
 
 
 @pytest.mark.ray
@@ -154,12 +193,12 @@ def test_a_bad_file_is_named_and_nothing_half_written_stays(
     write_pair(source, 7, columns=columns, kind=kind, container="NETCDF4", edit=edit)
     with pytest.raises(UserError, match=sentence):
         convert(str(source), str(destination), stride=7)
-    left = contents(destination)
-    assert left.items() <= contents(good).items()
+    left = parquet(destination)
+    assert left.items() <= parquet(good).items()
     assert "low-res.0001-02.0000.parquet" not in left
     write_pair(source, 7, columns=3)
     convert(str(source), str(destination), stride=7)
-    assert contents(destination) == contents(good)
+    assert parquet(destination) == parquet(good)
 
 
 @pytest.mark.ray
@@ -170,11 +209,48 @@ def test_a_first_file_that_cannot_be_read_leaves_no_destination(ray_cluster: Non
     assert not (tmp_path / "flat").exists()
 
 
+def test_any_other_value_shows_in_the_footer(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(5, 924))
+    source = tmp_path / "a.parquet"
+
+    def fingerprint(*snapshots: np.ndarray) -> str:
+        with flat_writer(str(source), b"0,7") as write:
+            for step, values in zip((0, 7), snapshots, strict=True):
+                write(to_table(Snapshot("low-res", step, values)))
+        return survey(str(source)).fingerprint()
+
+    def with_one(row: int, column: int, value: float) -> np.ndarray:
+        changed = rows.copy()
+        changed[row, column] = value
+        return changed
+
+    others = [
+        with_one(row, column, value) for row, column in ((0, 0), (4, 923), (2, 500)) for value in (0.0, np.nextafter(rows[row, column], 9))
+    ]
+    found = [
+        fingerprint(rows, 2 * rows),
+        fingerprint(2 * rows, rows),
+        fingerprint(rows[::-1], 2 * rows),
+        fingerprint(rows[:, ::-1], 2 * rows),
+        *(fingerprint(other, 2 * rows) for other in others),
+        fingerprint(with_one(0, 0, -0.0), 2 * rows),
+    ]
+    assert len(set(found)) == len(found)
+    assert fingerprint(rows, 2 * rows) == found[0]
+
+
+def test_the_digest_of_values_is_of_their_bits_weighted_by_row() -> None:
+    rows = np.random.default_rng(0).normal(size=(7, 924))
+    bits = rows.copy().view(np.uint64).tolist()
+    expected = [sum((2 * r + 1) * 0x9E3779B97F4A7C15 * bits[r][c] for r in range(7)) % 2**64 for c in range(924)]
+    assert content_sums(np.asfortranarray(rows)).tolist() == expected
+
+
 @pytest.mark.parametrize(("snapshot", "count", "groups"), [(384, 24, [9216]), (10_000, 3, [10_000] * 3), (21_600, 1, [10_800, 10_800])])
 def test_row_groups_are_bounded(tmp_path: Path, snapshot: int, count: int, groups: list[int]) -> None:
     path = str(tmp_path / "a.parquet")
     schema = flat_schema()
-    table = pa.table([pa.nulls(snapshot, field.type) for field in schema], schema=schema)
+    table = pa.table([pa.nulls(snapshot, field.type) for field in schema], schema=schema.with_metadata({SNAPSHOT_KEY: ""}))
     with flat_writer(path, b"0") as write:
         for _ in range(count):
             write(table)

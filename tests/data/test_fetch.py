@@ -18,7 +18,10 @@ from leapray import cli, faults, storage
 from leapray.climsim.calendar import Month, file_name
 from leapray.climsim.netcdf import find_pairs
 from leapray.data import fetch as rooms
-from leapray.data.fetch import Fetched, Selection, Throttle, fetch
+from leapray.data import origin
+from leapray.data.fetch import Fetched, fetch
+from leapray.data.flat import Selection
+from leapray.data.origin import Throttle
 from leapray.errors import UserError
 from tests.s3_server import Endpoint
 from tests.web_server import Web
@@ -76,7 +79,7 @@ def test_folders_of_other_months_are_not_listed(source: Path, tmp_path: Path, mo
     list_folder = storage.list_folder
     monkeypatch.setattr(storage, "list_folder", lambda url: listed.append(Path(url).name) or list_folder(url))
     fetch(str(source), str(tmp_path / "d"), Selection(MARCH, APRIL))
-    assert listed == ["source", "flat", "train", "0001-03", "d"]
+    assert listed == ["source", "flat", "train", "0001-03"]
     assert copied(tmp_path / "d") == chosen(source, "train/0001-03")
 
 
@@ -97,7 +100,7 @@ def test_only_what_is_missing_or_of_another_size_is_copied_again(source: Path, t
 
 
 def test_large_files_come_in_ranges(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rooms, "_RANGE", 1000)
+    monkeypatch.setattr(origin, "_RANGE", 1000)
     fetch(str(source), str(tmp_path / "d"), Selection(FEBRUARY, MARCH))
     assert copied(tmp_path / "d") == chosen(source, "0001-02")
 
@@ -167,7 +170,7 @@ def web(source: Path, request: pytest.FixtureRequest) -> Iterator[Web]:
 def test_a_web_servers_listing_is_copied_through_429_and_truncation(
     web: Web, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rooms, "_RANGE", 1500)
+    monkeypatch.setattr(origin, "_RANGE", 1500)
     clock = Clock()
     web.faults |= {"refuse": 2, "cut": 2}
     dest, months = tmp_path / "d", Selection(FEBRUARY, APRIL, stride=2)
@@ -268,7 +271,7 @@ def test_the_verb_says_what_was_copied_and_what_was_there(
     ("arguments", "words"),
     [
         (["SOURCE", "DEST", "--start", "0001-03", "--stop", "0001-07"], "no files for month 0001-04, 0001-06"),
-        (["SOURCE/flat", "DEST", "--start", "0002-03"], "no files in the months from 0002-03 up to the last; expected names such as E3SM"),
+        (["SOURCE/flat", "DEST", "--start", "0002-03"], "no files from 0002-03 up to the end; expected names such as E3SM"),
         (["SOURCE/nowhere", "DEST"], "SOURCE/nowhere: no such file"),
         (["nope://x", "DEST"], "nope://x: Protocol not known: nope"),
         (["SOURCE", "DEST", "--stride", "7", "--phase", "7"], "stride 7 with phase 7"),

@@ -37,7 +37,7 @@ def make(root: Path, rows: dict[tuple[str, str], list[int]]) -> Prepared:
             row = np.arange(next_row, next_row + count)
             values = np.repeat(row[:, None], 3, axis=1).astype(np.float32)
             write_shard(str(url / f"{index}.parquet"), {"inputs": values, "targets": -values, "row": row})
-            files.append(ShardFile(f"{index}.parquet", count))
+            files.append(ShardFile(f"{index}.parquet", count, 0))
             next_row += count
         manifests.append(Manifest(str(url), source, "low-res", split, "", "", 0, "", "refuse", tuple(files), None, {}, 0, {}))
     fitting = Fitting(Choice(name="standard"), ())

@@ -182,3 +182,12 @@ def test_a_log_that_cannot_be_read_at_all_fails_nothing(run, look, monkeypatch):
 def test_a_failing_progress_is_heard(run, look):
     with pytest.raises(ZeroDivisionError), following(look, lambda record: 1 / 0):
         RecordLog(run, []).add(end(1, 2))
+
+
+def test_refuses_a_directory_of_other_things(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("Chapter 1")
+    with pytest.raises(UserError, match=r"holds other things than a run; choose an empty training\.run"):
+        Run(str(tmp_path / "run")).check(recipe(str(tmp_path / "run")))
+    (tmp_path / "run" / "thesis.tex").rename(tmp_path / "run" / ".tmp-0123-recipe.yaml")
+    Run(str(tmp_path / "run")).check(recipe(str(tmp_path / "run")))

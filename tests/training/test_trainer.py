@@ -7,15 +7,16 @@ import torch
 from sklearn.metrics import r2_score
 
 from leapray.climsim.schema import LEARNED
+from leapray.data.flat import list_pieces, read_piece
 from leapray.data.prepare import prepare
 from leapray.data.reading import read_split
 from leapray.data.shards import MANIFEST
 from leapray.errors import UserError
 from leapray.models.directory import load_model
-from leapray.recipe import Choice, Resources
+from leapray.recipe import Choice, Resources, parse_recipe
 from leapray.training import checkpoint
 from leapray.training.trainer import train
-from tests.samples import sample_recipe, write_flat
+from tests.samples import recipe_values, sample_recipe, write_flat
 
 pytestmark = pytest.mark.ray
 
@@ -162,3 +163,35 @@ def test_a_mistake_found_by_a_worker_ends_the_training_without_a_second_try(ray_
     with pytest.raises(UserError, match=r"loss is (nan|inf) .*epoch") as caught:
         train(recipe)
     assert type(caught.value.__cause__).__name__ == "ControllerError"
+
+
+@pytest.mark.parametrize("stream_from", ["shards", "flat"])
+def test_pairs_of_sources_with_features_train_and_the_model_takes_raw_columns(ray_cluster, root, prepared, tmp_path, stream_from):
+    write_flat(tmp_path / "high", "high-res", stop="0001-04", steps=9, seed=7)
+    values = recipe_values(root, epochs=2, batch_size=16, pairs=True, run=str(tmp_path / "run"))
+    values["data"] |= {
+        "prepared": str(tmp_path / "prepared"),
+        "scaling": {"name": "log-per-variable"},
+        "features": ["liquid_partition", "air_total"],
+        "stream_from": stream_from,
+        "shuffle_rows": 100,
+    }
+    months = {"train": {"start": "0001-02", "stop": "0001-04"}}
+    values["data"]["sources"]["high_res"] = {"kind": "high-res", "path": str(tmp_path / "high"), **months}
+    recipe = parse_recipe(values)
+    data = prepare(recipe)
+    trained = train(recipe)
+    # as many steps as the smaller source has halves of a batch
+    assert len(curve(trained)) == 2 * (TRAINING_ROWS // 8)
+    emulator = load_model(trained.model_url).emulator
+    assert emulator.transform.feature_names == ["liquid_partition", "air_total"]
+    (piece,) = list_pieces(str(root / "flat" / "low-res.0001-04.parquet"))
+    (block,) = read_piece(piece)
+    parts = list(read_split(data, "validation"))
+    scaled = {row: values for part in parts for row, values in zip(part["row"].tolist(), part["inputs"], strict=True)}
+    with torch.no_grad():
+        found = emulator.tendencies(torch.from_numpy(block.inputs))
+        expected = emulator.transform.unscale_targets(
+            emulator.network(torch.from_numpy(np.stack([scaled[row] for row in block.row.tolist()])))
+        )
+    np.testing.assert_array_equal(found.numpy(), expected.numpy())

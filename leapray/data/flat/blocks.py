@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,9 @@ import pyarrow as pa
 from leapray import storage
 from leapray.climsim.schema import INPUTS, SAMPLE_ID
 from leapray.data.flat import csvfile
-from leapray.data.flat.layout import wanted_columns
+from leapray.data.flat.layout import ROW_GROUP_ROWS, wanted_columns
 from leapray.data.flat.listing import Piece
-from leapray.data.flat.places import PLACE, months_unknown, row_keys, steps_of
+from leapray.data.flat.places import PLACE, Position, months_unknown, row_keys, steps_of
 from leapray.data.flat.rowgroup import Batch, Columns, packed, read_row_group, vectors
 from leapray.data.flat.selection import Selection
 from leapray.errors import UserError
@@ -26,8 +26,8 @@ class Block:
 
     Inputs and targets lie in memory column by column (F-contiguous), as files hold them. ``row`` is :func:`schema.row_key`
     where the place of a row is known: from the columns kind, step and ncol, or from the ids of the competition. Elsewhere it is
-    negative and unique in the listing: ``-1 - (piece index << 40 | row within the piece)``. Ids are null where a file has none, and
-    targets ``(n, 0)`` where they are not asked for.
+    negative, and the row's own among the selected pieces. Ids are null where a file has none, and targets ``(n, 0)`` where they are
+    not asked for.
     """
 
     inputs: np.ndarray
@@ -50,7 +50,7 @@ def read_piece(
     with readable(piece.path):
         for place, columns in _batches(piece, wanted_columns(targets=targets), max_rows, limit):
             matrix = packed(columns)
-            row = row_keys(place, piece.path, (piece.index, read), kind, piece.month)
+            row = row_keys(place, piece.path, Position(piece.month, piece.file, piece.part, read), kind)
             read += len(matrix)
             ids = _ids(piece.path, place)
             if piece.selection is not None:
@@ -63,25 +63,27 @@ def read_piece(
         raise UserError(f"{piece.path}: row group {piece.row_group} holds {read} rows, expected {piece.rows} as when it was listed")
 
 
-def read_columns(piece: Piece, *, max_rows: int = ROWS) -> Iterator[Columns]:
+def read_columns(piece: Piece, *, max_rows: int = ROW_GROUP_ROWS) -> Iterator[Columns]:
     """The 924 columns of a piece whose rows all belong, unpacked: what a pass that needs no rows can take as it was read.
 
     At most ``max_rows`` rows at a time; an empty value becomes NaN. Raises UserError where the file breaks off.
     """
     assert piece.selection is None
     with readable(piece.path):
-        for _, columns in _batches(piece, wanted_columns(targets=True), max_rows, None):
+        for _, columns in _batches(piece, wanted_columns(targets=True), max_rows, None, others=()):
             yield columns
 
 
-def _batches(piece: Piece, numbers: tuple[str, ...], max_rows: int, limit: int | None) -> Iterator[Batch]:
+def _batches(
+    piece: Piece, numbers: tuple[str, ...], max_rows: int, limit: int | None, others: Sequence[str] = (SAMPLE_ID, *PLACE)
+) -> Iterator[Batch]:
     with storage.open_input(piece.path) as file:
         if piece.row_group is not None:
-            yield from read_row_group(file, piece.row_group, piece.rows, [SAMPLE_ID, *PLACE], numbers, max_rows, limit)
+            yield from read_row_group(file, piece.row_group, piece.rows, others, numbers, max_rows, limit)
             return
         assert piece.span is not None
         table = csvfile.read_span(piece.path, file, piece.span, numbers)
-    others = [name for name in (SAMPLE_ID, *PLACE) if name in table.column_names]
+    others = [name for name in others if name in table.column_names]
     for batch in table.combine_chunks().to_batches(max_rows):
         yield batch.select(others), vectors(batch, numbers)
 

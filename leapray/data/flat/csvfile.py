@@ -26,9 +26,11 @@ _HEAD_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Head:
-    """The beginning of a csv: its first whole rows, whose names and types are the file's, and where the header line ends."""
+    """The beginning of a csv: its first whole rows, whose names and types are the file's, their mean bytes (0 if there are none), and where
+    the header line ends."""
 
     rows: pa.Table
+    row_bytes: float
     first_line_end: int
     content: bytes
 
@@ -44,7 +46,7 @@ def read_head(path: str, file: IO[bytes]) -> Head:
         raise UserError(f"{path}: has no line feed in its first {len(content)} bytes, expected lines that end with LF or CRLF")
     whole = content if len(content) < _HEAD_BYTES else content[: content.rfind(b"\n") + 1]
     rows = _parse(path, (0, len(whole)), pa.py_buffer(whole), pacsv.ReadOptions(use_threads=False, block_size=_HEAD_BYTES))
-    return Head(rows, end, content)
+    return Head(rows, (len(whole) - end - 1) / max(rows.num_rows, 1), end, content)
 
 
 def spans(first_line_end: int, size: int) -> list[tuple[int, int]]:

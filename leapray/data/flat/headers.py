@@ -13,6 +13,7 @@ from leapray import storage
 from leapray.climsim.calendar import Month
 from leapray.climsim.schema import SAMPLE_ID, STEP_BITS
 from leapray.data.flat import csvfile
+from leapray.data.flat.layout import CONTENT_KEY
 from leapray.data.flat.places import month_in_name
 from leapray.evaluation.tables import readable
 
@@ -23,18 +24,24 @@ _TAIL_BYTES = 1 << 18
 class Part:
     """A row group of a parquet file, or the bytes ``span`` of a csv (``row_group`` None, ``rows`` -1).
 
-    ``steps`` are the first and last of all its rows, where the footer knows them.
+    ``rows_about`` is how many rows it holds, for a csv by the mean length of its first rows. ``steps`` are the first and last of all its
+    rows, where the footer knows them.
     """
 
     row_group: int | None
     rows: int
+    rows_about: int
     span: tuple[int, int] | None = None
     steps: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class Header:
-    """Columns of a file, its parts that hold rows, a digest of its footer or head, and the month in its name if no column tells better."""
+    """Columns of a file, its parts that hold rows, a digest of its content, and the month in its name if no column tells better.
+
+    The digest is of a parquet's footer, which in our own files holds one of the values and in most others their statistics; of a footer
+    without these, and of a csv's head, together with :func:`storage.fingerprint`.
+    """
 
     path: str
     schema: pa.Schema
@@ -46,7 +53,7 @@ class Header:
 def read_header(path: str, size: int) -> Header:
     """Look at the footer of a parquet file or the head of a csv of ``size`` bytes. Raises UserError where it cannot be read."""
     with readable(path), storage.open_input(path) as file:
-        schema, parts, mark = _csv(path, file, size) if path.endswith(".csv") else _parquet(file, size)
+        schema, parts, mark = _csv(path, file, size) if path.endswith(".csv") else _parquet(path, file, size)
         month = None if "step" in schema.names else month_in_name(path)
     return Header(path, schema, tuple(parts), hashlib.sha256(mark).hexdigest(), month)
 
@@ -65,10 +72,11 @@ def first_id(header: Header) -> pa.RecordBatch | None:
 def _csv(path: str, file: IO[bytes], size: int) -> tuple[pa.Schema, list[Part], bytes]:
     head = csvfile.read_head(path, file)
     spans = csvfile.spans(head.first_line_end, size) if head.rows.num_rows else []
-    return head.rows.schema, [Part(None, -1, span) for span in spans], head.content
+    parts = [Part(None, -1, max(round((stop - start) / head.row_bytes), 1), (start, stop)) for start, stop in spans]
+    return head.rows.schema, parts, head.content + storage.fingerprint(path).encode()
 
 
-def _parquet(file: IO[bytes], size: int) -> tuple[pa.Schema, list[Part], bytes]:
+def _parquet(path: str, file: IO[bytes], size: int) -> tuple[pa.Schema, list[Part], bytes]:
     footer = _footer(file, size)
     metadata = pq.read_metadata(pa.BufferReader(footer))
     schema = metadata.schema.to_arrow_schema()
@@ -77,8 +85,16 @@ def _parquet(file: IO[bytes], size: int) -> tuple[pa.Schema, list[Part], bytes]:
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         if group.num_rows:
-            parts.append(Part(number, group.num_rows, steps=None if step is None else _steps(group.column(step))))
-    return schema, parts, footer
+            parts.append(Part(number, group.num_rows, group.num_rows, steps=None if step is None else _steps(group.column(step))))
+    return schema, parts, footer if _tells_content(metadata) else footer + storage.fingerprint(path).encode()
+
+
+def _tells_content(metadata: pq.FileMetaData) -> bool:
+    """Whether a footer changes with the values: it has our digest of them, or statistics of every column."""
+    if CONTENT_KEY in (metadata.metadata or {}) or not metadata.num_row_groups:
+        return True
+    first = metadata.row_group(0)
+    return all(first.column(index).is_stats_set for index in range(first.num_columns))
 
 
 def _footer(file: IO[bytes], size: int) -> bytes:

@@ -6,6 +6,7 @@ Ours and other people's files (FACTS section 2): the competition's csv, pandas-w
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,16 +16,14 @@ import pyarrow as pa
 
 from leapray import storage
 from leapray.climsim.calendar import Month, month_of_step, month_range
-from leapray.climsim.schema import INPUTS, TARGETS
 from leapray.data.flat.headers import Header, Part, first_id, read_header
-from leapray.data.flat.layout import check_columns
+from leapray.data.flat.layout import check_columns, narrow_columns
 from leapray.data.flat.places import competition_rows, months_unknown, steps_unknown
 from leapray.data.flat.selection import Selection, Share
 from leapray.errors import UserError
 from leapray.evaluation.tables import SUFFIXES
 
 _HEADERS_AT_ONCE = 16
-_CSV_ROW_BYTES = 16 * (INPUTS.width + TARGETS.width)
 
 Notice = Callable[[str], None]
 """Called with one sentence about what is passed over in the input."""
@@ -34,28 +33,27 @@ Notice = Callable[[str], None]
 class Piece:
     """A unit of work: one row group of a parquet file, or the rows of a csv that begin in the bytes of ``span``.
 
-    ``rows`` are those of the row group, or -1 for a csv; ``index`` is its number in the whole listing, whatever was selected. Without a
-    ``selection`` all of its rows belong; with one, ``rows`` is the most that reading gives. ``month`` is that of all its rows, where not
-    a column but the file's name or the selection tells it.
+    ``rows`` are those of the row group, or -1 for a csv; ``index`` is its number in the whole listing, whatever was selected, ``file``
+    that of its file in its month, and ``part`` its own in the file. Without a ``selection`` all of its rows belong; with one, ``rows`` is
+    the most that reading gives. ``month`` is that of all its rows, where not a column but the file's name or the selection tells it.
     """
 
     path: str
     row_group: int | None
     rows: int
     index: int
+    file: int = 0
+    part: int = 0
     span: tuple[int, int] | None = None
     month: Month | None = None
     selection: Selection | None = None
+    rows_about: int = 0
+    """Rows before selection; of a csv as many as its first rows let expect."""
 
     @property
     def exact(self) -> bool:
         """Whether reading gives just ``rows`` rows."""
         return self.rows >= 0 and self.selection is None
-
-    @property
-    def rows_about(self) -> int:
-        """Rows before selection; of a csv as many as its bytes hold at 16 to a number, which is rather many."""
-        return self.rows if self.span is None else max((self.span[1] - self.span[0]) // _CSV_ROW_BYTES, 1)
 
 
 class Survey:
@@ -106,17 +104,32 @@ class Survey:
         selection = selection or Selection()
         found: list[Piece] = []
         months: list[tuple[Month, Month] | None] = []
+        of_month: Counter[Month | None] = Counter()
         for header, first in zip(self._headers, self._first_index, strict=False):
             month = header.month or (None if "step" in header.schema.names else selection.month)
             if header.parts:
                 self._check_time(header, month, selection)
-            for index, part in enumerate(header.parts, start=first):
+            for number, part in enumerate(header.parts):
                 if _overlaps(part, month, selection):
                     months.append(_months(part, month))
                     share = _share(part, month, selection)
                     if share is not Share.NONE:
                         chosen = selection if share is Share.SOME else None
-                        found.append(Piece(header.path, part.row_group, part.rows, index, part.span, month, chosen))
+                        found.append(
+                            Piece(
+                                path=header.path,
+                                row_group=part.row_group,
+                                rows=part.rows,
+                                index=first + number,
+                                file=of_month[month],
+                                part=number,
+                                span=part.span,
+                                month=month,
+                                selection=chosen,
+                                rows_about=part.rows_about,
+                            )
+                        )
+            of_month[month] += 1
         self._check_months(selection, months)
         if not found:
             raise UserError(f"{self.source}: no rows{selection}")
@@ -184,15 +197,20 @@ def survey(source: str, *, targets: bool = True, sample_id: bool = True, notice:
     with ThreadPoolExecutor(_HEADERS_AT_ONCE) as pool:
         headers = list(pool.map(read_header, sizes, sizes.values()))
     extra: dict[str, str] = {}
+    narrow: dict[str, str] = {}
     checked: pa.Schema | None = None
     for header in headers:
         # the files of one folder mostly have one schema
         if checked is None or not header.schema.equals(checked):
             extra |= dict.fromkeys(check_columns(header.path, header.schema, targets=targets, sample_id=sample_id), header.path)
+            narrow |= dict.fromkeys(narrow_columns(header.schema), header.path)
             checked = header.schema
     if extra and notice:
         name, path = next(iter(extra.items()))
         notice(f"{path}: {len(extra)} column(s) that are not of the flat layout are ignored, such as {name}")
+    if narrow and notice:
+        name, path = next(iter(narrow.items()))
+        notice(f"{path}: {len(narrow)} column(s) are float32 or less, such as {name}; raw values reach 1e-51, which only float64 holds")
     return Survey(source, headers, sizes)
 
 

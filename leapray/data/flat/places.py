@@ -6,6 +6,7 @@ Shapes: n rows of a record batch.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,8 @@ PLACE = {"kind": pa.string(), "step": pa.int64(), "ncol": pa.int32()}
 """Columns that tell the place of a row, in our own files."""
 
 _COMPETITION_KIND, _COMPETITION_STRIDE = KINDS["low-res"], 7
-_ROW_BITS = 40
+_FILE_BITS, _PART_BITS, _ROW_BITS = 11, 12, 22
+"""Of a negative key, beside 17 bits for the month: an id's number takes those of part and row."""
 _MONTH = re.compile(r"(?<!\d)(?!0000)\d{4}-(?:0[1-9]|1[0-2])(?!\d|-\d\d(?!\d))")
 """YYYY-MM that is not the beginning of a date."""
 
@@ -30,25 +32,49 @@ def month_in_name(path: str) -> Month | None:
     return Month.parse(found.pop()) if len(found) == 1 else None
 
 
-def row_keys(batch: pa.RecordBatch, path: str, position: tuple[int, int], kind: str | None, month: Month | None) -> np.ndarray:
-    """int64 ``(n,)``: :func:`schema.row_key` where kind, step and ncol are known, else ``-1 - (piece index << 40 | row within the piece)``.
+@dataclass(frozen=True)
+class Position:
+    """Where a batch lies: the month of all its rows, where it is not told row by row, the number of its file in that month, of the part
+    of the file, and of the batch's first row in the part."""
 
-    ``position`` is the piece's index and the batch's first row within it, ``kind`` what rows without a column kind are taken for, ``month``
-    that of all rows if a file's name or the recipe tells it. Competition ids are taken at their word only in low-res files with neither
-    such a month nor a step: other files reuse them, beginning with ``train_0``. Raises UserError for another kind or a place that is none.
+    month: Month | None
+    file: int
+    part: int
+    row: int
+
+    def key(self, number: np.ndarray, *, of_id: bool) -> np.ndarray:
+        """Negative keys ``(n,)`` of rows by the numbers in their ids, or else by their numbers in the part."""
+        row = number if of_id else number + (self.part << _ROW_BITS)
+        within = _PART_BITS + _ROW_BITS
+        if self.file >> _FILE_BITS or row.max(initial=0) >> within or (not of_id and number.max(initial=0) >> _ROW_BITS):
+            raise UserError(
+                f"file {self.file + 1} of month {self.month or 'unknown'}, part {self.part + 1} of it: too many files, parts or rows "
+                "to tell rows without a place apart; give columns step and ncol, or split the source"
+            )
+        month = 0 if self.month is None else self.month.index
+        return -1 - ((np.int64((month << _FILE_BITS | self.file) << 1 | of_id) << within) | row)
+
+
+def row_keys(batch: pa.RecordBatch, path: str, position: Position, kind: str | None) -> np.ndarray:
+    """int64 ``(n,)``: :func:`schema.row_key` where kind, step and ncol are known, else a negative number that is the row's own.
+
+    That is made of its file and the number in its id ``train_<r>``, by which a row that stands twice is found, or without such an id
+    of its place in the file. ``kind`` is what rows without a column kind are taken for. Competition ids are taken at their word only in
+    low-res files with neither such a month nor a step: other files reuse them, beginning with ``train_0``. Raises UserError for another
+    kind or a place that is none.
     """
     names = set(batch.schema.names)
     if "kind" in names:
         kind = _single_kind(path, batch.column("kind"), kind)
     if kind is not None and {"step", "ncol"} <= names:
         return row_key(kind, _whole_numbers(path, batch, "step", STEP_BITS), _whole_numbers(path, batch, "ncol", COLUMN_BITS))
-    if kind in (None, _COMPETITION_KIND.name) and "step" not in names and month is None:
-        number = competition_rows(batch)
-        if number is not None:
-            step, ncol = np.divmod(number, _COMPETITION_KIND.columns)
-            return row_key(_COMPETITION_KIND.name, step * _COMPETITION_STRIDE, ncol)
-    index, first = position
-    return -1 - ((np.int64(index) << _ROW_BITS) | np.arange(first, first + batch.num_rows))
+    number = competition_rows(batch)
+    if number is None:
+        return position.key(np.arange(position.row, position.row + batch.num_rows), of_id=False)
+    if kind in (None, _COMPETITION_KIND.name) and "step" not in names and position.month is None:
+        step, ncol = np.divmod(number, _COMPETITION_KIND.columns)
+        return row_key(_COMPETITION_KIND.name, step * _COMPETITION_STRIDE, ncol)
+    return position.key(number, of_id=True)
 
 
 def steps_of(batch: pa.RecordBatch, path: str, row: np.ndarray) -> np.ndarray | None:

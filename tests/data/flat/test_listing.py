@@ -2,8 +2,10 @@
 
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
@@ -13,6 +15,7 @@ from leapray import storage
 from leapray.climsim.calendar import FIRST_MONTH
 from leapray.climsim.netcdf import Snapshot
 from leapray.data.flat import Selection, csvfile, survey, to_table
+from leapray.data.flat.headers import read_header
 from tests.data.flat.test_flat import competition_table, values
 
 
@@ -43,6 +46,30 @@ def test_a_moved_or_touched_folder_is_the_same_data_and_a_changed_one_is_not(fol
     (moved / "ours.parquet").unlink()
     changed.add(survey(str(moved)).fingerprint())
     assert len(changed | {before}) == 5
+
+
+def test_a_change_within_shows_where_no_statistics_tell_it(tmp_path: Path) -> None:
+    names = {"plain.parquet", "table.csv"}
+    prints: dict[str, set[str]] = {name: set() for name in names}
+    for seed in range(3):
+        matrix = values(80)
+        matrix[60:70] = np.random.default_rng(seed).permutation(values(80, seed=9)[60:70])
+        pq.write_table(competition_table(matrix), tmp_path / "plain.parquet", write_statistics=False, compression="none")
+        pacsv.write_csv(competition_table(matrix), tmp_path / "table.csv")
+        for name in names:
+            prints[name].add(survey(str(tmp_path / name)).fingerprint())
+    assert {name: len(found) for name, found in prints.items()} == dict.fromkeys(names, 3)
+
+
+@pytest.mark.parametrize("number", [lambda x: x, lambda x: np.sign(x)], ids=["17 digits", "1 digit"])
+def test_the_rows_of_a_csv_are_estimated_from_its_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    monkeypatch.setattr(csvfile, "PIECE_BYTES", 50_000)
+    path = tmp_path / "a.csv"
+    pacsv.write_csv(competition_table(number(values(90))), path)
+    parts = read_header(str(path), path.stat().st_size).parts
+    assert sum(part.rows_about for part in parts) == pytest.approx(90, abs=len(parts))
 
 
 def test_rows_and_months_are_told_where_they_are_known(folder: Path) -> None:
