@@ -43,6 +43,8 @@ _NO_AUTHORITY = {"file", "local", "memory"}
 _NAMED_WITH_AT = {"hf", "abfs", "abfss", "az"}
 """Schemes whose names hold an @: a revision, or container@account."""
 _ENDPOINTS = {"s3": "AWS_ENDPOINT_URL", "hf": "HF_ENDPOINT"}
+_NO_RANGES = "support range requests"
+"""Part of what fsspec's http file system says of a server that gives only whole files."""
 _PARTICIPLE = {"read": "read", "write": "written", "list": "listed", "remove": "removed"}
 
 T = TypeVar("T")
@@ -96,6 +98,10 @@ def explained(url: str, verb: str = "read") -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, ValueError) and _NO_RANGES in str(error):
+            raise UserError(
+                f"{shown(url)}: its server gives only whole files, not parts of them; copy it first with `leapray fetch`"
+            ) from error
         if isinstance(error, UserError) or not (isinstance(error, OSError) or _library(error) in _LIBRARIES):
             raise
         raise UserError(f"{shown(url)}: {_sentence(url, verb, error)}") from error

@@ -182,3 +182,10 @@ def test_no_sentence_shows_a_password() -> None:
 def test_errors_that_are_not_of_storage_pass() -> None:
     with pytest.raises(KeyError), faults.explained("s3://bucket/file"):
         raise KeyError("a mistake of ours")
+
+
+def test_a_server_of_whole_files_is_told_of_with_what_helps() -> None:
+    with pytest.raises(UserError, match=r"host/a: its server gives only whole files.*`leapray fetch`"), faults.explained("http://host/a"):
+        raise ValueError(
+            "The HTTP server doesn't appear to support range requests. Only reading this file from the beginning is supported."
+        )

@@ -109,6 +109,11 @@ def file_name(stream: str, step: int) -> str:
     return f"E3SM-MMF.{stream}.{at.year:04d}-{at.month:02d}-{at.day:02d}-{at.second:05d}.nc"
 
 
+def is_file_name(path: str) -> bool:
+    """Whether a name has the form of a ClimSim file's, be its date and second one of the calendar or not."""
+    return _FILE_NAME.search(path) is not None
+
+
 def parse_file_name(path: str) -> tuple[str, int] | None:
     """Stream and absolute step of a ClimSim file, or None if the name is not one; official code takes time from the name too."""
     match = _FILE_NAME.search(path)

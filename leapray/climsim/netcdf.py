@@ -14,7 +14,7 @@ import numpy as np
 
 from leapray import storage
 from leapray.climsim import schema
-from leapray.climsim.calendar import Month, check_stride, file_name, month_of_step, month_range, parse_file_name
+from leapray.climsim.calendar import Month, check_stride, file_name, is_file_name, month_of_step, month_range, parse_file_name
 from leapray.climsim.schema import INPUTS, KINDS, MLO_VARIABLES, STATE, STEP_SECONDS, TARGETS, TENDENCIES, Variable
 from leapray.errors import UserError
 
@@ -63,6 +63,8 @@ def find_pairs(source: str, *, start: Month | None = None, stop: Month | None = 
     marks = storage.list_marks(source, ".nc")
     for path in marks:
         parsed = parse_file_name(path)
+        if parsed is None and is_file_name(path):
+            raise UserError(f"{path}: its name tells no step, expected a day of the 365-day year and a multiple of {STEP_SECONDS} s")
         anything |= parsed is not None
         if parsed is None or not first <= parsed[1] < last or parsed[1] % stride != phase:
             continue
@@ -114,6 +116,8 @@ def read_pair(pair: PairPath, kind: str | None = None) -> Snapshot:
         raise UserError(f"kind {kind!r} is unknown, expected one of {', '.join(KINDS)}")
     elif ne is not None and ne != KINDS[kind].ne:
         raise UserError(f"{pair.mli}: its grid is ne{ne}, expected ne{KINDS[kind].ne}, which is {kind}'s")
+    elif kind == "aqua-planet" and not _is_aqua(before):
+        raise UserError(f"{pair.mli}: has land, sea ice or snow, which an aqua-planet has not; expected another kind")
 
     values = np.empty((INPUTS.width + TARGETS.width, columns))
     inputs, targets = values[: INPUTS.width], values[INPUTS.width :]
@@ -181,5 +185,8 @@ def _infer_kind(path: str, ne: int | None, inputs: dict[str, np.ndarray]) -> str
         raise UserError(f"{path}: cannot tell the kind from {told}, expected it to be given as one of {', '.join(KINDS)}")
     if len(fitting) == 1:
         return fitting[0]
-    aqua = not any(inputs[name].any() for name in _LAND_AND_ICE)
-    return "aqua-planet" if aqua else "low-res"
+    return "aqua-planet" if _is_aqua(inputs) else "low-res"
+
+
+def _is_aqua(inputs: dict[str, np.ndarray]) -> bool:
+    return not any(inputs[name].any() for name in _LAND_AND_ICE)

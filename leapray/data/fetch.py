@@ -51,6 +51,8 @@ def fetch(
     if parallel < 1:
         raise UserError(f"parallel {parallel}: expected at least 1 copy at a time")
     origin, destination = _source(source), storage.absolute(destination)
+    if "://" not in source and f"{destination}/".startswith(f"{storage.absolute(source)}/"):
+        raise UserError(f"{destination}: lies in the source {source}, where copies would be found as data twice; choose another place")
     wanted = origin.files(selection)
     _check_months(source, wanted, selection)
     found = storage.list_sizes(destination)

@@ -195,6 +195,19 @@ def test_an_impossible_stride_or_phase_is_refused(tmp_path: Path, stride: int, p
 
 def test_a_kind_of_another_grid_is_refused(tmp_path: Path) -> None:
     pair = write_pair(tmp_path, 0, kind="low-res")
-    assert read_pair(pair, "aqua-planet").kind == "aqua-planet"
     with pytest.raises(UserError, match=r"its grid is ne4, expected ne30, which is high-res's"):
         read_pair(pair, "high-res")
+
+
+@pytest.mark.parametrize("time", ["0001-02-30-00000", "0001-13-01-00000", "0001-02-28-00007", "0001-02-28-86400"])
+def test_a_name_that_tells_no_step_is_refused_not_passed_over(tmp_path: Path, time: str) -> None:
+    write_pair(tmp_path, 0)
+    (tmp_path / f"E3SM-MMF.mli.{time}.nc").write_bytes(b"")
+    with pytest.raises(UserError, match=rf"{time}\.nc: its name tells no step"):
+        find_pairs(str(tmp_path))
+
+
+def test_files_with_land_are_no_aqua_planet_whatever_is_said(tmp_path: Path) -> None:
+    pair = write_pair(tmp_path, 0)
+    with pytest.raises(UserError, match=r"\.nc: has land, sea ice or snow, which an aqua-planet has not"):
+        read_pair(pair, "aqua-planet")

@@ -353,3 +353,9 @@ def test_kaggles_own_client_is_used_for_kaggle(tmp_path: Path, monkeypatch: pyte
     assert fetch("kaggle://leap", str(tmp_path / "d"), Selection()).files == 2
     assert copied(tmp_path / "d") == FakeKaggle.files
     assert fetch("kaggle://leap", str(tmp_path / "d"), Selection()).present_files == 2
+
+
+def test_a_destination_inside_the_source_is_refused(source: Path) -> None:
+    with pytest.raises(UserError, match="lies in the source"):
+        fetch(str(source), str(source / "copy"), Selection())
+    assert not (source / "copy").exists()
