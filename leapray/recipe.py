@@ -140,7 +140,7 @@ class Data(_Section):
     """What training reads: shuffled shards, which preparing writes, or the flat files themselves."""
     bad_rows: Literal["refuse", "drop"] = "refuse"
     rows_per_shard: PositiveInt = 8192
-    shuffle_rows: PositiveInt = 131072
+    shuffle_rows: PositiveInt = 65536
     """Rows that one task of the shuffle takes at a time, 3.7 kB each; it holds them up to three times over."""
     seed: Seed = 0
 
