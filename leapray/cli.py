@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from leapray import __version__
-from leapray.console import bar, errors, say, training_note
+from leapray.console import bar, errors, say, training_bar
 from leapray.errors import UserError
 
 app = typer.Typer(
@@ -156,10 +156,11 @@ def train(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
     from leapray.training.trainer import train as run
 
     loaded = load_recipe(recipe, overrides)
-    with bar("train") as update:
-        trained = run(loaded, progress=lambda record: update(record["step"], record["steps"], training_note(record)))
-    best, epochs = trained.best, len(trained.history)
-    say(f"wrote {trained.model_url}: validation R2 {best['r2']:.4f} over the learned columns at epoch {best['epoch']} of {epochs}")
+    with training_bar("train") as follow:
+        trained = run(loaded, progress=follow)
+    best, last = trained.best, trained.history[-1]
+    at = f"epoch {best['epoch']} of {last['epoch']}, step {best['step']} of {last['step']}"
+    say(f"wrote {trained.model_url}: validation R2 {best['r2']:.4f} over the learned columns at {at}")
 
 
 @app.command()
@@ -252,7 +253,7 @@ def demo(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="convert, statistics or ingest")],
+    name: Annotated[str, typer.Argument(help="convert, statistics, ingest or train-step")],
     json: Annotated[str | None, typer.Option(help="Also write the comparisons to this file")] = None,
     rows: Annotated[int | None, typer.Option(help="Rows of the data that is made; each bench has its own default")] = None,
     rounds: Annotated[int, typer.Option(help="Rounds in which ours and the baselines take turns")] = 5,

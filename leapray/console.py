@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 # no emoji: a path or a class may hold ":x:"
@@ -17,27 +28,85 @@ errors = Console(stderr=True, highlight=False, emoji=False)
 
 Update = Callable[..., None]
 """``update(done, total, note="")``: what a bar shows."""
+Record = Mapping[str, Any]
+
+_SPEED_SECONDS, _LINE_SECONDS = 600.0, 10.0
+"""Over how long a training's speed is averaged, for its records may be a minute apart; least time between its lines in a log."""
 
 
 @contextmanager
 def bar(description: str) -> Iterator[Update]:
     """A progress bar for the length of the block, gone afterwards; without a terminal, nothing."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"{description:<12}", total=None, note="")
+    columns = (BarColumn(bar_width=24), TaskProgressColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with _progress(f"{description:<12}", columns) as update:
+        yield update
+
+
+@contextmanager
+def training_bar(description: str, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[Record], None]]:
+    """What follows a training, fed its records: epoch, loss, R2 of the last validation, rows/s and the time left.
+
+    On a terminal it is a bar, gone afterwards. Elsewhere it is a line for every validation, and one now and then in between.
+    """
+    if not console.is_terminal:
+        yield _Lines(description, clock).add
+        return
+    score = _LastScore()
+    # narrow, so that the figures fit into 80 columns
+    columns = (BarColumn(bar_width=10), TaskProgressColumn(), TimeRemainingColumn())
+    with _progress(description, columns, _SPEED_SECONDS) as update:
+        yield lambda record: update(record["step"], record["steps"], training_note(record, score.of(record)))
+
+
+@contextmanager
+def _progress(description: str, columns: tuple[ProgressColumn, ...], speed_seconds: float = 30.0) -> Iterator[Update]:
+    shown = (TextColumn("{task.description}"), *columns, TextColumn("{task.fields[note]}"))
+    with Progress(
+        *shown, console=console, transient=True, disable=not console.is_terminal, speed_estimate_period=speed_seconds
+    ) as progress:
+        task = progress.add_task(description, total=None, note="")
 
         def update(done: int, total: int, note: str = "") -> None:
             progress.update(task, completed=done, total=total, note=note)
 
         yield update
+
+
+class _LastScore:
+    """R2 of the last validation among the records seen."""
+
+    def __init__(self) -> None:
+        self._r2: float | None = None
+
+    def of(self, record: Record) -> float | None:
+        self._r2 = record.get("r2", self._r2)
+        return self._r2
+
+
+class _Lines:
+    """A training in a log: a line now and then."""
+
+    def __init__(self, description: str, clock: Callable[[], float]) -> None:
+        self._description, self._clock, self._score = description, clock, _LastScore()
+        self._first: tuple[float, int] | None = None
+        self._written = clock()
+
+    def add(self, record: Record) -> None:
+        now, r2 = self._clock(), self._score.of(record)
+        self._first = self._first or (now, record["step"])
+        if "r2" in record or now - self._written >= _LINE_SECONDS:
+            self._written = now
+            place = f"{self._description}  step {record['step']:,} of {record['steps']:,}"
+            validated = f"  validation loss {record['val_loss']:.4f}" if "val_loss" in record else ""
+            say(f"{place}  {training_note(record, r2)}{validated}{self._left(now, record)}")
+
+    def _left(self, now: float, record: Record) -> str:
+        """The time that the rest takes at the speed so far, once there is one."""
+        started, first = self._first or (now, record["step"])
+        done, rest = record["step"] - first, record["steps"] - record["step"]
+        if done <= 0 or rest <= 0:
+            return ""
+        return f"  {timedelta(seconds=round((now - started) / done * rest))} left"
 
 
 def say(line: str) -> None:
@@ -55,7 +124,8 @@ def table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> N
     console.print(grid)
 
 
-def training_note(record: dict[str, Any]) -> str:
-    """What a training's bar says of a record."""
-    score = f"  R2 {record['r2']:.4f}" if record.get("r2") is not None else ""
-    return f"epoch {record['epoch']}  loss {record['loss']:.4f}{score}  {record['rows_per_s']:.0f} rows/s"
+def training_note(record: Record, r2: float | None = None) -> str:
+    """A record's figures in one line, with the R2 of the last validation: the record's own, or ``r2``."""
+    r2 = record.get("r2", r2)
+    score = f"  R2 {r2:.4f}" if r2 is not None else ""
+    return f"epoch {record['epoch']}  loss {record['loss']:.4f}{score}  {record['rows_per_s']:,.0f} rows/s"

@@ -20,7 +20,7 @@ from leapray.climsim.calendar import Month, month_range
 from leapray.climsim.netcdf import find_pairs
 from leapray.climsim.schema import SAMPLE_ID, SCORED, TARGETS
 from leapray.climsim.synthetic import World, synthesize
-from leapray.console import bar, say, table, training_note
+from leapray.console import bar, say, table, training_bar
 from leapray.data.convert import convert
 from leapray.data.flat import list_pieces, read_piece
 from leapray.data.prepare import prepare
@@ -148,13 +148,13 @@ def _make_data(directory: Path, recipe: Recipe, size: Size) -> None:
 def _train(recipe: Recipe) -> str:
     """Train a recipe and return its model's directory."""
     started = time.monotonic()
-    with bar(f"train {recipe.network.name}") as update:
-        trained = train(recipe, progress=lambda record: update(record["step"], record["steps"], training_note(record)))
+    with training_bar(f"train {recipe.network.name}") as follow:
+        trained = train(recipe, progress=follow)
     size = sum(tensor.numel() for tensor in build_network(recipe.network.name, recipe.network.options).parameters())
     best = trained.best
     say(
         f"trained     {recipe.network.name}, {size:,} parameters: validation R2 {best['r2']:.3f} at epoch {best['epoch']} "
-        f"of {len(trained.history)}, {time.monotonic() - started:.0f} s"
+        f"of {trained.history[-1]['epoch']}, {time.monotonic() - started:.0f} s"
     )
     return trained.model_url
 

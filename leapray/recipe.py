@@ -184,6 +184,18 @@ class Data(_Section):
                     yield name, split, months
 
 
+class MovingAverage(_Section):
+    """An exponential moving average of the weights, which is then what is validated and saved; defaults as in FACTS section 4d."""
+
+    decay: float = Field(0.99, gt=0, lt=1)
+    every: PositiveInt = 8
+    """Steps between updates."""
+    after: NonNegativeInt = 50
+    """Up to this step updates copy the weights."""
+    ramp: bool = False
+    """Let the decay rise as ``min(decay, 1 - (1 + s)^(-2/3))``, s steps after ``after``."""
+
+
 class Training(_Section):
     """How a network is trained. Batch size is global: the rows of one step over all workers."""
 
@@ -194,8 +206,21 @@ class Training(_Section):
     optimizer: Choice = Choice(name="adamw")
     schedule: Choice = Choice(name="constant")
     precision: Literal["float32", "bf16", "fp16"] = "float32"
+    accumulate: PositiveInt = 1
+    """Parts in which a step's rows pass through the network; the gradient is that of all of them."""
+    clip_norm: PositiveFloat | None = None
+    """Largest norm of a step's gradient."""
+    ema: MovingAverage | None = None
+    validations: PositiveInt = 1
+    """Validations of an epoch, evenly spread; the last is at its end."""
     patience: PositiveInt | None = None
     """Stop after this many validations without a better headline R2."""
+    keep_best: NonNegativeInt = 1
+    """Models of the best validations that the run keeps; the best of all is its model."""
+    checkpoint_seconds: PositiveFloat = 60
+    """Least time between checkpoints inside an epoch; each validation makes one too."""
+    trackers: tuple[Literal["tensorboard", "mlflow"], ...] = ("tensorboard",)
+    """What the records of the run are also written for."""
     seed: Seed = 0
     pairs: bool = False
     """Every step takes equally many rows of each source."""

@@ -19,7 +19,7 @@ TINY = demo.Size(
     overrides=(
         "training.epochs=1",
         "training.schedule={name: constant}",
-        "network.options={encoder: [8], lstm_hidden: 4, lstm_layers: 1, gru_hidden: 2, head: 16, dropout: 0}",
+        "network.options={encoder: [8], lstm_hidden: 4, lstm_layers: 1, gru_hidden: 2, head: [16], dropout: 0}",
     ),
 )
 

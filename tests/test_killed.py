@@ -1,4 +1,4 @@
-"""Conversions and preparations whose processes are killed: run again, they leave what undisturbed ones leave, byte for byte."""
+"""Conversions, preparations and trainings whose processes are killed: run again, they leave what undisturbed ones leave, byte for byte."""
 
 import os
 import select
@@ -8,13 +8,17 @@ import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from leapray.data.convert import convert
 from leapray.data.prepare import prepare
+from leapray.models.directory import load_info
 from leapray.recipe import load_recipe
+from leapray.training.checkpoint import complete
+from leapray.training.trainer import train
 from tests.official_layout import write_pair
 from tests.samples import recipe_values, write_flat
 
@@ -99,3 +103,26 @@ def test_a_killed_preparation_ends_as_an_undisturbed_one(ray_cluster: None, tmp_
     assert any(prepared.glob("train/low_res/.work"))
     prepare(load_recipe(str(recipes["killed"])))
     assert contents(prepared) == contents(tmp_path / "whole" / "prepared")
+
+
+@pytest.mark.ray
+def test_a_killed_training_goes_on_inside_its_epoch_and_ends_as_an_undisturbed_one(ray_cluster: None, tmp_path: Path) -> None:
+    write_flat(tmp_path / "flat", stop="0001-05", steps=30)
+    ema = {"every": 2, "after": 4}
+    values = recipe_values(tmp_path, epochs=2, checkpoint_seconds=1e-9, ema=ema, validations=2)
+    values["network"] = {"name": "mlp", "options": {"hidden": [16], "dropout": 0.3}}
+    whole = load_recipe(write_yaml(tmp_path / "whole.yaml", values))
+    prepare(whole)
+    whole = train(whole)
+    values["training"]["run"] = str(tmp_path / "killed")
+    killed = write_yaml(tmp_path / "killed.yaml", values)
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    kill_when(lambda: any(checkpoints.glob("step-*7/state.json")), tmp_path / "log", "train", killed)
+    done = int(complete(str(checkpoints))[-1].rsplit("-", 1)[-1])
+    assert done < whole.history[-1]["step"]
+    assert load_info(train(load_recipe(killed)).model_url).weights_sha256 == load_info(whole.model_url).weights_sha256
+
+
+def write_yaml(path: Path, values: dict[str, Any]) -> str:
+    path.write_text(yaml.safe_dump(values))
+    return str(path)

@@ -15,6 +15,7 @@ BENCHES = {
     "convert": "leapray.bench.convert",
     "statistics": "leapray.bench.statistics",
     "ingest": "leapray.bench.ingest",
+    "train-step": "leapray.bench.train_step",
 }
 """Modules whose ``run(settings, progress)`` gives the comparisons; each is imported only when it is asked for."""
 

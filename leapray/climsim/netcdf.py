@@ -5,9 +5,15 @@ Shapes: n columns of the grid (``ncol``), 60 levels (``lev``).
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Thread
 
 import netCDF4
 import numpy as np
@@ -23,6 +29,12 @@ _LAND_AND_ICE = ("cam_in_LANDFRAC", "cam_in_ICEFRAC", schema.SNOWHLAND.name)
 
 Clock = tuple[int, int]
 """Date as YYYYMMDD without leading zeros, and second of the day."""
+
+Content = tuple[dict[str, np.ndarray], int | None, Clock | None]
+"""Arrays ``(60, n)`` or ``(n,)`` by name, the attribute ``ne``, and the clock."""
+
+_HDF5_SECONDS = 60.0
+"""Longest that HDF5 content in memory may take to be read; the largest file of ClimSim takes about a second."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +145,67 @@ def read_pair(pair: PairPath, kind: str | None = None) -> Snapshot:
     return Snapshot(kind, pair.step, values.T, (mli_clock, mlo_clock))
 
 
-def _read_variables(path: str, variables: Iterable[Variable]) -> tuple[dict[str, np.ndarray], int | None, Clock | None]:
-    """Arrays ``(60, n)`` or ``(n,)`` by name, the attribute ``ne``, and the clock; any container, from bytes in memory."""
+def _read_variables(path: str, variables: Iterable[Variable]) -> Content:
     content = storage.read_bytes(path)
+    if content.startswith(b"CDF"):
+        return _decode(path, content, variables)
+    return _reader(os.getpid()).result(path, lambda: _decode(path, content, variables))
+
+
+class _Reader(Thread):
+    """The one thread in which a process uses the HDF5 library, which loops for ever on some damaged heaps and is not thread-safe.
+
+    Such a loop cannot be ended: it keeps a core until the process ends, which is soon, as the UserError ends the run, and until then
+    nothing else may use the library. One thread serves all files: a new one for each would start with no memory at hand and cost 5 to 10 %.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._requests: SimpleQueue[tuple[Future[Content], Callable[[], Content]]] = SimpleQueue()
+        self._endless = ""
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            _fulfil(*self._requests.get())
+
+    def result(self, path: str, read: Callable[[], Content]) -> Content:
+        """What ``read`` gives. Raises UserError when it takes longer than ``_HDF5_SECONDS``, and from then on for every HDF5 file."""
+        if not self._endless:
+            outcome: Future[Content] = Future()
+            self._requests.put((outcome, read))
+            try:
+                return outcome.result(_HDF5_SECONDS)
+            except TimeoutError:
+                self._endless = path
+            finally:
+                if not outcome.done():
+                    _skip_exit_handlers()
+        raise UserError(f"{self._endless}: could not be opened within {_HDF5_SECONDS:g} s; it is damaged")
+
+
+@functools.cache
+def _reader(process: int) -> _Reader:
+    """The reader of this process: a fork inherits its parent's, but not the thread."""
+    return _Reader()
+
+
+def _fulfil(outcome: Future[Content], read: Callable[[], Content]) -> None:
+    try:
+        outcome.set_result(read())
+    except BaseException as error:
+        outcome.set_exception(error)
+
+
+def _skip_exit_handlers() -> None:
+    """Let the process end at once, with its status, when Python is done: HDF5's handler would free what the looping thread reads."""
+    libc = ctypes.CDLL(None)
+    # glibc's; elsewhere the process may end by a signal, after its last word
+    if hasattr(libc, "on_exit"):
+        libc.on_exit(libc._exit, None)
+
+
+def _decode(path: str, content: bytes, variables: Iterable[Variable]) -> Content:
     try:
         # the name is of no file: libnetcdf would take a URL there for one that it should open itself
         with netCDF4.Dataset("memory", memory=content) as dataset:

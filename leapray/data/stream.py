@@ -30,7 +30,8 @@ class Stream:
     """Batches of one worker: rank ``rank`` of ``world``, which all make the same Stream and ask for the same epochs.
 
     A batch holds ``inputs`` (n, 556 + 60 F) and ``targets`` (n, 368), float32, ``row`` int64 (n,) and ``source`` int16 (n,), the number
-    of the row's source among those that train. With ``shares``, by source, rows of one source stand together, in that order.
+    of the row's source among ``sources``, whose ``kinds`` are told too. With ``shares``, by source, training rows of one source stand
+    together, in that order.
     """
 
     def __init__(
@@ -48,9 +49,12 @@ class Stream:
         manifests = prepared.split("train")
         if shares is not None:
             manifests = tuple(next(manifest for manifest in manifests if manifest.source == name) for name in shares)
-        self.sources = tuple(manifest.source for manifest in manifests)
+        validation = prepared.split("validation")
+        kinds = {manifest.source: manifest.kind for manifest in (*manifests, *validation)}
+        self.sources, self.kinds = tuple(kinds), tuple(kinds.values())
         self._training = _Shards(manifests, prepared.transform)
-        self._validation = _Shards(prepared.split("validation"), prepared.transform)
+        self._validation = _Shards(validation, prepared.transform)
+        self._validation_sources = [self.sources.index(manifest.source) for manifest in validation]
         self._batch_size, self._lanes, self._seed = batch_size, lanes, seed
         self._shares = None if shares is None else list(shares.values())
         self._rank, self._world = rank, world
@@ -96,7 +100,10 @@ class Stream:
     def validate(self) -> Iterator[Rows]:
         """This worker's part of the validation rows, whole shards; every row is in exactly one worker's part."""
         size = self._batch_size // self._world
-        for block in self._validation.blocks(range(self._rank, len(self._validation.rows), self._world), self._world):
+        shards = range(self._rank, len(self._validation.rows), self._world)
+        for shard, block in zip(shards, self._validation.blocks(shards, self._world), strict=True):
+            source = self._validation_sources[self._validation.sources[shard]]
+            block = {**block, "source": np.full(len(block["row"]), source, np.int16)}
             for start in range(0, len(block["row"]), size):
                 yield {name: values[start : start + size] for name, values in block.items()}
 

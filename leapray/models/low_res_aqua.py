@@ -1,55 +1,58 @@
-"""The base network for low-res and aqua-planet data: an autoencoder beside the column, a wide BiLSTM and a BiGRU (FACTS section 4a).
+"""The base network for low-res and aqua-planet data: an autoencoder beside the column, a wide BiLSTM and a BiGRU (FACTS sections 4a, 4c).
 
 Letters after an underscore name a tensor's axes: b batch, i inputs, l levels (60, the model top first), c channels, h hidden.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from leapray.climsim.schema import GASES, INPUTS, LEVELS, STATE, TARGETS
-from leapray.models.layers import FullPrecision, perceptron
+from leapray.climsim.schema import LEVELS, TARGETS
+from leapray.models.layers import Activation, FeaturesAt, Head, LevelChannels, perceptron
 from leapray.registry import Options
+
+_ENCODER_PER_CHANNEL = (15, 8, 4)
 
 
 class LowResAquaOptions(Options):
-    """Sizes of the network; the defaults are the original's, 18 525 030 parameters."""
+    """Sizes of the network; the defaults are the original's base, 18 525 030 parameters."""
 
-    encoder: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (375, 200, 100)
-    """Widths of the encoder down to the code; the decoder mirrors them."""
+    encoder: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
+    """Widths of the encoder down to the code; the decoder mirrors them. By default 15, 8 and 4 per channel, 375, 200 and 100 without
+    features, as in the original."""
     lstm_hidden: PositiveInt = 512
     lstm_layers: PositiveInt = 3
     gru_hidden: PositiveInt = 16
-    head: PositiveInt = 960
+    head: tuple[PositiveInt, ...] = (960,)
+    """Hidden widths of the head; none leaves a single linear layer, as the original's model with features has it."""
+    activation: Activation = "relu"
+    """Between the layers of the autoencoder and of the head."""
     dropout: float = Field(0.09, ge=0, lt=1)
     """Between the layers of the LSTM."""
-    features_at: Literal["first", "after-state", "last"] = "after-state"
+    confidence: bool = False
+    """Also predict the loss of each target, in training only."""
+    features_at: FeaturesAt = "after-state"
     """Place of the engineered features among a level's channels; the original took the first two (FACTS section 4c)."""
 
 
 class LowResAqua(nn.Module):
-    """Scaled inputs ``(B, 556 + 60 * features)`` to scaled targets ``(B, 368)``.
+    """Scaled inputs ``(B, 556 + 60 * features)`` to scaled targets ``(B, 368)``, or ``(B, 736)`` with confidence in training.
 
-    The column is seen as 60 levels of 25 channels: 6 state profiles, 3 gas profiles, 16 scalars repeated, and one more for each
-    engineered feature, where ``features_at`` puts it. An autoencoder of the whole column gives as many channels again, so that each
-    level of the recurrent layers knows the column's summary from the start.
+    The column is seen as 60 levels of 25 channels and one more for each engineered feature. An autoencoder of the whole column gives
+    as many channels again, so that each level of the recurrent layers knows the column's summary from the start. The recurrent layers
+    start as PyTorch's do, and so does a head of one layer; perceptrons start Xavier-uniform. All of it is the original's.
     """
 
     def __init__(self, options: LowResAquaOptions, features: int = 0) -> None:
         super().__init__()
-        self.levels, self.states, self.gases, self.features = LEVELS, len(STATE), len(GASES), features
-        self.features_at = {"first": 0, "after-state": 1, "last": 3}[options.features_at]
-        self.state_stop = INPUTS[STATE[-1].name].stop
-        self.gases_start = INPUTS[GASES[0].name].start
-        self.gases_stop = INPUTS[GASES[-1].name].stop
-        channels = len(INPUTS.profiles) + len(INPUTS.scalars) + features
-        column = LEVELS * channels
-        encoder = (column, *options.encoder)
-        self.autoencoder = perceptron((*encoder, *reversed(encoder[:-1])))
+        self.channels = LevelChannels(features, options.features_at)
+        channels = self.channels.count
+        encoder = (LEVELS * channels, *(options.encoder or [width * channels for width in _ENCODER_PER_CHANNEL]))
+        self.autoencoder = perceptron((*encoder, *reversed(encoder[:-1])), options.activation)
         self.lstm = nn.LSTM(
             2 * channels,
             options.lstm_hidden,
@@ -59,18 +62,14 @@ class LowResAqua(nn.Module):
             bidirectional=True,
         )
         self.gru = nn.GRU(2 * options.lstm_hidden, options.gru_hidden, batch_first=True, bidirectional=True)
-        self.head = FullPrecision(perceptron((LEVELS * 2 * options.gru_hidden, options.head, TARGETS.width)))
+        column = LEVELS * 2 * options.gru_hidden
 
-    def channels(self, x_bi: Tensor) -> Tensor:
-        """The flat columns as ``(B, 60, C)``: state profiles, gas profiles, scalars, and the features in their place."""
-        batch = x_bi.shape[0]
-        state_bcl = x_bi[:, : self.state_stop].reshape(batch, self.states, self.levels)
-        scalars_bcl = x_bi[:, self.state_stop : self.gases_start].unsqueeze(2).expand(-1, -1, self.levels)
-        gases_bcl = x_bi[:, self.gases_start : self.gases_stop].reshape(batch, self.gases, self.levels)
-        features_bcl = x_bi[:, self.gases_stop :].reshape(batch, self.features, self.levels)
-        groups = [state_bcl, gases_bcl, scalars_bcl]
-        groups.insert(self.features_at, features_bcl)
-        return torch.cat(groups, dim=1).transpose(1, 2)
+        def head() -> nn.Module:
+            if not options.head:
+                return nn.Linear(column, TARGETS.width)
+            return perceptron((column, *options.head, TARGETS.width), options.activation)
+
+        self.head = Head(head, options.confidence)
 
     def forward(self, x_bi: Tensor) -> Tensor:
         x_blc = self.channels(x_bi)

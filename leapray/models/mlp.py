@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from leapray.climsim.schema import INPUTS, LEVELS, TARGETS
-from leapray.models.layers import perceptron
+from leapray.models.layers import Activation, Head, perceptron
 from leapray.registry import Options
 
 
@@ -16,17 +14,20 @@ class MLPOptions(Options):
     """Widths of the hidden layers, what follows each of them, and how much of it is dropped in training."""
 
     hidden: tuple[PositiveInt, ...] = (512, 512, 512)
-    activation: Literal["relu", "gelu", "elu", "silu"] = "relu"
+    activation: Activation = "relu"
     dropout: float = Field(0.0, ge=0, lt=1)
+    confidence: bool = False
+    """Also predict the loss of each target, in training only."""
 
 
 class MLP(nn.Module):
-    """Scaled inputs ``(B, 556 + 60 * features)`` to scaled targets ``(B, 368)``."""
+    """Scaled inputs ``(B, 556 + 60 * features)`` to scaled targets ``(B, 368)``, or ``(B, 736)`` with confidence in training."""
 
     def __init__(self, options: MLPOptions, features: int = 0) -> None:
         super().__init__()
         widths = (INPUTS.width + LEVELS * features, *options.hidden, TARGETS.width)
-        self.layers = perceptron(widths, options.activation, options.dropout)
+        self.body = perceptron(widths, options.activation, options.dropout)[:-1]
+        self.head = Head(lambda: perceptron(widths[-2:]), options.confidence)
 
     def forward(self, x_bi: Tensor) -> Tensor:
-        return self.layers(x_bi)
+        return self.head(self.body(x_bi))

@@ -1,7 +1,8 @@
 """Networks by name. A new architecture is one file and one line of ``NETWORKS``; a user's own is named ``package.module:Class``.
 
 A network is an ``nn.Module`` class built as ``Network(options, features)``, which maps scaled inputs ``(B, 556 + 60 * features)``
-in flat order to scaled targets ``(B, 368)``. A user's class names the pydantic model of its options as its ``Options``.
+in flat order to scaled targets ``(B, 368)``. One with a confidence head gives ``(B, 736)`` in training: the targets, then what it
+expects each one's loss to be. A user's class names the pydantic model of its options as its ``Options``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from leapray.climsim.schema import INPUTS, LEVELS, TARGETS
 from leapray.errors import UserError
 from leapray.models.linear import Linear, LinearOptions
 from leapray.models.low_res_aqua import LowResAqua, LowResAquaOptions
+from leapray.models.low_res_high_res import LowResHighRes, LowResHighResOptions
 from leapray.models.mlp import MLP, MLPOptions
 from leapray.recipe import Choice
 from leapray.registry import Options, Registry
@@ -29,6 +31,7 @@ NETWORKS: Registry[nn.Module] = Registry(
     {
         "linear": (LinearOptions, Linear),
         "low-res-aqua": (LowResAquaOptions, LowResAqua),
+        "low-res-high-res": (LowResHighResOptions, LowResHighRes),
         "mlp": (MLPOptions, MLP),
     },
 )

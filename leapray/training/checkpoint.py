@@ -41,15 +41,20 @@ def load(url: str) -> Any:
         raise UserError(f"{url}: damaged checkpoint ({error}); remove it to continue from the one before") from error
 
 
-def epoch_url(folder: str, epochs: int) -> str:
-    """Where the checkpoint after so many finished epochs lies."""
-    return storage.join(folder, f"epoch-{epochs:05d}")
+def step_url(folder: str, steps: int) -> str:
+    """Where the checkpoint after so many steps lies."""
+    return storage.join(folder, f"step-{steps:09d}")
 
 
-def complete(folder: str) -> list[str]:
-    """Complete checkpoints of a folder, oldest first; none if the folder is not there."""
-    states = storage.list_files(folder, f"/{STATE}") if storage.exists(folder) else []
-    return [state.removesuffix(f"/{STATE}") for state in states]
+def steps_of(url: str) -> int:
+    """The steps after which a checkpoint was written."""
+    return int(url.rsplit("-", 1)[-1])
+
+
+def complete(folder: str, seal: str = STATE) -> list[str]:
+    """Complete checkpoints of a folder, or other directories whose last file is ``seal``, oldest first; none if the folder is not there."""
+    found = storage.list_files(folder, f"/{seal}") if storage.exists(folder) else []
+    return [file.removesuffix(f"/{seal}") for file in found]
 
 
 def prune(folder: str, keep: int) -> None:

@@ -1,13 +1,14 @@
-"""The training loop in plain PyTorch, on one process of any number: epochs, steps, validation, the best model, early stopping.
+"""The training loop in plain PyTorch, on one process of any number: epochs, steps, validations, the best model, early stopping.
 
 It knows neither Ray nor files. The caller wraps the network (DDP), and gives what joins the processes and what keeps the state.
+Between two steps everything that the rest of the training depends on is in :meth:`Loop.state`; random numbers are drawn anew for
+every step from the seed, the step and the rank, so that a training goes on from any of its states as if it had never stopped.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,21 +17,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from leapray.climsim.schema import EXACT, LEARNED, SCORED
+from leapray.climsim.schema import EXACT, KINDS, LEARNED, SCORED, TARGETS
 from leapray.errors import UserError
 from leapray.evaluation.metrics import ErrorMoments, Score
 from leapray.recipe import Training
+from leapray.training.averaging import MovingAverage
+from leapray.training.feed import Batch, Feed
 from leapray.training.losses import LOSSES
 from leapray.training.optimizers import OPTIMIZERS
 from leapray.training.schedules import SCHEDULES
+from leapray.training.step import Step
+from leapray.training.validation import DeviceMoments
 
-Batch = dict[str, np.ndarray]
-"""``inputs`` (b, i) and ``targets`` (b, 368), float32, scaled; other keys are left alone."""
 Record = dict[str, Any]
 State = dict[str, Any]
 
-_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CURVE_POINTS = 100
+_REPORT_SECONDS = 1.0
+_SHARE_OF_EPOCH = 100
+_GROWTH = 4
 
 
 class Batches(Protocol):
@@ -40,6 +45,10 @@ class Batches(Protocol):
     """Training steps of an epoch."""
     validation_rows: int
     """Validation rows of all ranks together, one or more."""
+    sources: tuple[str, ...]
+    """Names of the sources, which a batch's ``source`` counts."""
+    kinds: tuple[str, ...]
+    """Each source's kind."""
 
     def train(self, epoch: int, first_step: int = 0) -> Iterator[Batch]: ...
 
@@ -56,7 +65,7 @@ class Peers:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The best network of a training and the record of every epoch."""
+    """The best network of a training and the record of every validation."""
 
     weights: dict[str, Tensor]
     """Its ``state_dict``, a copy on the CPU."""
@@ -64,17 +73,17 @@ class Fitted:
 
     @property
     def best(self) -> Record:
-        """The epoch whose weights these are."""
-        return best_of(self.history)
+        """The validation whose weights these are."""
+        return ranked(self.history)[0]
 
 
-def best_of(history: Sequence[Record]) -> Record:
-    """The epoch whose weights are kept: the first of highest validation R2."""
-    return max(history, key=lambda record: record["r2"])
+def ranked(history: Sequence[Record]) -> list[Record]:
+    """Validations from the best R2 to the worst, of equal ones the first first."""
+    return sorted(history, key=lambda record: -record["r2"])
 
 
 class Loop:
-    """One training: network, optimizer, schedule, the best so far, and the history.
+    """One training: network, optimizer, schedule, moving average, the best so far, and the history.
 
     Raises UserError for an unknown loss, optimizer or schedule, and for a wrong option of theirs.
     """
@@ -88,149 +97,236 @@ class Loop:
         self.peers = peers or Peers()
         self.loss = LOSSES.build(training.loss).to(device)
         self.optimizer = OPTIMIZERS.build(training.optimizer, self.bare.parameters())
-        self.schedule = SCHEDULES.build(training.schedule, self.optimizer)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
+        self.schedule = SCHEDULES.build(training.schedule, self.optimizer, batches.steps, training.epochs)
+        self.average = MovingAverage(self.bare, training.ema) if training.ema else None
+        self._kinds = torch.tensor([list(KINDS).index(kind) for kind in batches.kinds], device=device)
+        self.step = Step(network, self.loss, self.optimizer, training, self._kinds)
+        self.done = 0
+        """Steps taken, through all epochs."""
         self.history: list[Record] = []
         self.best_weights: dict[str, Tensor] = {}
+        self._losses = np.empty(0)
+        """Of every step since the last validation, the mean over all ranks."""
+        self._speed = _Speed()
+        """Of the steps since the last validation that this process took."""
+        part = [round(batches.steps * (number + 1) / training.validations) for number in range(training.validations)]
+        self._validation_steps = [step for step in dict.fromkeys(part) if step]
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """What is validated and saved: the moving average where there is one, else the network."""
+        return self.average.network if self.average else self.bare
 
     def state(self) -> State:
-        """All that the rest of the training depends on, after an epoch. Tensors are the live ones: write or copy them at once."""
+        """All that the rest of the training depends on, between steps. Tensors are the live ones: write or copy them at once."""
         return {
+            "done": self.done,
+            "steps": self.batches.steps,
             "network": self.bare.state_dict(),
+            "average": self.average.state_dict() if self.average else {},
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "scaler": self.step.scaler.state_dict(),
+            "losses": torch.from_numpy(self._losses),
             "history": self.history,
             "best_weights": self.best_weights,
         }
 
     def restore(self, state: State) -> None:
-        """Continue after the epoch at whose end :meth:`state` was taken."""
+        """Continue where :meth:`state` was taken. Raises UserError when the epochs there had another number of steps."""
+        if state["steps"] != self.batches.steps:
+            raise UserError(f"checkpoint of epochs of {state['steps']} steps, but the data gives {self.batches.steps}; choose another run")
         self.bare.load_state_dict(state["network"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.step.scaler.load_state_dict(state["scaler"])
+        self.done, self._losses = state["done"], state["losses"].numpy()
         self.history, self.best_weights = list(state["history"]), dict(state["best_weights"])
 
     @property
     def finished(self) -> bool:
-        """All epochs are trained, or ``patience`` of them brought no better validation."""
-        epochs, patience = len(self.history), self.training.patience
-        if epochs == 0 or patience is None:
-            return epochs >= self.training.epochs
-        return epochs >= self.training.epochs or epochs - best_of(self.history)["epoch"] >= patience
+        """All epochs are trained and validated, or ``patience`` validations brought no better one."""
+        return not self._validation_due and (self.done >= self.training.epochs * self.batches.steps or self._out_of_patience)
 
-    def fit(self, report: Callable[[Record], None], log: Callable[[Record], None] = lambda _: None, log_seconds: float = 1.0) -> Fitted:
+    @property
+    def _validation_due(self) -> bool:
+        step = (self.done - 1) % self.batches.steps + 1
+        validated = self.history[-1]["step"] if self.history else 0
+        return self.done > validated and step in self._validation_steps
+
+    @property
+    def _out_of_patience(self) -> bool:
+        if self.training.patience is None or not self.history:
+            return False
+        return len(self.history) - 1 - self.history.index(ranked(self.history)[0]) >= self.training.patience
+
+    def fit(
+        self,
+        report: Callable[[Record], None] = lambda _: None,
+        keep: Callable[[], None] = lambda: None,
+        report_seconds: float = _REPORT_SECONDS,
+    ) -> Fitted:
         """Train until finished; rows come in the order of the plan, whatever was trained before.
 
-        ``report`` is called at each epoch's end on every rank, with the epoch's record, and may take the loop's :meth:`state`; ``log``
-        is called inside an epoch, at most every ``log_seconds``, with this rank's own loss. Epochs count from 1, steps run through all
-        epochs. Raises UserError, naming epoch and step, when the loss is no longer finite, and RuntimeError when validation rows were
-        lost or came twice.
+        All ranks call ``report`` together, with a record of the steps since the last one about every ``report_seconds``, and with
+        that of each validation. They call ``keep`` together when the :meth:`state` is worth writing: after a validation, and between
+        steps every ``checkpoint_seconds``. Epochs count from 1, steps run through all epochs. Raises UserError on all ranks,
+        naming epoch, step, columns and source, when the loss is no longer finite, and RuntimeError when validation rows were lost or
+        came twice.
         """
+        pace = _Pace(report_seconds, self.training.checkpoint_seconds)
+        feed, served = Feed(iter(()), self.device), -1
         while not self.finished:
-            epoch = len(self.history) + 1
-            record: Record = {"event": "epoch"} | self._place(epoch, self.batches.steps) | self._train(epoch, log, log_seconds)
-            self.schedule.step()
-            record |= self._validate(epoch)
-            self.history.append(record)
-            if best_of(self.history) is record:
-                self.best_weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.bare.state_dict().items()}
-            report(record)
+            if self._validation_due:
+                report(self._validate())
+                keep()
+                pace.kept()
+                continue
+            epoch, step = divmod(self.done, self.batches.steps)
+            if epoch != served:
+                feed, served = Feed(self.batches.train(epoch, step), self.device), epoch
+                pace.begin_epoch()
+            steps = min(pace.steps, next(point for point in self._validation_steps if point > step) - step)
+            report(self._advance(feed, steps, pace))
+            pace.worth_keeping(keep, self.peers)
         return Fitted(self.best_weights, self.history)
 
-    def _place(self, epoch: int, step: int) -> Record:
+    def _advance(self, feed: Feed, steps: int, pace: _Pace) -> Record:
+        """So many steps, within one epoch, and their record."""
+        waited, started = feed.waited, time.perf_counter()
+        self.network.train()
+        losses = torch.zeros(steps, device=self.device)
+        lr = self.optimizer.param_groups[0]["lr"]
+        for index in range(steps):
+            # dropout repeats after a resume, and differs between ranks and steps
+            torch.manual_seed(int(np.random.SeedSequence([self.training.seed, self.done, self.peers.rank]).generate_state(1)[0]))
+            losses[index] = self.step(next(feed))
+            self.done += 1
+            if self.average:
+                self.average.update(self.done)
+            self.schedule.step_ended()
+        if self.done % self.batches.steps == 0:
+            self.schedule.epoch_ended()
+        # ranks have equal rows in every step, so the mean of their means is the mean over the rows
+        parts = self.peers.gather(losses.double().cpu().numpy())
+        mean = np.mean(parts, axis=0)
+        self._require_finite(mean)
+        self._losses = np.concatenate([self._losses, mean])
+        speed = _Speed(steps, time.perf_counter() - started, feed.waited - waited)
+        pace.took(steps, speed.seconds)
+        self._speed += speed
+        return self._place("step", lr) | {"loss": float(mean.mean())} | self._speed_of(speed)
+
+    def _speed_of(self, speed: _Speed) -> Record:
+        return {"rows_per_s": speed.steps * self.training.batch_size / speed.seconds, "data_wait_s": speed.waited, "seconds": speed.seconds}
+
+    def _place(self, event: str, lr: float) -> Record:
         """Where a record stands: the epoch, the steps done in all, and the steps planned."""
         steps = self.batches.steps
-        lr = self.optimizer.param_groups[0]["lr"]
-        return {"epoch": epoch, "step": (epoch - 1) * steps + step, "steps": self.training.epochs * steps, "lr": lr}
+        return {"event": event, "epoch": (self.done - 1) // steps + 1, "step": self.done, "steps": self.training.epochs * steps, "lr": lr}
 
-    def _train(self, epoch: int, log: Callable[[Record], None], log_seconds: float) -> Record:
-        """One epoch, and what it gives to its record."""
-        steps = self.batches.steps
-        self.network.train()
-        # dropout repeats after a resume, and differs between ranks
-        torch.manual_seed(int(np.random.SeedSequence([self.training.seed, epoch, self.peers.rank]).generate_state(1)[0]))
-        losses = torch.zeros(steps, device=self.device)
-        batches = self.batches.train(epoch - 1)
-        started = last = time.perf_counter()
-        logged, waited, waited_in_all = 0, 0.0, 0.0
-        for step in range(steps):
-            asked = time.perf_counter()
-            batch = next(batches)
-            waited += time.perf_counter() - asked
-            losses[step] = self._step(*self._to_device(batch))
-            # rarer as the epoch goes on, so that a long run keeps its log short and is seldom held up by the read
-            if time.perf_counter() - last >= max(log_seconds, (last - started) / 100):
-                recent = losses[logged : step + 1].double().cpu().numpy()
-                self._require_finite(recent, epoch, logged)
-                seconds, last = time.perf_counter() - last, time.perf_counter()
-                speed = {"rows_per_s": len(recent) * self.training.batch_size / seconds, "data_wait_s": waited}
-                log({"event": "step"} | self._place(epoch, step + 1) | {"loss": float(recent.mean())} | speed)
-                waited_in_all += waited
-                logged, waited = step + 1, 0.0
-        # ranks have equal rows in every step, so the mean of their means is the mean over the rows
-        curve = np.mean(self.peers.gather(losses.double().cpu().numpy()), axis=0)
-        self._require_finite(curve, epoch, 0)
-        return {
-            "loss": float(curve.mean()),
-            "loss_curve": [float(part.mean()) for part in np.array_split(curve, min(_CURVE_POINTS, steps))],
-            "rows_per_s": steps * self.training.batch_size / (time.perf_counter() - started),
-            "data_wait_s": waited_in_all + waited,
+    def _validate(self) -> Record:
+        """Mean loss and R2 over the validation rows of all ranks, each once; the record, which the history has now."""
+        lr, started = self.optimizer.param_groups[0]["lr"], time.perf_counter()
+        loss, score = self._score()
+        losses = self._losses
+        record = self._place("validation", lr) | {
+            "loss": float(losses.mean()),
+            "loss_curve": [float(part.mean()) for part in np.array_split(losses, min(_CURVE_POINTS, len(losses)))],
+            **(self._speed_of(self._speed) if self._speed.steps else {}),
+            "val_loss": loss,
+            **_figures(score),
+            "val_seconds": time.perf_counter() - started,
         }
-
-    def _step(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Forward, backward and update on one batch; the loss, still on the device, for nothing here may wait for it."""
-        with self._autocast():
-            prediction = self.network(inputs)
-        loss = self.loss(prediction, targets)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return loss.detach()
+        self.schedule.validated(record["r2"])
+        self._losses, self._speed = np.empty(0), _Speed()
+        self.history.append(record)
+        if ranked(self.history)[0] is record:
+            self.best_weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.evaluated.state_dict().items()}
+        return record
 
     @torch.no_grad()
-    def _validate(self, epoch: int) -> Record:
-        """Mean loss and R2 over the validation rows of all ranks, each once."""
-        self.network.eval()
-        moments, total = ErrorMoments(), 0.0
-        for batch in self.batches.validate():
-            inputs, targets = self._to_device(batch)
-            with self._autocast():
-                prediction = self.bare(inputs).float()
-            total += float(self.loss(prediction, targets)) * len(inputs)
-            moments.update(batch["targets"], prediction.cpu().numpy())
-        totals = self.peers.gather(np.array([total]))
-        merged = sum((ErrorMoments.from_array(part) for part in self.peers.gather(moments.to_array())), ErrorMoments())
+    def _score(self) -> tuple[float, Score]:
+        """Mean loss of the validation rows, and their R2."""
+        network = self.evaluated.eval()
+        moments, total = DeviceMoments(self.device), torch.zeros((), dtype=torch.float64, device=self.device)
+        for batch in Feed(self.batches.validate(), self.device):
+            with self.step.autocast():
+                prediction = network(batch.inputs)
+            total += self.loss(prediction, batch.targets, self._kinds[batch.source]).double().sum()
+            moments.update(batch.targets, prediction.float())
+        totals = self.peers.gather(np.array([total.item()]))
+        merged = sum((ErrorMoments.from_array(part) for part in self.peers.gather(moments.read().to_array())), ErrorMoments())
         if merged.count != self.batches.validation_rows:
-            raise RuntimeError(f"epoch {epoch}: {merged.count} validation rows arrived of {self.batches.validation_rows}")
+            raise RuntimeError(f"step {self.done}: {merged.count} validation rows arrived of {self.batches.validation_rows}")
         loss = float(np.sum(totals)) / merged.count
         if not np.isfinite(loss):
-            raise UserError(f"validation loss is {loss} after epoch {epoch}; a lower training.optimizer.options.lr may help")
-        return {"val_loss": loss} | _figures(merged.score())
+            raise UserError(f"validation loss is {loss} after step {self.done}; a lower training.optimizer.options.lr may help")
+        return loss, merged.score()
 
-    def _autocast(self) -> Any:
-        dtype = _DTYPES[self.training.precision]
-        return nullcontext() if dtype is torch.float32 else torch.autocast(self.device.type, dtype)
+    def _require_finite(self, losses: np.ndarray) -> None:
+        """Raise the same UserError on all ranks when one of the last steps' losses is not finite."""
+        if np.isfinite(losses).all():
+            return
+        flags = np.any(self.peers.gather(np.array(self.step.faults.to_array())), axis=0)
+        columns = np.array(TARGETS.columns)[flags[: TARGETS.width]]
+        sources = [name for name, bad in zip(self.batches.sources, flags[TARGETS.width :], strict=True) if bad]
+        first = int(np.flatnonzero(~np.isfinite(losses))[0])
+        epoch, step = divmod(self.done - len(losses) + first, self.batches.steps)
+        raise UserError(
+            f"training loss is {losses[first]} at epoch {epoch + 1}, step {step + 1} of {self.batches.steps}, in rows of "
+            f"{' and '.join(sources)}, {_in_words(columns)}; a lower training.optimizer.options.lr, training.clip_norm or "
+            f"training.precision float32 may help"
+        )
 
-    def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Inputs and targets on the device. Arrays are read-only, so they pass through memory of torch's own, pinned for a GPU."""
 
-        def move(array: np.ndarray) -> Tensor:
-            host = torch.empty(array.shape, dtype=torch.float32, pin_memory=self.device.type == "cuda")
-            np.copyto(host.numpy(), array)
-            return host.to(self.device, non_blocking=True)
+@dataclass(frozen=True)
+class _Speed:
+    """Steps, the seconds they took, and how many of these they waited for data."""
 
-        return move(batch["inputs"]), move(batch["targets"])
+    steps: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
 
-    def _require_finite(self, losses: np.ndarray, epoch: int, first: int) -> None:
-        if not np.isfinite(losses).all():
-            step = first + int(np.flatnonzero(~np.isfinite(losses))[0])
-            raise UserError(
-                f"training loss is {losses[step - first]} at epoch {epoch}, step {step + 1} of {self.batches.steps}; "
-                f"a lower training.optimizer.options.lr or training.precision float32 may help"
-            )
+    def __add__(self, other: _Speed) -> _Speed:
+        return _Speed(self.steps + other.steps, self.seconds + other.seconds, self.waited + other.waited)
+
+
+class _Pace:
+    """How many steps to take before ranks meet again, by rank 0's clock: seldom enough to cost nothing, often enough to be told of."""
+
+    def __init__(self, report_seconds: float, checkpoint_seconds: float) -> None:
+        self.steps = 1
+        self._report_seconds, self._checkpoint_seconds = report_seconds, checkpoint_seconds
+        self._kept = self._epoch = time.perf_counter()
+
+    def begin_epoch(self) -> None:
+        self._epoch = time.perf_counter()
+
+    def took(self, steps: int, seconds: float) -> None:
+        """Steps took so long; choose how many come next. Rarer as an epoch goes on, so that a long one keeps its log short."""
+        target = max(self._report_seconds, (time.perf_counter() - self._epoch) / _SHARE_OF_EPOCH) if self._report_seconds else 0.0
+        self.steps = max(1, min(int(target * steps / seconds), _GROWTH * self.steps))
+
+    def worth_keeping(self, keep: Callable[[], None], peers: Peers) -> None:
+        """Call ``keep`` on all ranks if rank 0's clock says so, and take over its number of steps."""
+        due = time.perf_counter() - self._kept >= self._checkpoint_seconds
+        ours = np.array([float(due), float(self.steps)])
+        due, steps = peers.gather(ours)[0].tolist()
+        self.steps = int(steps)
+        if due:
+            keep()
+            self.kept()
+
+    def kept(self) -> None:
+        self._kept = time.perf_counter()
+
+
+def _in_words(columns: Sequence[str]) -> str:
+    named = ", ".join(columns[:3])
+    return f"columns {named}" + (f" and {len(columns) - 3} more" if len(columns) > 3 else "")
 
 
 def _figures(score: Score) -> Record:

@@ -1,58 +1,192 @@
-"""Losses over the columns that are learned: never the ablated targets, nor those that the input gives exactly (FACTS section 2)."""
+"""Losses of scaled rows over the columns that are learned: by default neither the ablated targets nor the exact ones (FACTS section 2).
+
+A loss is computed row by row; :meth:`Loss.row_weights` says how rows sum to a batch. Shapes: b rows, c columns of the loss.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from pydantic import PositiveFloat
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from leapray.climsim.schema import LEARNED
+from leapray.climsim.schema import KINDS, LEARNED, LEVELS, SCORED, TARGETS
 from leapray.registry import Options, Registry
 
+_COLUMNS = {"learned": LEARNED, "scored": SCORED, "all": np.ones_like(SCORED)}
+_HAS_LEVEL_BELOW = TARGETS.mask([profile.name for profile in TARGETS.profiles], range(LEVELS - 1))
+_LARGEST_SQUARED = 1e18
+"""An error whose square, summed over all columns with the original's weights, is still a float32."""
 
-class LearnedColumnsLoss(nn.Module):
-    """Mean of an elementwise loss over rows and learned columns, in float32 whatever the precision of the network.
 
-    ``forward(prediction (b, 368), target (b, 368))`` takes scaled values and gives a scalar. The other columns are left out, not
-    multiplied by zero, so that not even a NaN in them can matter.
+class LossOptions(Options):
+    """What every loss knows."""
+
+    columns: Literal["learned", "scored", "all"] = "learned"
+    """The 293 targets that are neither ablated nor exact, the 308 that are scored, or all 368."""
+    scale: PositiveFloat = 1.0
+    """Factor of the whole loss; the original's models with features have 4 (FACTS section 4c)."""
+    vertical_difference: NonNegativeFloat = 0.0
+    """Weight of the same loss of the differences between neighbouring levels of each profile (FACTS section 5), where both are columns."""
+
+
+class Loss(nn.Module):
+    """The mean of an elementwise loss over columns, for every row, in float32 whatever the precision of the network.
+
+    Columns that are not asked for are left out, not multiplied by zero, so that not even a NaN in them can matter; a NaN in one of the
+    others is a NaN of its row. A network with a confidence head gives twice the columns, and the second half is trained to predict the
+    elementwise loss of the first: ``mean(H(y', y) + H(c', H(y', y)))``, where no gradient passes through the target of the second
+    term (FACTS section 5).
     """
 
-    learned: Tensor
+    columns: Tensor
+    """Flat target columns of the loss, (c,)."""
+    upper: Tensor
+    """Those that have a neighbour below them among the columns."""
 
-    def __init__(self, elementwise: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, options: LossOptions) -> None:
         super().__init__()
-        self.elementwise = elementwise
-        self.register_buffer("learned", torch.from_numpy(np.flatnonzero(LEARNED)), persistent=False)
+        self.scale, self.vertical_difference = options.scale, options.vertical_difference
+        chosen = _COLUMNS[options.columns]
+        self._register("columns", np.flatnonzero(chosen))
+        self._register("upper", np.flatnonzero(chosen & _HAS_LEVEL_BELOW & np.roll(chosen, -1)))
 
-    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return self.elementwise(prediction.index_select(1, self.learned).float(), target.index_select(1, self.learned).float())
+    def _register(self, name: str, values: np.ndarray) -> None:
+        # never saved: the recipe says it
+        self.register_buffer(name, torch.from_numpy(values), persistent=False)
+
+    def forward(self, prediction: Tensor, target: Tensor, kind: Tensor | None = None) -> Tensor:
+        """Loss of every row (b,), from scaled predictions (b, 368), or (b, 736) with a confidence head, and targets (b, 368).
+
+        ``kind`` (b,) int64 is each row's place in ``tuple(KINDS)``; only the paired loss asks for it.
+        """
+        predicted, predicted_loss = prediction[:, : TARGETS.width], prediction[:, TARGETS.width :]
+        target = self.soften(target)
+        errors = self.elementwise(self._select(predicted), self._select(target), kind)
+        row = _row_mean(errors)
+        if predicted_loss.shape[1]:
+            row = row + _row_mean(self.elementwise(self._select(predicted_loss), errors.detach(), kind))
+        if self.vertical_difference:
+            differences = self.elementwise(self._difference(predicted), self._difference(target), kind)
+            row = row + self.vertical_difference * _row_mean(differences)
+        return self.scale * row
+
+    def elementwise(self, prediction: Tensor, target: Tensor, kind: Tensor | None) -> Tensor:
+        """Loss of every element of two float32 tensors (b, n)."""
+        raise NotImplementedError
+
+    def soften(self, target: Tensor) -> Tensor:
+        """The targets (b, 368) that errors are taken from."""
+        return target
+
+    def row_weights(self, rows: int, kind: Tensor | None, device: torch.device) -> Tensor:
+        """Weights (b,) with which the rows' losses sum to the loss of a batch of ``rows``: here their mean."""
+        return torch.full((rows,), 1.0 / rows, device=device)
+
+    def _select(self, values: Tensor) -> Tensor:
+        return values.index_select(1, self.columns).float()
+
+    def _difference(self, values: Tensor) -> Tensor:
+        return values.index_select(1, self.upper + 1).float() - values.index_select(1, self.upper).float()
 
 
-class HuberOptions(Options):
+def _row_mean(errors: Tensor) -> Tensor:
+    # divided before they are summed, so that the sum of large squares does not leave float32
+    return (errors / errors.shape[1]).sum(1)
+
+
+class PlainLoss(Loss):
+    """One of torch's losses, the same for rows of every kind."""
+
+    def __init__(self, options: LossOptions, function: Callable[..., Tensor], **settings: float) -> None:
+        super().__init__(options)
+        self._function = partial(function, reduction="none", **settings)
+
+    def elementwise(self, prediction: Tensor, target: Tensor, kind: Tensor | None) -> Tensor:
+        return self._function(prediction, target)
+
+
+class HuberOptions(LossOptions):
     delta: PositiveFloat = 1.0
     """Error, in scaled units, at which the loss turns from quadratic to linear."""
 
 
-class PlainOptions(Options):
-    """No options."""
+class SmoothL1Options(LossOptions):
+    beta: PositiveFloat = 1.0
+    """Error, in scaled units, at which the loss turns from quadratic to linear; it is Huber's loss divided by this."""
 
 
-def _huber(options: HuberOptions) -> LearnedColumnsLoss:
-    return LearnedColumnsLoss(lambda prediction, target: F.huber_loss(prediction, target, delta=options.delta))
+class KindWeights(Options):
+    """Weights of the mean absolute and the mean squared error in the rows of one kind."""
+
+    l1: NonNegativeFloat
+    mse: NonNegativeFloat
 
 
-def _mae(_: PlainOptions) -> LearnedColumnsLoss:
-    return LearnedColumnsLoss(F.l1_loss)
+class PairOptions(LossOptions):
+    """The weights of FACTS section 4d; aqua-planet rows have those of low-res, whose grid they share, unless they are given their own."""
+
+    low_res: KindWeights = KindWeights(l1=1.0, mse=0.08)
+    high_res: KindWeights = KindWeights(l1=0.3, mse=0.0005)
+    aqua_planet: KindWeights | None = None
+    soft_clip: PositiveFloat | None = None
+    """Scaled targets beyond this many standard deviations continue as ``clip + log(1 + |z| - clip)``; none keeps them as they are."""
+
+    def of_kind(self, kind: str) -> KindWeights:
+        """Weights of a kind by its name."""
+        return getattr(self, kind.replace("-", "_")) or self.low_res
 
 
-def _mse(_: PlainOptions) -> LearnedColumnsLoss:
-    return LearnedColumnsLoss(F.mse_loss)
+class PairLoss(Loss):
+    """``l1 * mean|e| + mse * mean e^2`` with the weights of the row's kind, and the batch's loss the sum of the kinds' means (FACTS 4d).
+
+    Rows of no kind count as low-res. Squares are taken of errors up to 1e18, so that every such error has a finite loss; beyond, only
+    the absolute error goes on to grow, and an infinite or NaN error still has a loss that is not finite.
+    """
+
+    weights: Tensor
+    """``l1`` and ``mse`` of every kind, (kinds, 2)."""
+
+    def __init__(self, options: PairOptions) -> None:
+        super().__init__(options)
+        self.soft_clip = options.soft_clip
+        kinds = [options.of_kind(kind) for kind in KINDS]
+        self._register("weights", np.array([[weights.l1, weights.mse] for weights in kinds], dtype=np.float32))
+        self._default = list(KINDS).index("low-res")
+
+    def elementwise(self, prediction: Tensor, target: Tensor, kind: Tensor | None) -> Tensor:
+        weights = self.weights[self._default, None] if kind is None else self.weights.index_select(0, kind)
+        l1, mse = weights[:, :1], weights[:, 1:]
+        error = prediction - target
+        return l1 * error.abs() + mse * error.clamp(-_LARGEST_SQUARED, _LARGEST_SQUARED).square()
+
+    def soften(self, target: Tensor) -> Tensor:
+        if self.soft_clip is None:
+            return target
+        beyond = (target.abs() - self.soft_clip).clamp(min=0.0).log1p()
+        return target.clamp(-self.soft_clip, self.soft_clip) + beyond.copysign(target)
+
+    def row_weights(self, rows: int, kind: Tensor | None, device: torch.device) -> Tensor:
+        """One over the batch's rows of the same kind, counted by comparisons, which need no answer from the device."""
+        if kind is None:
+            return super().row_weights(rows, kind, device)
+        counts = (kind.unsqueeze(1) == torch.arange(len(KINDS), device=device)).sum(0)
+        return counts.index_select(0, kind).float().reciprocal()
 
 
-LOSSES: Registry[LearnedColumnsLoss] = Registry(
-    "training.loss", {"huber": (HuberOptions, _huber), "mae": (PlainOptions, _mae), "mse": (PlainOptions, _mse)}
+LOSSES: Registry[Loss] = Registry(
+    "training.loss",
+    {
+        "huber": (HuberOptions, lambda options: PlainLoss(options, F.huber_loss, delta=options.delta)),
+        "mae": (LossOptions, lambda options: PlainLoss(options, F.l1_loss)),
+        "mse": (LossOptions, lambda options: PlainLoss(options, F.mse_loss)),
+        "smooth-l1": (SmoothL1Options, lambda options: PlainLoss(options, F.smooth_l1_loss, beta=options.beta)),
+        "pair": (PairOptions, PairLoss),
+    },
 )
+"""``LOSSES.build(choice)``."""

@@ -1,4 +1,4 @@
-"""The directory of one training: ``recipe.yaml``, ``metrics.jsonl``, ``checkpoints/`` and, once it is finished, ``model/``.
+"""The directory of one training: recipe, records, learning curve, ``checkpoints/``, ``best/`` and, once it is finished, ``model/``.
 
 It is all that a training leaves behind and all that it needs to go on: whoever runs the same recipe again continues from it.
 """
@@ -32,7 +32,9 @@ class Run:
         self.url = storage.absolute(url)
         self.recipe = storage.join(self.url, "recipe.yaml")
         self.metrics = storage.join(self.url, "metrics.jsonl")
+        self.curve = storage.join(self.url, "learning_curve.png")
         self.checkpoints = storage.join(self.url, "checkpoints")
+        self.best = storage.join(self.url, "best")
         self.model = storage.join(self.url, "model")
         self.interval = _LOCAL_SECONDS if storage.is_local(self.url) else _REMOTE_SECONDS
 
@@ -65,7 +67,7 @@ class Run:
         return storage.exists(storage.join(self.model, INFO_FILE))
 
     def records(self) -> list[Record]:
-        """What is logged now: each finished epoch's record, then the steps of the epoch that runs."""
+        """What is logged now: every validation's record, then those of the steps since the last one."""
         return [json.loads(line) for line in self.lines()]
 
     def lines(self) -> list[bytes]:
@@ -73,41 +75,44 @@ class Run:
         return storage.read_bytes(self.metrics).splitlines() if storage.exists(self.metrics) else []
 
 
+_INDIFFERENT = {"run", "keep_best", "checkpoint_seconds", "trackers"}
+
+
 def _decisive(recipe: Recipe) -> dict[str, Any]:
-    """A recipe's plain values without those that do not change the model: its name, its place, and what it runs on.
+    """A recipe's plain values without those that do not change the model: its name, its place, what it keeps, and what it runs on.
 
     Lanes stay, since they decide which rows share a step.
     """
     values = recipe.to_dict()
-    training = {key: value for key, value in values["training"].items() if key != "run"}
+    training = {key: value for key, value in values["training"].items() if key not in _INDIFFERENT}
     return {"data": values["data"], "network": values["network"], "training": training | {"lanes": recipe.lanes}}
 
 
 class RecordLog:
     """Writer of ``metrics.jsonl``, one record a line. The file is replaced as a whole, so a reader never sees half a line.
 
-    The records of an epoch's steps make way for the epoch's own, so that a long run does not write ever more.
+    The records of steps make way for that of the validation which follows them, so that a long run does not write ever more.
     """
 
     def __init__(self, run: Run, history: Sequence[Record]) -> None:
-        """Continue after the finished epochs of ``history``; what was logged beyond them is going to happen again."""
+        """Continue after the validations of ``history``; what was logged beyond them is going to happen again."""
         self._run = run
-        self._epochs = [_line(record) for record in history]
+        self._validations = [_line(record) for record in history]
         self._steps: list[str] = []
         self._write()
 
     def add(self, record: Record) -> None:
-        """Log a record; an epoch's is written at once, others with what follows when the last write is too recent."""
-        if record["event"] == "epoch":
-            self._epochs.append(_line(record))
+        """Log a record; a validation's is written at once, others with what follows when the last write is too recent."""
+        if record["event"] == "validation":
+            self._validations.append(_line(record))
             self._steps.clear()
         else:
             self._steps.append(_line(record))
-        if record["event"] == "epoch" or time.monotonic() >= self._next:
+        if record["event"] == "validation" or time.monotonic() >= self._next:
             self._write()
 
     def _write(self) -> None:
-        storage.write_bytes(self._run.metrics, "".join(self._epochs + self._steps).encode())
+        storage.write_bytes(self._run.metrics, "".join(self._validations + self._steps).encode())
         self._next = time.monotonic() + self._run.interval
 
 
@@ -116,14 +121,11 @@ def _line(record: Record) -> str:
 
 
 @contextmanager
-def following(run: Run, progress: Callable[[Record], None] | None) -> Iterator[None]:
-    """Feed ``progress`` what is logged during the block, by whichever process: every epoch's record, and most steps', as they come.
+def following(run: Run, progress: Callable[[Record], None]) -> Iterator[None]:
+    """Feed ``progress`` what is logged during the block, by whichever process: every validation's record, and most steps', as they come.
 
     What a restarted worker does again is fed again. An exception of ``progress`` is raised when the block ends.
     """
-    if progress is None:
-        yield
-        return
     stop, seen = Event(), set(run.lines())
 
     def feed() -> None:

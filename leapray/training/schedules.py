@@ -1,14 +1,49 @@
-"""Learning-rate schedules by name, stepped once at each epoch's end."""
+"""Learning-rate schedules by name: torch's schedulers, each stepped where it belongs, after a step, an epoch or a validation."""
 
 from __future__ import annotations
 
-from typing import Self
+import math
+from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ConstantLR, LRScheduler, MultiStepLR
+from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, MultiStepLR, ReduceLROnPlateau
 
+from leapray.errors import UserError
 from leapray.registry import Options, Registry
+
+
+class Schedule:
+    """A scheduler that is told of all that happens and steps after what it counts.
+
+    Its state, with that of the optimizer, which holds the rate, continues in a fresh one exactly.
+    """
+
+    def __init__(self, scheduler: LRScheduler, counts: Literal["step", "epoch", "validation"]) -> None:
+        self._scheduler = scheduler
+        self._counts = counts
+
+    def step_ended(self) -> None:
+        """After every optimizer step."""
+        if self._counts == "step":
+            self._scheduler.step()
+
+    def epoch_ended(self) -> None:
+        """After the last step of an epoch."""
+        if self._counts == "epoch":
+            self._scheduler.step()
+
+    def validated(self, r2: float) -> None:
+        """After every validation, with its headline R2, the same on every rank."""
+        if self._counts == "validation":
+            self._scheduler.step(r2)  # type: ignore[arg-type]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values; functions are not among them."""
+        return self._scheduler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._scheduler.load_state_dict(state)
 
 
 class ConstantOptions(Options):
@@ -28,15 +63,65 @@ class MultiStepOptions(Options):
         return self
 
 
-def _constant(_: ConstantOptions, optimizer: Optimizer) -> LRScheduler:
-    return ConstantLR(optimizer, factor=1.0)
+class PlateauOptions(Options):
+    """The rate is multiplied by ``factor`` when more than ``patience`` validations in a row brought no better R2.
+
+    As torch's ``ReduceLROnPlateau``; factor and patience are the original's (FACTS section 4d), which watched an error.
+    """
+
+    factor: float = Field(10**-0.2, gt=0, lt=1)
+    patience: NonNegativeInt = 6
+    threshold: NonNegativeFloat = 0.0
+    """What R2 must gain over the best to count as better."""
+    min_lr: NonNegativeFloat = 0.0
 
 
-def _multistep(options: MultiStepOptions, optimizer: Optimizer) -> LRScheduler:
-    return MultiStepLR(optimizer, milestones=list(options.milestones), gamma=options.gamma)
+class CosineOptions(Options):
+    """A linear rise to the optimizer's rate, then half a cosine down, which ends with the last step (Loshchilov and Hutter 2017)."""
+
+    warmup: NonNegativeFloat = 0.0
+    """Epochs of the rise, fewer than those of the training; parts of an epoch are counted in whole steps."""
+    final: float = Field(0.0, ge=0, le=1)
+    """The last step's rate, as a part of the optimizer's."""
 
 
-SCHEDULES: Registry[LRScheduler] = Registry(
-    "training.schedule", {"constant": (ConstantOptions, _constant), "multistep": (MultiStepOptions, _multistep)}
+def _constant(_: ConstantOptions, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> Schedule:
+    return Schedule(ConstantLR(optimizer, factor=1.0), "epoch")
+
+
+def _multistep(options: MultiStepOptions, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> Schedule:
+    return Schedule(MultiStepLR(optimizer, milestones=list(options.milestones), gamma=options.gamma), "epoch")
+
+
+def _plateau(options: PlateauOptions, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> Schedule:
+    # an absolute threshold, for R2 may be negative
+    scheduler = ReduceLROnPlateau(optimizer, mode="max", threshold_mode="abs", **options.model_dump())
+    return Schedule(scheduler, "validation")
+
+
+def _cosine(options: CosineOptions, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> Schedule:
+    if options.warmup >= epochs:
+        raise UserError(f"training.schedule.options.warmup is {options.warmup:g} epochs; expected fewer than training.epochs, {epochs}")
+    rising = round(options.warmup * steps_per_epoch)
+    falling = max(steps_per_epoch * epochs - 1 - rising, 1)
+
+    def factor(step: int) -> float:
+        """Of the step after so many: the first at full rate comes after ``rising`` lower ones, none of which is zero."""
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        progress = min((step - rising) / falling, 1.0)
+        return options.final + (1 - options.final) * (1 + math.cos(math.pi * progress)) / 2
+
+    return Schedule(LambdaLR(optimizer, factor), "step")
+
+
+SCHEDULES: Registry[Schedule] = Registry(
+    "training.schedule",
+    {
+        "constant": (ConstantOptions, _constant),
+        "multistep": (MultiStepOptions, _multistep),
+        "plateau": (PlateauOptions, _plateau),
+        "cosine": (CosineOptions, _cosine),
+    },
 )
-"""``SCHEDULES.build(choice, optimizer)``."""
+"""``SCHEDULES.build(choice, optimizer, steps_per_epoch, epochs)``."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,25 +22,27 @@ from leapray import cluster, storage
 from leapray.data.shards import Prepared, open_prepared
 from leapray.data.stream import Stream
 from leapray.errors import UserError
-from leapray.models.directory import load_info, save_model
+from leapray.models.directory import INFO_FILE, load_info, save_model
 from leapray.models.registry import build_network, network_options
 from leapray.recipe import Recipe, Resources, parse_recipe
 from leapray.training import checkpoint
-from leapray.training.loop import Loop, Peers, Record, best_of
+from leapray.training.loop import Loop, Peers, Record, ranked
 from leapray.training.losses import LOSSES
 from leapray.training.optimizers import OPTIMIZERS
 from leapray.training.run import RecordLog, Run, following
 from leapray.training.schedules import SCHEDULES
+from leapray.training.trackers import Trackers, check_trackers
 
 # libgomp reads this as torch is loaded, which in a worker may be before leapray sets it
 _CPU_ENVIRONMENT = {"GOMP_SPINCOUNT": os.environ["GOMP_SPINCOUNT"]}
 _KEEP = 2
 _MAX_FAILURES = 2
+_CURVE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: its run, its model and the record of every epoch."""
+    """A finished training: its run, its model and the record of every validation."""
 
     run_url: str
     model_url: str
@@ -47,8 +50,8 @@ class Trained:
 
     @property
     def best(self) -> Record:
-        """The epoch whose weights the model has."""
-        return best_of(self.history)
+        """The validation whose weights the model has."""
+        return ranked(self.history)[0]
 
 
 def train(recipe: Recipe, progress: Callable[[Record], None] | None = None) -> Trained:
@@ -67,7 +70,7 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None) -> T
         with cluster.connected():
             _check_resources(recipe.resources)
             run.claim(recipe)
-            with following(run, progress), _interrupt_restored():
+            with _watched(run, recipe, progress), _interrupt_restored():
                 _fit(recipe, run)
     if not run.finished:
         raise UserError(f"{run.model}: not written where this process can see it; a cluster needs a training.run that all nodes share")
@@ -75,7 +78,8 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None) -> T
 
 
 def check_choices(recipe: Recipe) -> None:
-    """Check network, loss, optimizer and schedule by name and options. Raises UserError for the first that is wrong."""
+    """Check network, loss, optimizer, schedule and trackers by name and options. Raises UserError for the first that is wrong."""
+    check_trackers(recipe.training.trackers)
     network_options(recipe.network)
     for registry, choice in (
         (LOSSES, recipe.training.loss),
@@ -83,6 +87,45 @@ def check_choices(recipe: Recipe) -> None:
         (SCHEDULES, recipe.training.schedule),
     ):
         registry.options(choice)
+
+
+@contextmanager
+def _watched(run: Run, recipe: Recipe, progress: Callable[[Record], None] | None) -> Iterator[None]:
+    """Hand every record to the trackers and to ``progress``, and keep the learning curve drawn."""
+    found = checkpoint.complete(run.checkpoints)
+    since = checkpoint.steps_of(found[-1]) if found else 0
+    curve = _Curve(run, recipe.name)
+    with Trackers(recipe.training.trackers, run.url, recipe.to_dict(), since) as trackers:
+
+        def add(record: Record) -> None:
+            trackers.add(record)
+            if progress is not None:
+                progress(record)
+            curve.add(record)
+
+        with following(run, add):
+            yield
+    curve.draw()
+
+
+class _Curve:
+    """The picture of a run so far, drawn anew at its validations, but not for ever so short ones."""
+
+    def __init__(self, run: Run, title: str) -> None:
+        self._run, self._title, self._drawn = run, title, time.monotonic()
+
+    def add(self, record: Record) -> None:
+        if record["event"] == "validation" and time.monotonic() - self._drawn >= _CURVE_SECONDS:
+            self.draw()
+
+    def draw(self) -> None:
+        # it takes a second to import
+        from leapray.evaluation.plots import learning_curve
+
+        history = [record for record in self._run.records() if record["event"] == "validation"]
+        if history:
+            storage.write_bytes(self._run.curve, learning_curve(history, self._title))
+        self._drawn = time.monotonic()
 
 
 def _resolve(recipe: Recipe) -> Recipe:
@@ -172,19 +215,47 @@ def _worker(config: dict[str, Any]) -> None:
     found = ray.train.collective.broadcast_from_rank_zero(checkpoint.complete(run.checkpoints)[-1:])
     if found:
         _restore(loop, found[0], prepared)
-    log = RecordLog(run, loop.history).add if rank == 0 else lambda record: None
+    keeper = _Keeper(run, recipe, prepared, loop) if rank == 0 else None
 
     def report(record: Record) -> None:
-        if rank == 0:
-            state = {"transform": prepared.transform.digest(), "loop": loop.state()}
-            checkpoint.save(checkpoint.epoch_url(run.checkpoints, record["epoch"]), state)
-            checkpoint.prune(run.checkpoints, _KEEP)
-            log(record)
-        ray.train.report({key: value for key, value in record.items() if isinstance(value, int | float)})
+        if keeper:
+            keeper.log(record)
+        if record["event"] == "validation":
+            ray.train.report({key: value for key, value in record.items() if isinstance(value, int | float)})
 
-    fitted = loop.fit(report, log)
-    if rank == 0:
-        save_model(run.model, fitted.weights, recipe.network, prepared.transform, recipe=recipe.to_dict(), history=fitted.history)
+    fitted = loop.fit(report, keeper.keep if keeper else lambda: None)
+    if keeper:
+        keeper.save(run.model, fitted.weights, fitted.history)
+
+
+class _Keeper:
+    """What rank 0 writes into the run: its log, its checkpoints, and the models of its best validations."""
+
+    def __init__(self, run: Run, recipe: Recipe, prepared: Prepared, loop: Loop) -> None:
+        self._run, self._recipe, self._prepared, self._loop = run, recipe, prepared, loop
+        self._log = RecordLog(run, loop.history)
+
+    def log(self, record: Record) -> None:
+        """Log a record; a validation's model is saved when it is among the best so far."""
+        if record["event"] == "validation":
+            history = list(self._loop.history)
+            best = {checkpoint.step_url(self._run.best, kept["step"]) for kept in ranked(history)[: self._recipe.training.keep_best]}
+            url = checkpoint.step_url(self._run.best, record["step"])
+            if url in best:
+                self.save(url, self._loop.evaluated.state_dict(), history)
+            for other in set(checkpoint.complete(self._run.best, INFO_FILE)) - best:
+                storage.remove(other)
+        self._log.add(record)
+
+    def keep(self) -> None:
+        """Write a checkpoint of the loop as it is now."""
+        state = {"transform": self._prepared.transform.digest(), "loop": self._loop.state()}
+        checkpoint.save(checkpoint.step_url(self._run.checkpoints, self._loop.done), state)
+        checkpoint.prune(self._run.checkpoints, _KEEP)
+
+    def save(self, url: str, weights: Mapping[str, torch.Tensor], history: Sequence[Record]) -> None:
+        """Write a model."""
+        save_model(url, weights, self._recipe.network, self._prepared.transform, recipe=self._recipe.to_dict(), history=history)
 
 
 def _restore(loop: Loop, url: str, prepared: Prepared) -> None:

@@ -1,5 +1,8 @@
 """Reading ClimSim's netCDF pairs."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import netCDF4
@@ -82,6 +85,50 @@ def test_a_truncation_that_only_reaches_unused_variables_is_seen(tmp_path: Path)
     Path(pair.mli).write_bytes(Path(pair.mli).read_bytes()[:-8])
     with pytest.raises(UserError, match="truncated"):
         read_pair(pair)
+
+
+# in a process of its own, which the thread that was given up must not keep from ending with its status
+GIVE_UP = """
+import sys
+import threading
+from leapray.climsim import netcdf
+from leapray.errors import UserError
+
+netcdf._HDF5_SECONDS = 1.0
+if sys.argv[1] == "never":
+    netcdf.netCDF4.Dataset = lambda *arguments, **options: threading.Event().wait()
+for pair in (netcdf.PairPath(0, *sys.argv[2:4]), netcdf.PairPath(0, *sys.argv[4:6])):
+    try:
+        print(netcdf.read_pair(pair).step)
+    except UserError as error:
+        print(error)
+sys.exit(7)
+"""
+
+
+def give_up(opening: str, *pairs: PairPath) -> list[str]:
+    """What is said of each pair by a process that waits 1 s for HDF5 content; ``opening`` takes as long as it does, or for ever."""
+    paths = [path for pair in pairs for path in (pair.mli, pair.mlo)]
+    ended = subprocess.run([sys.executable, "-c", GIVE_UP, opening, *paths], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (7, "")
+    return ended.stdout.splitlines()
+
+
+def test_a_file_that_never_opens_is_given_up_by_name_and_ends_all_reading(tmp_path: Path) -> None:
+    endless, other = (write_pair(tmp_path / name, 0, container="NETCDF4") for name in "ab")
+    assert give_up("never", endless, other) == [f"{endless.mli}: could not be opened within 1 s; it is damaged"] * 2
+
+
+def test_a_global_heap_on_which_the_hdf5_library_loops_for_ever_is_refused(tmp_path: Path) -> None:
+    endless, other = write_pair(tmp_path, 0, container="NETCDF4"), write_pair(tmp_path, 1)
+    content = bytearray(Path(endless.mlo).read_bytes())
+    first_object = content.index(b"GCOL") + 16
+    content[first_object : first_object + 16] = bytes(16)
+    Path(endless.mlo).write_bytes(content)
+    refused, read = give_up("as it does", endless, other)
+    # a library that sees the object without a size may refuse it itself
+    assert re.fullmatch(r"\S+mlo\S+\.nc: (could not be opened within 1 s; it is damaged|not a netCDF file or a truncated one .*)", refused)
+    assert read == "0"
 
 
 @pytest.mark.parametrize("content", [b"", b"CDF", b"<html>404</html>" * 9])

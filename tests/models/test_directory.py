@@ -56,13 +56,13 @@ def test_saving_again_replaces_it(saved):
     url, _ = saved
     other = build_network("mlp", {"hidden": [3]})
     save_model(url, other.state_dict(), Choice(name="mlp", options={"hidden": [3]}), a_transform())
-    assert torch.equal(load_model(url).emulator.network.layers[0].weight, other.layers[0].weight)
+    assert torch.equal(load_model(url).emulator.network.body[0].weight, other.body[0].weight)
 
 
 def test_a_model_may_lie_on_any_file_system():
     network = build_network(CHOICE.name, CHOICE.options)
     save_model("memory://models/a", network.state_dict(), CHOICE, a_transform())
-    assert torch.equal(load_model("memory://models/a").emulator.network.layers[0].weight, network.layers[0].weight)
+    assert torch.equal(load_model("memory://models/a").emulator.network.body[0].weight, network.body[0].weight)
 
 
 def test_missing_files_are_named(saved, tmp_path):
@@ -99,17 +99,22 @@ def test_an_unknown_key_is_refused(saved):
 def test_weights_that_do_not_fit_are_described(tmp_path):
     url = str(tmp_path / "model")
     state = build_network("mlp", {"hidden": [4, 4]}).state_dict()
-    state["layers.0.bias"] = state["layers.0.bias"].double()
+    state["body.0.bias"] = state["body.0.bias"].double()
     save_model(url, state, Choice(name="mlp", options={"hidden": [5]}), a_transform())
     with pytest.raises(UserError) as error:
         load_model(url)
     assert "weights do not fit network 'mlp'" in str(error.value)
-    assert "unknown layers.4.bias, layers.4.weight" in str(error.value)
-    assert "layers.0.weight is float32 (4, 556), expected float32 (5, 556)" in str(error.value)
-    assert "layers.0.bias is float64 (4,), expected float32 (5,)" in str(error.value)
+    assert "unknown body.2.bias, body.2.weight" in str(error.value)
+    assert "body.0.weight is float32 (4, 556), expected float32 (5, 556)" in str(error.value)
+    assert "body.0.bias is float64 (4,), expected float32 (5,)" in str(error.value)
 
 
 def test_nothing_is_unpickled(saved):
     url, _ = saved
     with open(f"{url}/model.safetensors", "rb") as file:
-        assert set(safetensors.torch.load(file.read())) == {"layers.0.weight", "layers.0.bias", "layers.2.weight", "layers.2.bias"}
+        assert set(safetensors.torch.load(file.read())) == {
+            "body.0.weight",
+            "body.0.bias",
+            "head.prediction.0.weight",
+            "head.prediction.0.bias",
+        }

@@ -5,8 +5,9 @@ from torch import Tensor
 
 from leapray.climsim.schema import INPUTS, TARGETS
 from leapray.models.low_res_aqua import LowResAqua, LowResAquaOptions
+from tests.models import by_hand
 
-SMALL = LowResAquaOptions(encoder=(24, 10), lstm_hidden=6, lstm_layers=2, gru_hidden=3, head=20, dropout=0.3)
+SMALL = LowResAquaOptions(encoder=(24, 10), lstm_hidden=6, lstm_layers=2, gru_hidden=3, head=(20,), dropout=0.3)
 
 
 @pytest.fixture
@@ -19,73 +20,43 @@ def columns(rows: int = 4, features: int = 0) -> Tensor:
     return torch.randn(rows, INPUTS.width + 60 * features, generator=torch.Generator().manual_seed(1))
 
 
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
+def network_by_hand(x: np.ndarray, state: by_hand.State, head: list[str], features: int, activation: str) -> np.ndarray:
+    column = by_hand.channels(x, features)
+    autoencoder = [f"autoencoder.{position}" for position in (0, 2, 4, 6)]
+    summary = by_hand.perceptron(column.reshape(len(x), -1), state, autoencoder, activation).reshape(column.shape)
+    h = by_hand.both_ways(by_hand.lstm, np.concatenate([column, summary], axis=2), state, "lstm", layers=2)
+    h = by_hand.both_ways(by_hand.gru, h, state, "gru", layers=1)
+    return by_hand.perceptron(h.reshape(len(x), 360), state, head, activation)
 
 
-def lstm_by_hand(x: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
-    """One direction, (B, L, C) to (B, L, H), gates in the order input, forget, cell, output."""
-    w_input, w_hidden, b_input, b_hidden = weights
-    h = c = np.zeros((len(x), w_hidden.shape[1]))
-    steps = []
-    for level in range(x.shape[1]):
-        i, f, g, o = np.split(x[:, level] @ w_input.T + b_input + h @ w_hidden.T + b_hidden, 4, axis=1)
-        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-        h = sigmoid(o) * np.tanh(c)
-        steps.append(h)
-    return np.stack(steps, axis=1)
-
-
-def gru_by_hand(x: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
-    """One direction, (B, L, C) to (B, L, H), gates in the order reset, update, new."""
-    w_input, w_hidden, b_input, b_hidden = weights
-    h = np.zeros((len(x), w_hidden.shape[1]))
-    steps = []
-    for level in range(x.shape[1]):
-        from_input = np.split(x[:, level] @ w_input.T + b_input, 3, axis=1)
-        from_hidden = np.split(h @ w_hidden.T + b_hidden, 3, axis=1)
-        reset, update = (sigmoid(from_input[gate] + from_hidden[gate]) for gate in (0, 1))
-        h = (1 - update) * np.tanh(from_input[2] + reset * from_hidden[2]) + update * h
-        steps.append(h)
-    return np.stack(steps, axis=1)
-
-
-def both_ways(step, x: np.ndarray, state: dict[str, np.ndarray], prefix: str, layer: int) -> np.ndarray:
-    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    down, up = ([state[f"{prefix}.{name}_l{layer}{suffix}"] for name in names] for suffix in ("", "_reverse"))
-    return np.concatenate([step(x, down), step(x[:, ::-1], up)[:, ::-1]], axis=2)
-
-
-def perceptron_by_hand(x: np.ndarray, state: dict[str, np.ndarray], prefix: str, positions: range) -> np.ndarray:
-    for position in positions:
-        x = x @ state[f"{prefix}.{position}.weight"].T + state[f"{prefix}.{position}.bias"]
-        x = np.maximum(x, 0) if position != positions[-1] else x
-    return x
-
-
-def network_by_hand(x: np.ndarray, state: dict[str, np.ndarray]) -> np.ndarray:
-    channels = [x[:, 60 * k : 60 * k + 60] for k in range(6)]
-    channels += [x[:, 376 + 60 * k : 436 + 60 * k] for k in range(3)]
-    channels += [np.tile(x[:, k : k + 1], 60) for k in range(360, 376)]
-    column = np.stack(channels, axis=2)
-    summary = perceptron_by_hand(column.reshape(len(x), 1500), state, "autoencoder", range(0, 7, 2)).reshape(len(x), 60, 25)
-    h = np.concatenate([column, summary], axis=2)
-    for layer in range(2):
-        h = both_ways(lstm_by_hand, h, state, "lstm", layer)
-    h = both_ways(gru_by_hand, h, state, "gru", 0)
-    return perceptron_by_hand(h.reshape(len(x), 360), state, "head.layers", range(0, 3, 2))
-
-
-def test_full_size_has_the_originals_parameters():
+@pytest.mark.parametrize(
+    ("options", "features", "parameters"),
+    [({}, 0, 18_525_030), ({"head": ()}, 9, 18_226_092)],
+    ids=["base", "nine features"],
+)
+def test_full_size_has_the_originals_parameters(options, features, parameters):
     with torch.device("meta"):
-        network = LowResAqua(LowResAquaOptions())
-    assert sum(parameter.numel() for parameter in network.parameters()) == 18_525_030
+        network = LowResAqua(LowResAquaOptions(**options), features)
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
 
 
-def test_equals_an_independent_computation(network):
-    x = columns().double()
-    state = {name: tensor.numpy() for name, tensor in network.double().state_dict().items()}
-    np.testing.assert_allclose(network(x).detach().numpy(), network_by_hand(x.numpy(), state), rtol=1e-9, atol=1e-12)
+@pytest.mark.parametrize(
+    ("head", "names", "features", "activation"),
+    [
+        ((20,), ["head.prediction.0", "head.prediction.2"], 0, "relu"),
+        ((20, 11), ["head.prediction.0", "head.prediction.2", "head.prediction.4"], 0, "silu"),
+        ((20,), ["head.prediction.0", "head.prediction.2"], 1, "gelu"),
+        ((), ["head.prediction"], 9, "elu"),
+    ],
+)
+def test_equals_an_independent_computation(head, names, features, activation):
+    torch.manual_seed(0)
+    network = LowResAqua(SMALL.model_copy(update={"head": head, "activation": activation}), features).eval().double()
+    x = columns(features=features).double()
+    state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    expected = network_by_hand(x.numpy(), state, names, features, activation)
+    np.testing.assert_allclose(network(x).detach().numpy(), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(network.float()(x.float()).detach().numpy(), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_perceptrons_start_xavier_uniform_with_zero_bias():
@@ -97,15 +68,26 @@ def test_perceptrons_start_xavier_uniform_with_zero_bias():
     assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
 
 
+def test_a_head_of_one_layer_starts_as_pytorchs():
+    torch.manual_seed(0)
+    layer = LowResAqua(SMALL.model_copy(update={"head": ()})).head.prediction
+    bound = 360**-0.5
+    for values in (layer.weight, layer.bias):
+        assert 0.9 * bound < values.abs().max() <= bound
+
+
+def test_the_autoencoder_grows_with_the_channels_unless_its_widths_are_given():
+    with torch.device("meta"):
+        widths = [layer.out_features for layer in LowResAqua(LowResAquaOptions(), features=9).autoencoder[::2]]
+    assert widths == [510, 272, 136, 272, 510, 2040]
+    assert [layer.out_features for layer in LowResAqua(SMALL, features=9).autoencoder[::2]] == [24, 10, 24, 2040]
+
+
 @pytest.mark.parametrize(("place", "channel"), [("first", 0), ("after-state", 6), ("last", 25)])
 def test_engineered_features_are_channels_in_their_place(place, channel):
     network = LowResAqua(SMALL.model_copy(update={"features_at": place}), features=9).eval()
     x = columns(features=9)
-    channels = network.channels(x)
-    assert channels.shape == (4, 60, 34)
-    torch.testing.assert_close(channels[:, :, channel : channel + 9], x[:, 556:].reshape(4, 9, 60).transpose(1, 2))
-    rest = torch.cat([channels[:, :, :channel], channels[:, :, channel + 9 :]], dim=2)
-    assert torch.equal(rest, LowResAqua(SMALL).channels(x[:, :556]))
+    np.testing.assert_array_equal(network.channels(x).numpy(), by_hand.channels(x.numpy(), 9, channel))
     assert network(x).shape == (4, TARGETS.width)
     torch.testing.assert_close(torch.jit.script(network)(x), network(x), rtol=0, atol=1e-6)
 
@@ -132,7 +114,10 @@ def test_scripted_network_is_the_same(network):
         torch.testing.assert_close(torch.jit.script(network)(columns(rows)), network(columns(rows)), rtol=0, atol=1e-6)
 
 
-def test_head_stays_float32_under_autocast(network):
+@pytest.mark.parametrize("confidence", [False, True])
+def test_head_stays_float32_under_autocast(confidence):
+    torch.manual_seed(0)
+    network = LowResAqua(SMALL.model_copy(update={"confidence": confidence, "dropout": 0.0}))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         lowered = network(columns())
     assert lowered.dtype == torch.float32

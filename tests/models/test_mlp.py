@@ -1,18 +1,19 @@
 import numpy as np
+import pytest
 import torch
-from torch.nn import functional
 
 from leapray.models.mlp import MLP, MLPOptions
+from tests.models import by_hand
 
 
-def test_equals_an_independent_computation():
+@pytest.mark.parametrize("activation", ["relu", "elu", "gelu", "silu"])
+def test_equals_an_independent_computation(activation):
     torch.manual_seed(0)
-    network = MLP(MLPOptions(hidden=(7, 5), activation="gelu", dropout=0.5)).eval()
-    x = torch.randn(3, 556)
-    weights = list(network.state_dict().values())
-    h = functional.gelu(x @ weights[0].T + weights[1])
-    h = functional.gelu(h @ weights[2].T + weights[3])
-    np.testing.assert_allclose(network(x).detach(), h @ weights[4].T + weights[5], rtol=0, atol=1e-6)
+    network = MLP(MLPOptions(hidden=(7, 5), activation=activation, dropout=0.5)).eval().double()
+    x = torch.randn(3, 556, dtype=torch.float64)
+    state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    expected = by_hand.perceptron(x.numpy(), state, ["body.0", "body.3", "head.prediction.0"], activation)
+    np.testing.assert_allclose(network(x).detach().numpy(), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_no_hidden_layer_is_a_linear_map():
@@ -25,7 +26,14 @@ def test_features_widen_the_input():
     assert MLP(MLPOptions(hidden=(4,)), features=3)(torch.zeros(2, 736)).shape == (2, 368)
 
 
-def test_scripted_network_is_the_same():
-    network = MLP(MLPOptions(hidden=(8,)))
+@pytest.mark.parametrize("hidden", [(), (8,)])
+def test_scripted_network_is_the_same(hidden):
+    network = MLP(MLPOptions(hidden=hidden))
     x = torch.randn(5, 556)
     torch.testing.assert_close(torch.jit.script(network)(x), network(x), rtol=0, atol=0)
+
+
+def test_head_stays_float32_under_autocast():
+    network = MLP(MLPOptions(hidden=(8,)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert network(torch.zeros(2, 556)).dtype == torch.float32

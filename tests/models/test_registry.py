@@ -28,6 +28,14 @@ class Bare(torch.nn.Module):
 """
 
 
+SMALL = {
+    "low-res-aqua": {"encoder": [8], "lstm_hidden": 4, "lstm_layers": 1, "gru_hidden": 2, "head": [8]},
+    "low-res-high-res": {"embedding": 6, "hidden": 4, "layers": 1, "head": 8},
+    "mlp": {"hidden": [8]},
+    "linear": {},
+}
+
+
 @pytest.fixture
 def own_network(tmp_path, monkeypatch):
     """A user's module in the working directory."""
@@ -40,18 +48,34 @@ def own_network(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", NETWORKS.entries)
 def test_every_network_maps_scaled_columns_to_scaled_targets(name):
-    sizes = {
-        "low-res-aqua": {"encoder": [8], "lstm_hidden": 4, "lstm_layers": 1, "gru_hidden": 2, "head": 8},
-        "mlp": {"hidden": [8]},
-        "linear": {},
-    }
     for features in (0, 1):
-        network = build_network(name, sizes[name], features)
+        network = build_network(name, SMALL[name], features)
         assert network(torch.zeros(2, 556 + 60 * features)).shape == (2, 368)
 
 
+@pytest.mark.parametrize("name", [name for name in NETWORKS.entries if name != "linear"])
+def test_a_confidence_head_adds_its_outputs_in_training_and_nothing_in_evaluation(name):
+    torch.manual_seed(0)
+    network = build_network(name, {**SMALL[name], "dropout": 0, "confidence": True})
+    plain = build_network(name, {**SMALL[name], "dropout": 0})
+    plain.load_state_dict({key: value for key, value in network.state_dict().items() if ".confidence" not in key})
+    x = torch.randn(2, 556)
+    both = network(x)
+    assert both.shape == (2, 736)
+    predicted, expected_loss = both.split(368, dim=1)
+    assert (predicted != expected_loss).all()
+    torch.testing.assert_close(predicted, plain(x), rtol=0, atol=1e-6)
+    both.square().sum().backward()
+    assert [key for key, parameter in network.named_parameters() if parameter.grad is None] == []
+    network.eval()
+    scripted = torch.jit.script(network)
+    torch.testing.assert_close(network(x), predicted, rtol=0, atol=1e-6)
+    torch.testing.assert_close(scripted(x), predicted, rtol=0, atol=1e-6)
+    assert scripted.train()(x).shape == (2, 736)
+
+
 def test_options_reach_the_network():
-    network = build_network("low-res-aqua", {"encoder": [8], "lstm_hidden": 5, "lstm_layers": 1, "gru_hidden": 2, "head": 8})
+    network = build_network("low-res-aqua", {"encoder": [8], "lstm_hidden": 5, "lstm_layers": 1, "gru_hidden": 2, "head": [8]})
     assert isinstance(network, LowResAqua)
     assert network.lstm.hidden_size == 5
 
@@ -61,16 +85,19 @@ def test_options_are_filled_in():
         "hidden": (3,),
         "activation": "relu",
         "dropout": 0.0,
+        "confidence": False,
     }
 
 
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("unet", {}, ["unet", "low-res-aqua, mlp"]),
+        ("unet", {}, ["unet", "low-res-aqua, low-res-high-res, mlp"]),
         ("mlp", {"hiden": [1]}, ["hiden", "did you mean 'hidden'"]),
         ("mlp", {"hidden": [0]}, ["hidden.0", "0", "greater than 0"]),
         ("mlp", {"activation": "tanh"}, ["activation", "tanh", "relu"]),
+        ("low-res-aqua", {"head": [0]}, ["head.0", "0", "greater than 0"]),
+        ("low-res-high-res", {"pooling": "max"}, ["pooling", "max", "attention"]),
         ("low-res-aqua", {"dropout": 1.5}, ["dropout", "1.5", "less than 1"]),
         ("low-res-aqua", {"encoder": []}, ["encoder", "at least 1"]),
         ("nowhere.at_all:Net", {}, ["nowhere.at_all:Net", "cannot import"]),

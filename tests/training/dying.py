@@ -12,7 +12,8 @@ from leapray.registry import Options
 
 class DyingOptions(Options):
     grave: str = ""
-    """File that is written in dying; a process that finds it lives on."""
+    """File that is written in dying, with the names of the run's checkpoints; a process that finds it lives on."""
+    run: str = ""
     calls: int = 0
 
 
@@ -28,6 +29,7 @@ class Dying(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.calls += self.training
         if self.options.grave and self.calls > self.options.calls and not Path(self.options.grave).exists():
-            Path(self.options.grave).write_text("here")
+            states = Path(self.options.run).glob("checkpoints/*/state.json")
+            Path(self.options.grave).write_text(",".join(sorted(state.parent.name for state in states)))
             os._exit(1)
         return self.linear(x)

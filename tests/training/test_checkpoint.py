@@ -105,7 +105,7 @@ def test_refuses_what_it_could_not_give_back(tmp_path):
 def test_only_complete_checkpoints_count_and_the_newest_are_kept(tmp_path):
     folder = str(tmp_path / "checkpoints")
     assert checkpoint.complete(folder) == []
-    urls = [checkpoint.epoch_url(folder, epoch) for epoch in (1, 2, 9, 10)]
+    urls = [checkpoint.step_url(folder, step) for step in (1, 2, 9, 10)]
     for url in urls:
         checkpoint.save(url, {"a": torch.ones(1)})
     storage.remove(storage.join(urls[-1], checkpoint.STATE))

@@ -10,13 +10,16 @@ from sklearn.metrics import r2_score
 from leapray.climsim.schema import INPUTS, LEARNED, SCORED, TARGETS
 from leapray.errors import UserError
 from leapray.recipe import Choice, Training
+from leapray.training import checkpoint
 from leapray.training.loop import Loop, Peers
 
 CPU = torch.device("cpu")
 
 
 class Batches:
-    """Rows of a linear map in memory, ``world`` ranks taking turns; the arrays are read-only, as Ray Data gives them."""
+    """Rows of a linear map in memory, of two sources in turn, ``world`` ranks sharing them; the arrays are read-only."""
+
+    sources, kinds = ("lr", "hr"), ("low-res", "high-res")
 
     def __init__(self, steps=8, batch=32, validation=(20, 7, 13), rank=0, world=1, good_epochs=99):
         generator = np.random.default_rng(5)
@@ -26,7 +29,7 @@ class Batches:
             inputs = generator.normal(size=(count, INPUTS.width)).astype(np.float32)
             targets = (inputs @ matrix).astype(np.float32)
             inputs.flags.writeable = targets.flags.writeable = False
-            return {"inputs": inputs, "targets": targets, "row": np.arange(count)}
+            return {"inputs": inputs, "targets": targets, "row": np.arange(count), "source": np.arange(count, dtype=np.int16) % 2}
 
         self.steps = steps
         self.good_epochs = good_epochs
@@ -56,8 +59,12 @@ def linear(dropout=0.0):
     return torch.nn.Sequential(torch.nn.Dropout(dropout), torch.nn.Linear(INPUTS.width, TARGETS.width))
 
 
-def fit(loop, records=None):
-    return loop.fit(lambda record: None if records is None else records.append(record))
+def fit(loop):
+    return loop.fit()
+
+
+def timeless(history):
+    return [{key: value for key, value in record.items() if not key.endswith(("_s", "seconds"))} for record in history]
 
 
 def same(a, b):
@@ -119,7 +126,7 @@ def test_ranks_merge_their_moments_and_losses():
 def test_the_best_weights_are_kept_as_they_were():
     kept = []
     loop = Loop(linear(), Batches(good_epochs=3), training(epochs=5), CPU)
-    fitted = loop.fit(lambda record: kept.append(copy.deepcopy(loop.bare.state_dict())))
+    fitted = loop.fit(lambda record: record["event"] == "validation" and kept.append(copy.deepcopy(loop.bare.state_dict())))
     assert np.argmax([record["r2"] for record in fitted.history]) == 2
     assert fitted.best["epoch"] == 3
     assert same(fitted.weights, kept[2])
@@ -132,25 +139,92 @@ def test_stops_after_patience_validations_without_a_better_one():
     assert fitted.best["epoch"] == 3
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_resuming_after_any_epoch_equals_an_undisturbed_run(dropout, precision):
-    schedule = {"name": "multistep", "options": {"milestones": [1, 3], "gamma": 0.5}}
-    settings = training(epochs=4, schedule=schedule, precision=precision)
+VARIANTS = {
+    "plain": {},
+    "dropout": {},
+    "bf16": {"precision": "bf16"},
+    "accumulated and clipped": {"accumulate": 4, "clip_norm": 0.1},
+    "average": {"ema": {"every": 2, "after": 3, "ramp": True}},
+    "validations": {"validations": 3, "keep_best": 2},
+    "plateau": {"schedule": {"name": "plateau", "options": {"patience": 1, "factor": 0.5}}},
+    "cosine": {"schedule": {"name": "cosine", "options": {"warmup": 0.5}}},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resuming_between_any_two_steps_equals_an_undisturbed_run(variant, tmp_path):
+    schedule = {"name": "multistep", "options": {"milestones": [1], "gamma": 0.5}}
+    settings = training(**{"epochs": 2, "schedule": schedule, "checkpoint_seconds": 1e-9} | VARIANTS[variant])
+    dropout = 0.3 if variant == "dropout" else 0.0
     states = []
-    loop = Loop(linear(dropout), Batches(), settings, CPU)
-    whole = loop.fit(lambda record: states.append(copy.deepcopy(loop.state())))
-    for state in states:
+    loop = Loop(linear(dropout), Batches(steps=4), settings, CPU)
+
+    def keep():
+        checkpoint.save(f"{tmp_path}/{len(states)}", loop.state())
+        states.append(loop.done)
+
+    whole = loop.fit(keep=keep, report_seconds=0)
+    assert set(states) == set(range(1, 9))
+    for number in range(len(states)):
         torch.manual_seed(999)
-        resumed = Loop(linear(dropout), Batches(), settings, CPU)
-        resumed.restore(state)
-        fitted = fit(resumed)
+        resumed = Loop(linear(dropout), Batches(steps=4), settings, CPU)
+        resumed.restore(checkpoint.load(f"{tmp_path}/{number}"))
+        assert resumed.done == states[number]
+        fitted = resumed.fit(report_seconds=0)
         assert same(fitted.weights, whole.weights)
         assert same(resumed.bare.state_dict(), loop.bare.state_dict())
-        timeless = [
-            [{k: v for k, v in r.items() if k not in ("rows_per_s", "data_wait_s")} for r in run.history] for run in (fitted, whole)
-        ]
-        assert timeless[0] == timeless[1]
+        assert timeless(resumed.history) == timeless(loop.history)
+
+
+def test_a_state_of_epochs_of_another_length_is_refused():
+    state = Loop(linear(), Batches(), training(), CPU).state()
+    with pytest.raises(UserError, match="epochs of 8 steps, but the data gives 9"):
+        Loop(linear(), Batches(steps=9), training(), CPU).restore(state)
+
+
+def test_how_often_ranks_meet_changes_nothing():
+    seldom, often = (Loop(linear(0.3), Batches(), training(), CPU) for _ in range(2))
+    seldom.fit(report_seconds=1e9)
+    often.fit(report_seconds=0)
+    assert same(seldom.bare.state_dict(), often.bare.state_dict())
+    assert timeless(seldom.history) == timeless(often.history)
+
+
+def test_validates_inside_an_epoch():
+    fitted = fit(Loop(linear(), Batches(steps=8), training(epochs=2, validations=3), CPU))
+    assert [record["step"] for record in fitted.history] == [3, 5, 8, 11, 13, 16]
+    assert [record["epoch"] for record in fitted.history] == [1, 1, 1, 2, 2, 2]
+    assert [len(record["loss_curve"]) for record in fitted.history] == [3, 2, 3, 3, 2, 3]
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch():
+    found = {}
+    for parts in (1, 5):
+        loop = Loop(linear(), Batches(steps=1), training(epochs=1, accumulate=parts), CPU)
+        weights = list(loop.bare.parameters())
+        loop.optimizer.register_step_pre_hook(lambda *_, n=parts, w=weights: found.update({n: [p.grad.clone() for p in w]}))
+        fit(loop)
+    for whole, accumulated in zip(found[1], found[5], strict=True):
+        torch.testing.assert_close(accumulated, whole, rtol=1e-4, atol=1e-9)
+
+
+def test_the_gradient_is_clipped_to_its_largest_norm():
+    norms = []
+    loop = Loop(linear(), Batches(), training(epochs=1, clip_norm=1e-3), CPU)
+    loop.optimizer.register_step_pre_hook(lambda *_: norms.append(sum(float(p.grad.square().sum()) for p in loop.bare.parameters()) ** 0.5))
+    fit(loop)
+    assert norms == pytest.approx([1e-3] * 8, rel=1e-3)
+
+
+def test_the_average_is_what_is_validated_and_saved():
+    settings = training(epochs=2, ema={"decay": 0.9, "every": 1, "after": 0})
+    loop = Loop(linear(), Batches(), settings, CPU)
+    fitted = fit(loop)
+    truth, prediction = predictions(fitted.weights, loop.batches)
+    assert fitted.best["r2"] == pytest.approx(r2_score(truth, prediction, multioutput="raw_values")[LEARNED].mean(), abs=1e-6)
+    assert fitted.best is fitted.history[-1]
+    assert not same(fitted.weights, loop.bare.state_dict())
+    assert same(fitted.weights, loop.evaluated.state_dict())
 
 
 def test_dropout_differs_between_ranks_and_epochs():
@@ -173,7 +247,7 @@ def test_the_loss_curve_has_every_step_of_a_short_epoch_and_a_mean_of_each_part_
 def test_logs_where_it_stands():
     logged = []
     loop = Loop(linear(), Batches(steps=5), training(epochs=2), CPU)
-    fitted = loop.fit(lambda record: None, logged.append, log_seconds=0)
+    fitted = loop.fit(lambda record: record["event"] == "step" and logged.append(record), report_seconds=0)
     assert [record["step"] for record in logged] == list(range(1, 11))
     assert [record["epoch"] for record in logged] == [1] * 5 + [2] * 5
     assert {record["steps"] for record in logged} == {10}
@@ -185,18 +259,22 @@ def test_lost_or_doubled_validation_rows_are_an_error():
     for change, arrived in ((lambda parts: parts[1:], 20), (lambda parts: [*parts, parts[0]], 60)):
         batches = Batches()
         batches.validation = change(batches.validation)
-        with pytest.raises(RuntimeError, match=f"epoch 1: {arrived} validation rows arrived of 40"):
+        with pytest.raises(RuntimeError, match=f"step 8: {arrived} validation rows arrived of 40"):
             fit(Loop(linear(), batches, training(), CPU))
 
 
-def test_names_epoch_and_step_of_a_loss_that_is_not_finite():
+def test_names_epoch_step_columns_and_source_of_a_loss_that_is_not_finite():
     batches = Batches(steps=4)
-    poisoned = batches.training[int(np.random.default_rng(1).permutation(4)[2])]
     # the first epoch passes over the poisoned batch, which comes third in the second one
-    poisoned["targets"] = np.full_like(poisoned["targets"], np.nan)
-    batches.train = lambda epoch, train=batches.train: train(1) if epoch == 1 else iter(list(train(1))[:2] * 2)
-    with pytest.raises(UserError, match="nan at epoch 2, step 3 of 4"):
-        fit(Loop(linear(), batches, training(), CPU))
+    poisoned = batches.training[int(np.random.default_rng(1).permutation(4)[2])]
+    targets = poisoned["targets"].copy()
+    targets[5, [TARGETS["ptend_t"].start + 7, TARGETS["ptend_u"].start + 20]] = np.nan
+    poisoned["targets"] = targets
+    batches.train = lambda epoch, first, train=batches.train: train(1) if epoch == 1 else iter(list(train(1))[:2] * 2)
+    expected = "nan at epoch 2, step 3 of 4, in rows of hr, columns ptend_t_7, ptend_u_20; a lower"
+    for report_seconds in (0, 1e9):
+        with pytest.raises(UserError, match=expected):
+            Loop(linear(), batches, training(), CPU).fit(report_seconds=report_seconds)
 
 
 def test_takes_wrong_choices_as_the_users_mistake():

@@ -29,7 +29,7 @@ def step(epoch, number):
 
 
 def end(epoch, number):
-    return {"event": "epoch", "epoch": epoch, "step": number}
+    return {"event": "validation", "epoch": epoch, "step": number}
 
 
 def finish(run):

@@ -1,50 +1,143 @@
+import math
+
+import numpy as np
 import pytest
 import torch
 
 from leapray.errors import UserError
 from leapray.recipe import Choice
-from leapray.training.optimizers import OPTIMIZERS
+from leapray.training import checkpoint
 from leapray.training.schedules import SCHEDULES
 
+STEPS = 5
+CHOICES = [
+    Choice(name="constant"),
+    Choice(name="multistep", options={"milestones": [1, 3], "gamma": 0.5}),
+    Choice(name="plateau", options={"patience": 1}),
+    Choice(name="cosine", options={"warmup": 0.7, "final": 0.1}),
+]
 
-def rates(choice, epochs, lr=1.0):
+
+def build(choice, epochs, lr=1.0):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
-    schedule = SCHEDULES.build(choice, optimizer)
-    found = []
-    for _ in range(epochs):
-        found.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    return found
+    return optimizer, SCHEDULES.build(choice, optimizer, STEPS, epochs)
+
+
+def run(optimizer, schedule, r2):
+    """The rate of every step of as many epochs as there are validations."""
+    rates = []
+    for score in r2:
+        for _ in range(STEPS):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step_ended()
+        schedule.epoch_ended()
+        schedule.validated(score)
+    return rates
+
+
+def by_epoch(choice, r2, lr=1.0):
+    rates = np.reshape(run(*build(choice, len(r2), lr), r2), (-1, STEPS))
+    assert (rates == rates[:, :1]).all()
+    return rates[:, 0].tolist()
 
 
 def test_constant_never_changes():
-    assert rates(Choice(name="constant"), 8, lr=0.3) == [0.3] * 8
+    assert by_epoch(Choice(name="constant"), [0.0] * 8, lr=0.3) == [0.3] * 8
 
 
 def test_multistep_falls_after_each_milestone():
-    choice = Choice(name="multistep", options={"milestones": [1, 3], "gamma": 0.5})
-    assert rates(choice, 5) == pytest.approx([1, 0.5, 0.5, 0.25, 0.25])
+    assert by_epoch(CHOICES[1], [0.0] * 5) == pytest.approx([1, 0.5, 0.5, 0.25, 0.25])
+
+
+def test_plateau_falls_when_patience_is_over_and_higher_is_better():
+    assert by_epoch(Choice(name="plateau"), [-3.0, -2.0] + [-2.5] * 7 + [0.5, 0.5]) == pytest.approx([1] * 9 + [10**-0.2] * 2)
+
+
+def test_plateau_counts_a_gain_above_the_threshold_only():
+    options = {"factor": 0.5, "patience": 0, "threshold": 0.1, "min_lr": 0.3}
+    # better by 0.05, by 0.25, by nothing, and a NaN
+    assert by_epoch(Choice(name="plateau", options=options), [0.0, 0.05, 0.3, 0.3, math.nan, 0.3]) == [1, 1, 0.5, 0.5, 0.3, 0.3]
+
+
+def test_plateau_counts_validations_whatever_their_number_in_an_epoch():
+    optimizer, schedule = build(Choice(name="plateau", options={"factor": 0.5, "patience": 1}), 9)
+    schedule.epoch_ended()
+    for r2 in [0.5, 0.4, 0.4]:
+        schedule.validated(r2)
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_cosine_rises_in_steps_and_ends_with_the_last_step():
+    epochs, rising, final, lr = 4, 8, 0.1, 0.3
+    choice = Choice(name="cosine", options={"warmup": rising / STEPS, "final": final})
+    rates = np.array(run(*build(choice, epochs, lr), [0.0] * epochs)) / lr
+    np.testing.assert_allclose(rates[:rising], np.arange(1, rising + 1) / (rising + 1), rtol=1e-12)
+    progress = np.linspace(0, 1, epochs * STEPS - rising)
+    np.testing.assert_allclose(rates[rising:], final + (1 - final) * 0.5 * (1 + np.cos(np.pi * progress)), rtol=1e-12)
+
+
+def test_cosine_without_a_rise_goes_from_the_full_rate_to_zero():
+    rates = run(*build(Choice(name="cosine"), 3), [0.0] * 3)
+    assert rates[0] == 1
+    assert rates[-1] == pytest.approx(0, abs=1e-15)
+    assert np.all(np.diff(rates) < 0)
+
+
+def test_cosine_takes_the_shortest_training():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1)
+    SCHEDULES.build(Choice(name="cosine"), optimizer, 1, 1)
+    assert optimizer.param_groups[0]["lr"] == 1
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.name)
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_saved_schedule_continues_in_a_fresh_one_as_if_never_stopped(tmp_path, choice, epochs):
+    r2 = [0.1, 0.3, 0.2, 0.2, 0.1, 0.1]
+    undisturbed = run(*build(choice, len(r2)), r2)
+    optimizer, schedule = build(choice, len(r2))
+    run(optimizer, schedule, r2[:epochs])
+    checkpoint.save(str(tmp_path / "saved"), {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()})
+    optimizer, schedule = build(choice, len(r2))
+    state = checkpoint.load(str(tmp_path / "saved"))
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    assert run(optimizer, schedule, r2[epochs:]) == undisturbed[epochs * STEPS :]
+
+
+def test_a_cosine_saved_inside_its_rise_continues(tmp_path):
+    choice = Choice(name="cosine", options={"warmup": 2})
+    undisturbed = run(*build(choice, 4), [0.0] * 4)
+    optimizer, schedule = build(choice, 4)
+    for _ in range(3):
+        optimizer.step()
+        schedule.step_ended()
+    checkpoint.save(str(tmp_path / "saved"), {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()})
+    optimizer, schedule = build(choice, 4)
+    state = checkpoint.load(str(tmp_path / "saved"))
+    schedule.load_state_dict(state["schedule"])
+    optimizer.load_state_dict(state["optimizer"])
+    assert run(optimizer, schedule, [0.0] * 3) == undisturbed[3 : 3 + 3 * STEPS]
 
 
 @pytest.mark.parametrize("options", [{}, {"milestones": []}, {"milestones": [3, 1]}, {"milestones": [2, 2]}, {"milestones": [0]}])
 def test_multistep_refuses_useless_milestones(options):
     with pytest.raises(UserError, match=r"training\.schedule\.options.*milestones"):
-        SCHEDULES.build(Choice(name="multistep", options=options), None)
+        build(Choice(name="multistep", options=options), 3)
 
 
-def test_adamw_takes_one_step_as_its_paper_says():
-    start, gradient, lr, decay, beta1, beta2, eps = 2.0, 0.5, 0.1, 0.2, 0.8, 0.95, 1e-8
-    parameter = torch.nn.Parameter(torch.tensor([start], dtype=torch.float64))
-    options = {"lr": lr, "weight_decay": decay, "betas": [beta1, beta2]}
-    optimizer = OPTIMIZERS.build(Choice(name="adamw", options=options), [parameter])
-    parameter.grad = torch.tensor([gradient], dtype=torch.float64)
-    optimizer.step()
-    # after one step both bias-corrected moments are the gradient's own
-    assert parameter.item() == pytest.approx(start * (1 - lr * decay) - lr * gradient / (abs(gradient) + eps), rel=1e-12)
-
-
-@pytest.mark.parametrize(("key", "value"), [("lr", 0), ("weight_decay", -1), ("betas", [0.9, 1.0]), ("momentum", 0.9)])
-def test_adamw_refuses_a_wrong_option_by_its_key(key, value):
-    with pytest.raises(UserError, match=key):
-        OPTIMIZERS.build(Choice(name="adamw", options={key: value}), [torch.nn.Parameter(torch.zeros(1))])
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("cosine", {"warmup": 3}, "warmup is 3 epochs.*fewer than training.epochs, 3"),
+        ("cosine", {"warmup": -1}, "warmup"),
+        ("cosine", {"final": 1.5}, "final"),
+        ("plateau", {"factor": 1}, "factor"),
+        ("plateau", {"patience": -1}, "patience"),
+        ("constant", {"gamma": 1}, "gamma"),
+        ("step", {}, "'step'.*constant, multistep, plateau, cosine"),
+    ],
+)
+def test_names_what_is_wrong(name, options, message):
+    with pytest.raises(UserError, match=message):
+        build(Choice(name=name, options=options), 3)

@@ -1,0 +1,147 @@
+"""``bench train-step``: our training step against the original's, against the network alone and against the device; and under Ray Train.
+
+On a GPU it trains the base network in the original's batches, on a CPU a small one, in float32 on either side.
+The step is the loop that every training runs, over batches in memory. Under Ray Train it is the verb itself with one worker, over shards
+that were prepared for it, beside the same loop over the same batches without Ray.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from leapray import cluster, storage
+from leapray.bench.compare import Bar, Comparison, Figures, Progress, Settings, interleave
+from leapray.bench.data import COLUMNS, KIND, make_flat
+from leapray.bench.steps import (
+    Bare,
+    InMemory,
+    MatrixProduct,
+    Original,
+    Ours,
+    Setup,
+    forward_flop,
+    phases,
+    random_batches,
+    setup_here,
+    steady,
+)
+from leapray.data.prepare import prepare
+from leapray.data.stream import Stream
+from leapray.errors import UserError
+from leapray.recipe import Recipe, parse_recipe
+from leapray.training.feed import Batch
+from leapray.training.loop import Loop, Record
+from leapray.training.trainer import train
+
+BARE, LOOP = Bar(0.95), Bar(0.95)
+ORIGINAL, PRODUCT, WAIT = Bar(1.5), Bar(0.5), Bar(0.02, at_most=True)
+"""These hold on a GPU."""
+_SECONDS, _QUICK_SECONDS, _LEAST_STEPS = 10.0, 3.0, 24
+"""Of a training under Ray: shorter, and it would be over before its records could be read."""
+
+
+def run(settings: Settings, progress: Progress | None = None) -> list[Comparison]:
+    """Rows a second of the step, the parts of it, the share of the device's arithmetic, and what Ray Train costs."""
+    if os.environ.get("RAY_ADDRESS"):
+        raise UserError("bench train-step measures this machine alone; unset RAY_ADDRESS")
+    with _threads_of_a_worker():
+        setup = setup_here(settings.quick)
+        return [*compare_steps(setup, settings, progress), *compare_ray(setup, settings, progress)]
+
+
+@contextmanager
+def _threads_of_a_worker() -> Iterator[None]:
+    """As many threads as a lone worker of Ray Train takes, whatever this process was told to take."""
+    own = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(own)
+
+
+def compare_steps(setup: Setup, settings: Settings, progress: Progress | None = None) -> list[Comparison]:
+    """The step against its baselines, and its phases."""
+    held = random_batches(setup.batch_size)
+    found = interleave(
+        {"ours": Ours(setup, held), "original": Original(setup, held), "bare": Bare(setup), "product": MatrixProduct(setup)},
+        settings,
+        progress,
+    )
+    ours = found["ours"]["rows/s"]
+    flop = 3 * forward_flop(setup.build())
+    achieved, attainable = [rate * flop / 1e12 for rate in ours], [rate / 1e12 for rate in found["product"]["FLOP/s"]]
+    parts = phases(setup, held)
+    whole_ms = sum(parts.values())
+    return [
+        _compare("step, original's step", "rows/s", ours, found["original"]["rows/s"], _on_gpu(setup, ORIGINAL)),
+        _compare("step, network alone", "rows/s", ours, found["bare"]["rows/s"], BARE),
+        _compare("step, matrix product", "TFLOP/s", achieved, attainable, _on_gpu(setup, PRODUCT)),
+        *(_compare(f"{phase}, of a step", "ms", [ms], [whole_ms], None) for phase, ms in parts.items()),
+    ]
+
+
+def compare_ray(setup: Setup, settings: Settings, progress: Progress | None = None) -> list[Comparison]:
+    """The verb with one worker against the loop over the same batches in memory, once both are running."""
+    usual, quick = (setup.batch_size * max(_LEAST_STEPS, setup.steps_in(seconds)) for seconds in (_SECONDS, _QUICK_SECONDS))
+    recipe = _recipe(settings.directory, settings.size(usual, quick), setup)
+    with cluster.connected():
+        prepared = prepare(recipe)
+        held = list(Stream(prepared, batch_size=setup.batch_size, lanes=recipe.lanes, seed=recipe.training.seed).train(0))
+    found = interleave({"ray": partial(_under_ray, recipe), "loop": partial(_alone, recipe, setup, held)}, settings, progress)
+    ray, loop = found["ray"], found["loop"]
+    step_ms = [1000 * setup.batch_size / rate for rate in ray["rows/s"]]
+    wait_ms = [share * ms for share, ms in zip(ray["wait"], step_ms, strict=True)]
+    return [
+        _compare("Ray Train, loop without Ray", "rows/s", ray["rows/s"], loop["rows/s"], LOOP),
+        _compare("data wait, of a step in Ray Train", "ms", wait_ms, step_ms, _on_gpu(setup, WAIT)),
+    ]
+
+
+def _recipe(directory: Path, rows: int, setup: Setup) -> Recipe:
+    """The training of ``setup`` by a worker of Ray Train, over new flat files of ``rows`` rows and a snapshot to validate on."""
+    flat = make_flat(directory / "training", rows)
+    held_out = make_flat(directory / "held-out", COLUMNS, start=flat.stop)
+    train_on = {"kind": KIND, "path": flat.url, "train": {"start": str(flat.start), "stop": str(flat.stop)}}
+    validate_on = {"kind": KIND, "path": held_out.url, "validation": {"start": str(held_out.start), "stop": str(held_out.stop)}}
+    return parse_recipe(
+        {
+            "name": "bench",
+            "data": {"prepared": str(directory / "prepared"), "sources": {"train": train_on, "held_out": validate_on}},
+            "network": setup.network.model_dump(),
+            "training": setup.training.model_dump() | {"run": str(directory / "run")},
+            "resources": {"workers": 1, "use_gpu": setup.device.type == "cuda"},
+        }
+    )
+
+
+def _under_ray(recipe: Recipe) -> Figures:
+    """The verb, from the records of its run."""
+    records: list[Record] = []
+    storage.remove(recipe.training.run)
+    train(recipe, records.append)
+    figures = steady(records)
+    if not figures:
+        raise UserError("bench train-step: the training under Ray ended before its speed could be seen; give it more --rows")
+    return figures
+
+
+def _alone(recipe: Recipe, setup: Setup, held: Sequence[Batch]) -> Figures:
+    """The same loop in this process."""
+    records: list[Record] = []
+    Loop(setup.build(), InMemory(held, len(held)), recipe.training, setup.device).fit(records.append)
+    return steady(records)
+
+
+def _compare(case: str, unit: str, ours: Sequence[float], baseline: Sequence[float], bar: Bar | None) -> Comparison:
+    return Comparison.of("train-step", case, unit, ours, baseline, bar)
+
+
+def _on_gpu(setup: Setup, bar: Bar) -> Bar | None:
+    return bar if setup.device.type == "cuda" else None

@@ -1,0 +1,135 @@
+"""Plots of a training, as PNG files. Figures are drawn without pyplot, so that no state is shared and no display is needed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from leapray.climsim.schema import FLUXES, LEARNED, TENDENCIES
+
+Record = Mapping[str, Any]
+
+_DARK, _STAR, _LIGHT = "#12263f", "#ffc20a", "#9aa0a8"
+_GROUP_LINES = (
+    ("#d55e00", "-"),
+    ("#0072b2", "-"),
+    ("#56b4e9", "--"),
+    ("#009e73", "-."),
+    ("#b07aa1", ":"),
+    ("#7a4b94", (0, (5, 1))),
+    ("#6b6b6b", (0, (3, 1, 1, 1))),
+)
+"""Colours that colour-blind readers tell apart, and dashes for those who print in grey."""
+_LOG_SPAN = 10
+"""A loss that spans more than this factor is drawn on a logarithmic axis."""
+_BELOW = 0.5
+"""How far below the best R2, or 0, the axis reaches: one bad column can take R2 to minus a million."""
+
+
+def learning_curve(history: Sequence[Record], title: str = "") -> bytes:
+    """A PNG of losses and of validation R2 over optimizer steps, from a run's ``validation`` records; others are left out.
+
+    Raises ValueError when there is no validation to draw.
+    """
+    validations = [record for record in history if "val_loss" in record]
+    if not validations:
+        raise ValueError("a learning curve needs at least one validation record")
+    content = io.BytesIO()
+    _figure(validations, title).savefig(content, format="png")
+    return content.getvalue()
+
+
+def _figure(validations: Sequence[Record], title: str) -> Figure:
+    figure = Figure(figsize=(12, 4.8), dpi=120)
+    # fixed, for a layout that is fitted is drawn several times
+    losses, scores = figure.subplots(1, 2, gridspec_kw={"left": 0.06, "right": 0.8, "bottom": 0.12, "top": 0.82, "wspace": 0.2})
+    _draw_losses(losses, validations)
+    _draw_scores(scores, validations)
+    for axes in (losses, scores):
+        _dress(axes, validations)
+    if title:
+        figure.suptitle(title, x=0.06, ha="left", fontsize=12, fontweight="bold")
+    return figure
+
+
+def _draw_losses(axes: Axes, validations: Sequence[Record]) -> None:
+    steps, losses = _training_curve(validations)
+    validated = [record["val_loss"] for record in validations]
+    axes.plot(steps, losses, color=_LIGHT, linewidth=0.9, label="training")
+    axes.plot(_steps(validations), validated, color=_DARK, linewidth=2, marker="o", markersize=4, label="validation")
+    low, high = min(*losses, *validated), max(*losses, *validated)
+    if low > 0 and high / low > _LOG_SPAN:
+        axes.set_yscale("log")
+    axes.set_ylabel("loss (of scaled targets)")
+    axes.legend(frameon=False)
+
+
+def _training_curve(validations: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and training losses: each record's curve is of equal parts of the steps since the one before, drawn at their middles."""
+    bounds = [0, *_steps(validations)]
+    steps = []
+    for (start, stop), record in zip(pairwise(bounds), validations, strict=True):
+        edges = np.linspace(start, stop, len(record["loss_curve"]) + 1)
+        steps.append((edges[:-1] + edges[1:]) / 2)
+    return np.concatenate(steps), np.concatenate([record["loss_curve"] for record in validations])
+
+
+def _draw_scores(axes: Axes, validations: Sequence[Record]) -> None:
+    steps, headline = _steps(validations), [record["r2"] for record in validations]
+    groups = _groups(validations)
+    best = int(np.argmax(headline))
+    axes.plot(steps, headline, color=_DARK, linewidth=2.4, marker="o", markersize=4, zorder=3, label=f"{headline[best]:.4f}  all learned")
+    for (name, values), (color, dashes) in zip(groups.items(), _GROUP_LINES, strict=True):
+        marker = "." if len(steps) == 1 else None
+        axes.plot(steps, values, color=color, linewidth=1.1, linestyle=dashes, marker=marker, label=f"{values[best]:.4f}  {name}")
+    axes.plot(steps[best], headline[best], "*", color=_STAR, markersize=16, markeredgecolor="black", zorder=4)
+    axes.set_ylim(*_score_limits([headline, *groups.values()]))
+    axes.set_ylabel(f"R² over the {int(LEARNED.sum())} learned columns (validation)")
+    axes.legend(
+        title=f"R² at the best step, {steps[best]:,}", alignment="left", frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0)
+    )
+
+
+def _score_limits(curves: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Lowest and highest R2 on the axis, for curves of which the first is the headline."""
+    low, high = min(map(min, curves)), max(map(max, curves))
+    low = max(low, min(max(curves[0]), 0.0) - _BELOW)
+    margin = 0.05 * max(high - low, 0.1)
+    return low - margin, high + margin
+
+
+def _groups(validations: Sequence[Record]) -> dict[str, list[float]]:
+    """R2 of every tendency, and of all surface fluxes together, over the validations."""
+    members = {v.name: [v.name] for v in TENDENCIES} | {"surface fluxes": [v.name for v in FLUXES]}
+    return {
+        group: [float(np.mean([record["r2_by_variable"][name] for name in names])) for record in validations]
+        for group, names in members.items()
+    }
+
+
+def _dress(axes: Axes, validations: Sequence[Record]) -> None:
+    """What both panels share: steps below, epochs above."""
+    axes.set_xlabel("optimizer steps")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines["right"].set_visible(False)
+    if validations[-1]["epoch"] > 1:
+        # the last validation of an epoch is at its end; the one that runs may have come to none yet
+        length = max(record["step"] / record["epoch"] for record in validations)
+        epochs = axes.secondary_xaxis("top", functions=(lambda step: step / length, lambda epoch: epoch * length))
+        epochs.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+        epochs.set_xlabel("epochs")
+
+
+def _steps(validations: Sequence[Record]) -> list[int]:
+    return [record["step"] for record in validations]

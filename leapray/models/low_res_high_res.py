@@ -1,0 +1,109 @@
+"""The network for low-res and high-res data: an embedding of each level, a deep BiLSTM, and heads on pooled levels (FACTS section 4d).
+
+Letters after an underscore name a tensor's axes: b batch, i inputs, l levels (60, the model top first), c channels, h hidden, t targets.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from leapray.climsim.schema import TARGETS
+from leapray.models.layers import ACTIVATIONS, Activation, FeaturesAt, Head, LevelChannels
+from leapray.registry import Options
+
+_INNER, _OUTER = 5, 3
+"""What the original divides the input of each of the three layers by, and its output."""
+_NEIGHBOURS = 3
+"""Levels that the average over neighbours takes: one above, the level itself, one below."""
+
+
+class LowResHighResOptions(Options):
+    """Sizes of the network; the defaults are those of attention-256, 11 679 279 parameters.
+
+    The original's other two: mean-280 has embedding 300, hidden 280, pooling mean (13 626 630 parameters); attention-320 has hidden
+    320, head 1024, dropout 0.05 (18 152 687).
+    """
+
+    embedding: PositiveInt = 256
+    hidden: PositiveInt = 256
+    """Of each direction of each layer of the LSTM."""
+    layers: PositiveInt = 6
+    head: PositiveInt = 800
+    """Width of a level after the LSTM, of which the heads are made."""
+    dropout: float = Field(0.01, ge=0, lt=1)
+    """Between the layers of the LSTM."""
+    pooling: Literal["attention", "mean"] = "attention"
+    """How the levels become one for the scalar targets."""
+    activation: Activation = "elu"
+    confidence: bool = False
+    """Also predict the loss of each target, in training only."""
+    features_at: FeaturesAt = "after-state"
+    """Place of engineered features among a level's channels; the original has none."""
+
+
+class LowResHighRes(nn.Module):
+    """Scaled inputs ``(B, 556 + 60 * features)`` to scaled targets ``(B, 368)``, or ``(B, 736)`` with confidence in training.
+
+    A level's 25 channels are embedded and go through the LSTM. Each level is then joined with the mean of all levels, its embedding,
+    and the average of itself and its two neighbours, in which, as in the original, zeros stand above the top and below the ground
+    and count. Everything starts as PyTorch's layers do.
+    """
+
+    def __init__(self, options: LowResHighResOptions, features: int = 0) -> None:
+        super().__init__()
+        self.divisor = _INNER
+        self.channels = LevelChannels(features, options.features_at)
+        self.activation = ACTIVATIONS[options.activation]()
+        self.embedding = nn.Linear(self.channels.count, options.embedding)
+        self.lstm = nn.LSTM(
+            options.embedding,
+            options.hidden,
+            options.layers,
+            batch_first=True,
+            dropout=options.dropout if options.layers > 1 else 0.0,
+            bidirectional=True,
+        )
+        self.neighbours = nn.AvgPool1d(_NEIGHBOURS, stride=1, padding=_NEIGHBOURS // 2, count_include_pad=True)
+        self.joined = nn.Linear(3 * 2 * options.hidden + options.embedding, options.head)
+        self.head = Head(lambda: LevelHeads(options.head, options.pooling, options.activation), options.confidence)
+
+    def forward(self, x_bi: Tensor) -> Tensor:
+        embedded_blh = self.activation(self.embedding(self.channels(x_bi) / self.divisor))
+        h_blh, _ = self.lstm(embedded_blh / self.divisor)
+        mean_blh = h_blh.mean(1, keepdim=True).expand_as(h_blh)
+        near_blh = self.neighbours(h_blh.transpose(1, 2)).transpose(1, 2)
+        h_blh = torch.cat([h_blh, mean_blh, embedded_blh, near_blh], dim=2)
+        return self.head(self.activation(self.joined(h_blh / self.divisor)))
+
+
+class LevelHeads(nn.Module):
+    """Levels ``(B, 60, width)`` to targets ``(B, 368)``: each level gives its values of the profiles, all levels pooled the scalars.
+
+    Each target ``y`` ends as ``(weight * y + bias) / 3``, with a weight and a bias of its own. They start uniformly in ±368^(-1/2), for
+    in the original they are the weights of linear layers from 368 to 1; the biases of those, which it never uses, are left out.
+    """
+
+    def __init__(self, width: int, pooling: Literal["attention", "mean"], activation: Activation) -> None:
+        super().__init__()
+        self.divisor = _OUTER
+        self.profiles = nn.Linear(width, len(TARGETS.profiles))
+        self.attention = nn.Linear(width, 1) if pooling == "attention" else None
+        self.scalars = nn.Sequential(nn.Linear(width, 2 * width), ACTIVATIONS[activation](), nn.Linear(2 * width, len(TARGETS.scalars)))
+        bound = TARGETS.width**-0.5
+        self.weight = nn.Parameter(torch.empty(TARGETS.width).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(TARGETS.width).uniform_(-bound, bound))
+
+    def forward(self, h_blh: Tensor) -> Tensor:
+        profiles_bt = self.profiles(h_blh).transpose(1, 2).flatten(1)
+        y_bt = torch.cat([profiles_bt, self.scalars(self._pooled(h_blh))], dim=1)
+        return (self.weight * y_bt + self.bias) / self.divisor
+
+    def _pooled(self, h_blh: Tensor) -> Tensor:
+        if self.attention is None:
+            return h_blh.mean(1)
+        share_bl = self.attention(h_blh).squeeze(2).softmax(1)
+        return torch.bmm(share_bl.unsqueeze(1), h_blh).squeeze(1)

@@ -1,0 +1,71 @@
+"""Batches on their way to the device: on a GPU through pinned memory and a stream of their own, so that a copy runs beside the step."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Batch = Mapping[str, np.ndarray]
+"""``inputs`` (b, i) and ``targets`` (b, 368), float32, scaled, and ``source`` int16 (b,); other keys are left alone."""
+
+_IN_FLIGHT = 4
+"""Batches that may wait for a GPU at a time."""
+
+
+class OnDevice(NamedTuple):
+    """A batch on the device: ``inputs`` (b, i) and ``targets`` (b, 368), float32, and ``source`` int64 (b,)."""
+
+    inputs: Tensor
+    targets: Tensor
+    source: Tensor
+
+
+class Feed:
+    """An iterator of batches on the device, which knows how long it waited for their data (``waited``, seconds)."""
+
+    def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:
+        self.waited = 0.0
+        self._batches = batches
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._taken: deque[torch.cuda.Event] = deque()
+
+    def __iter__(self) -> Feed:
+        return self
+
+    def __next__(self) -> OnDevice:
+        asked = time.perf_counter()
+        batch = next(self._batches)
+        self.waited += time.perf_counter() - asked
+        arrays = batch["inputs"], batch["targets"], batch["source"].astype(np.int64)
+        return OnDevice(*(map(_tensor, arrays) if self._stream is None else self._copied(arrays, self._stream)))
+
+    def _copied(self, arrays: tuple[np.ndarray, ...], stream: torch.cuda.Stream) -> Iterator[Tensor]:
+        """The arrays on the GPU; the steps launched so far go on while they are copied."""
+        if len(self._taken) == _IN_FLIGHT:
+            self._taken.popleft().synchronize()
+        current = torch.cuda.current_stream(self._device)
+        self._taken.append(current.record_event())
+        with torch.cuda.stream(stream):
+            tensors = [_pinned(array).to(self._device, non_blocking=True) for array in arrays]
+        current.wait_stream(stream)
+        for tensor in tensors:
+            # its memory was taken on the other stream, and must not be given away while this one reads it
+            tensor.record_stream(current)
+        return iter(tensors)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _pinned(array: np.ndarray) -> Tensor:
+    host = torch.empty(array.shape, dtype=torch.from_numpy(array[:0].copy()).dtype, pin_memory=True)
+    np.copyto(host.numpy(), array)
+    return host

@@ -1,0 +1,92 @@
+"""One step of a training: forward, backward and update on one batch, without waiting for the device."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from leapray.climsim.schema import TARGETS
+from leapray.recipe import Training
+from leapray.training.feed import OnDevice
+from leapray.training.losses import Loss
+
+_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Step:
+    """The update of a network by one batch, in the precision and the parts that a recipe asks for.
+
+    ``kinds`` (sources,) int64 gives each source's kind, for losses that tell them apart.
+    """
+
+    def __init__(self, network: nn.Module, loss: Loss, optimizer: Optimizer, training: Training, kinds: Tensor) -> None:
+        self.network = network
+        self.loss = loss
+        self.optimizer = optimizer
+        self.device = kinds.device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
+        self.faults = Faults(len(kinds), self.device)
+        self._kinds = kinds
+        self._dtype = _DTYPES[training.precision]
+        self._parts = training.accumulate
+        self._clip_norm = training.clip_norm
+        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def __call__(self, batch: OnDevice) -> Tensor:
+        """Update the network; the batch's loss, (), still on the device."""
+        kind = self._kinds[batch.source]
+        weights = self.loss.row_weights(len(kind), kind, self.device)
+        total = torch.zeros((), device=self.device)
+        for part in range(self._parts):
+            # every parts-th row, so that each part has its share of every source
+            rows = slice(part, None, self._parts)
+            with self._exchanging(part == self._parts - 1):
+                with self.autocast():
+                    prediction = self.network(batch.inputs[rows])
+                by_row = self.loss(prediction, batch.targets[rows], kind[rows])
+                loss = torch.dot(by_row, weights[rows])
+                torch.autograd.backward(self.scaler.scale(loss))
+            total += loss.detach()
+            self.faults.look(by_row.detach(), prediction.detach(), batch.targets[rows], batch.source[rows])
+        if self._clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """What the network runs in."""
+        return nullcontext() if self._dtype is torch.float32 else torch.autocast(self.device.type, self._dtype)
+
+    def _exchanging(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients of all parts are exchanged between ranks at once, with the last."""
+        return nullcontext() if last or not isinstance(self.network, DistributedDataParallel) else self.network.no_sync()
+
+
+class Faults:
+    """Where a loss was first not finite: by target column and by source, kept on the device until someone asks."""
+
+    def __init__(self, sources: int, device: torch.device) -> None:
+        self._found = torch.zeros((), dtype=torch.bool, device=device)
+        self._columns = torch.zeros(TARGETS.width, dtype=torch.bool, device=device)
+        self._sources = torch.zeros(sources, device=device)
+
+    @torch.no_grad()
+    def look(self, by_row: Tensor, prediction: Tensor, targets: Tensor, source: Tensor) -> None:
+        """Take note of a part of a batch: losses (b,), prediction (b, 368 or more), targets (b, 368), source (b,)."""
+        bad = ~by_row.isfinite()
+        first = bad.any() & ~self._found
+        error = prediction[:, : TARGETS.width].float() - targets
+        self._columns |= first & ~error.square().sum(dim=0).isfinite()
+        self._sources += first * torch.zeros_like(self._sources).index_add_(0, source, bad.float())
+        self._found |= first
+
+    def to_array(self) -> list[bool]:
+        """One flag for each target column, then one for each source."""
+        return [*self._columns.tolist(), *(self._sources > 0).tolist()]

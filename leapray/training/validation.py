@@ -1,0 +1,48 @@
+"""Validation on the device: what the competition's R2 needs, accumulated in float64 where the predictions are (DESIGN, Score)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leapray.climsim.schema import SCORED, TARGETS
+from leapray.evaluation.metrics import ErrorMoments
+
+
+class DeviceMoments:
+    """:class:`ErrorMoments` on a device: the same moments, merged in the same way, read back once in the end."""
+
+    def __init__(self, device: torch.device) -> None:
+        empty = ErrorMoments().to_array()
+        self._scored = torch.from_numpy(np.flatnonzero(SCORED)).to(device)
+        # count, mean, deviation, error, low, high: each (308,), as rows of ErrorMoments.to_array
+        self._moments = torch.from_numpy(empty[:, SCORED]).to(device)
+
+    def update(self, truth: Tensor, prediction: Tensor) -> None:
+        """Take in one batch of one row or more, truth and prediction ``(b, 368)`` of any float type."""
+        truth, prediction = (values.index_select(1, self._scored).double() for values in (truth, prediction))
+        low, high = truth.aminmax(dim=0)
+        deviation, mean = torch.var_mean(truth, dim=0, correction=0)
+        rows = float(len(truth))
+        held, held_mean, held_deviation, held_error, held_low, held_high = self._moments.unbind()
+        count = held + rows
+        shift = mean - held_mean
+        self._moments = torch.stack(
+            [
+                count,
+                held_mean + shift * (rows / count),
+                held_deviation + deviation * rows + shift.square() * (held * rows / count),
+                held_error + (truth - prediction).square().sum(dim=0),
+                torch.minimum(held_low, low),
+                torch.maximum(held_high, high),
+            ]
+        )
+
+    def read(self) -> ErrorMoments:
+        """The moments of all batches; columns that are not scored are 0 in truth and prediction."""
+        moments = self._moments.cpu().numpy()
+        array = np.zeros((len(moments), TARGETS.width))
+        array[0] = moments[0, 0]
+        array[:, SCORED] = moments
+        return ErrorMoments.from_array(array)

@@ -1,0 +1,93 @@
+import io
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from leapray.climsim.schema import FLUXES, TARGETS
+from leapray.evaluation import plots
+from leapray.evaluation.plots import learning_curve
+
+
+def validation(epoch, step, r2, curve=(1.0, 0.5), val_loss=0.75, **by_variable):
+    scores = {variable.name: r2 for variable in TARGETS.variables} | by_variable
+    figures = {"val_loss": val_loss, "r2": r2, "r2_by_variable": scores}
+    return {"event": "validation", "epoch": epoch, "step": step, "loss": float(np.mean(curve)), "loss_curve": list(curve)} | figures
+
+
+HISTORY = [validation(1, 50, 0.1), validation(1, 100, 0.4), validation(2, 150, 0.3)]
+
+
+def panels(history):
+    figure = plots._figure(history, "")
+    losses, scores = figure.axes
+    return losses, scores
+
+
+def line(axes, label):
+    """Points of the line whose label ends so."""
+    return next(found.get_xydata() for found in axes.lines if found.get_label().endswith(label)).tolist()
+
+
+def test_a_learning_curve_is_a_picture():
+    pixels = matplotlib.image.imread(io.BytesIO(learning_curve([{"event": "step", "step": 1, "loss": 1.0}, *HISTORY], "a run")))
+    assert pixels.shape == (576, 1440, 4)
+    assert 0.01 < (pixels[..., :3].min(axis=-1) < 0.9).mean() < 0.5
+
+
+def test_nothing_validated_is_nothing_to_draw():
+    with pytest.raises(ValueError, match="at least one validation"):
+        learning_curve([{"event": "step", "epoch": 1, "step": 1, "loss": 1.0}])
+
+
+def test_training_losses_stand_at_the_middle_of_their_steps():
+    losses, _ = panels([validation(1, 40, 0.0, curve=[4, 3, 2, 1]), validation(2, 60, 0.0, curve=[0.5])])
+    assert line(losses, "training") == [[5, 4], [15, 3], [25, 2], [35, 1], [50, 0.5]]
+
+
+def test_validation_loss_and_headline_stand_at_their_steps():
+    losses, scores = panels(HISTORY)
+    assert line(losses, "validation") == [[50, 0.75], [100, 0.75], [150, 0.75]]
+    assert line(scores, "all learned") == [[50, 0.1], [100, 0.4], [150, 0.3]]
+
+
+def test_the_best_validation_is_marked_and_its_scores_are_told():
+    _, scores = panels(HISTORY)
+    star = next(found for found in scores.lines if found.get_marker() == "*")
+    assert star.get_xydata().tolist() == [[100, 0.4]]
+    assert "100" in scores.get_legend().get_title().get_text()
+    assert "0.4000  ptend_q0003" in [text.get_text() for text in scores.get_legend().get_texts()]
+
+
+def test_surface_fluxes_are_one_line_their_mean():
+    fluxes = {variable.name: index / 10 for index, variable in enumerate(FLUXES)}
+    _, scores = panels([validation(1, 10, 0.5, **fluxes)])
+    assert line(scores, "surface fluxes") == [[10, pytest.approx(sum(fluxes.values()) / len(fluxes))]]
+
+
+@pytest.mark.parametrize(("curve", "scale"), [([1.0, 0.5], "linear"), ([20.0, 0.5], "log"), ([20.0, -0.5], "linear")])
+def test_losses_of_a_large_span_are_drawn_in_powers_of_ten(curve, scale):
+    losses, _ = panels([validation(1, 10, 0.5, curve=curve)])
+    assert losses.get_yscale() == scale
+
+
+def test_one_ruined_column_does_not_flatten_the_rest():
+    _, scores = panels([validation(1, 10, -300.0, ptend_q0002=-1e6), validation(2, 20, 0.6, ptend_q0002=-2.0)])
+    low, high = scores.get_ylim()
+    assert -1 < low < 0
+    assert 0.6 < high < 1
+
+
+def test_epochs_stand_above_the_steps():
+    losses, _ = panels(HISTORY)
+    above = losses.child_axes[0]
+    losses.figure.savefig(io.BytesIO(), format="png")
+    low, high = losses.get_xlim()
+    assert above.get_xlim() == pytest.approx((low / 100, high / 100))
+    assert above.get_xlabel() == "epochs"
+
+
+def test_axes_say_what_they_show():
+    losses, scores = panels(HISTORY)
+    assert losses.get_xlabel() == scores.get_xlabel() == "optimizer steps"
+    assert "293 learned columns" in scores.get_ylabel()
