@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -42,8 +43,9 @@ from leapray.training.trainer import train
 BARE, LOOP = Bar(0.95), Bar(0.95)
 ORIGINAL, PRODUCT, WAIT = Bar(1.5), Bar(0.5), Bar(0.02, at_most=True)
 """These hold on a GPU."""
-_SECONDS, _QUICK_SECONDS, _LEAST_STEPS = 10.0, 3.0, 24
-"""Of a training under Ray: shorter, and it would be over before its records could be read."""
+_SECONDS, _QUICK_SECONDS, _LEAST_STEPS = 30.0, 3.0, 24
+"""Of a training under Ray, whose first half does not count: Ray's own processes are still starting then."""
+_MOST_ROUNDS = 3
 
 
 def run(settings: Settings, progress: Progress | None = None) -> list[Comparison]:
@@ -94,7 +96,8 @@ def compare_ray(setup: Setup, settings: Settings, progress: Progress | None = No
     with cluster.connected():
         prepared = prepare(recipe)
         held = list(Stream(prepared, batch_size=setup.batch_size, lanes=recipe.lanes, seed=recipe.training.seed).train(0))
-    found = interleave({"ray": partial(_under_ray, recipe), "loop": partial(_alone, recipe, setup, held)}, settings, progress)
+    few = replace(settings, rounds=min(settings.rounds, _MOST_ROUNDS))
+    found = interleave({"ray": partial(_under_ray, recipe), "loop": partial(_alone, recipe, setup, held)}, few, progress)
     ray, loop = found["ray"], found["loop"]
     step_ms = [1000 * setup.batch_size / rate for rate in ray["rows/s"]]
     wait_ms = [share * ms for share, ms in zip(ray["wait"], step_ms, strict=True)]
@@ -126,7 +129,7 @@ def _under_ray(recipe: Recipe) -> Figures:
     records: list[Record] = []
     storage.remove(recipe.training.run)
     train(recipe, records.append)
-    figures = steady(records)
+    figures = _later_half(records)
     if not figures:
         raise UserError("bench train-step: the training under Ray ended before its speed could be seen; give it more --rows")
     return figures
@@ -136,7 +139,11 @@ def _alone(recipe: Recipe, setup: Setup, held: Sequence[Batch]) -> Figures:
     """The same loop in this process."""
     records: list[Record] = []
     Loop(setup.build(), InMemory(held, len(held)), recipe.training, setup.device).fit(records.append)
-    return steady(records)
+    return _later_half(records)
+
+
+def _later_half(records: Sequence[Record]) -> Figures:
+    return steady([record for record in records if record["step"] > record["steps"] // 2])
 
 
 def _compare(case: str, unit: str, ours: Sequence[float], baseline: Sequence[float], bar: Bar | None) -> Comparison:

@@ -147,8 +147,8 @@ def test_a_worker_that_dies_inside_an_epoch_is_replaced_and_the_curve_is_the_sam
     whole = train(recipe("whole", 0))
     grave = tmp_path / "grave"
     replaced = train(recipe("replaced", 1, grave=str(grave), run=str(tmp_path / "replaced"), calls=3))
-    # a first step alone shows how long one takes, so there is a checkpoint after it
-    assert grave.read_text() == "step-000000001"
+    # first steps are taken one by one, to see how long they take, and a checkpoint follows each
+    assert 0 < int(grave.read_text()[-1]) < 4
     np.testing.assert_allclose(curve(replaced), curve(whole), rtol=2e-6)
 
 
