@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -133,6 +133,12 @@ def check_resources(workers: int, cpus_per_worker: int, use_gpu: bool) -> None:
             f"training wants {workers} workers x {cpus_per_worker} CPU + 1 CPU for reading data = {needed} CPUs, "
             f"and the cluster has {have.get('CPU', 0):g}"
         )
+
+
+def modules_environment(modules: Iterable[str]) -> dict[str, Any]:
+    """A runtime environment that takes files and folders of modules to machines that do not have them; nothing on a cluster of this one."""
+    shipped = sorted(set(modules))
+    return {"py_modules": shipped} if shipped and (os.environ.get("RAY_ADDRESS") or len(ray.nodes()) > 1) else {}
 
 
 def parallelism(use_gpu: bool = False) -> int:

@@ -128,4 +128,6 @@ def training_note(record: Record, r2: float | None = None) -> str:
     """A record's figures in one line, with the R2 of the last validation: the record's own, or ``r2``."""
     r2 = record.get("r2", r2)
     score = f"  R2 {r2:.4f}" if r2 is not None else ""
-    return f"epoch {record['epoch']}  loss {record['loss']:.4f}{score}  {record['rows_per_s']:,.0f} rows/s"
+    # a validation that a resumed training begins with has seen no steps
+    speed = f"  {record['rows_per_s']:,.0f} rows/s" if "rows_per_s" in record else ""
+    return f"epoch {record['epoch']}  loss {record['loss']:.4f}{score}{speed}"

@@ -46,7 +46,7 @@ _HOME = "leapray-demo"
 """Directory that the recipe's paths begin with, the verb's default."""
 _MODEL, _MLP = "BiLSTM", "MLP"
 _RIDGE_ALPHAS = (1.0, 10.0, 100.0, 1000.0)
-_MLP_RATE = 1e-3
+_MLP_RATE = 2e-3
 _GROUPS = {
     "T": ("ptend_t",),
     "vapour": ("ptend_q0001",),
@@ -160,14 +160,14 @@ def _train(recipe: Recipe) -> str:
 
 
 def _mlp_of_equal_size(recipe: Recipe, directory: Path) -> Recipe:
-    """The same recipe with the perceptron of three layers whose size comes nearest to the network's, and a rate that suits it."""
+    """The same recipe with the perceptron of two hidden layers whose size comes nearest to the network's, and a rate that suits it."""
 
     def size(choice: Choice) -> int:
         with torch.device("meta"):
             return sum(tensor.numel() for tensor in build_network(choice.name, choice.options).parameters())
 
     target = size(recipe.network)
-    choices = [Choice(name="mlp", options={"hidden": [width] * 3, "activation": "silu"}) for width in range(32, 1024, 8)]
+    choices = [Choice(name="mlp", options={"hidden": [width] * 2, "activation": "silu"}) for width in range(32, 1024, 8)]
     network = min(choices, key=lambda choice: abs(size(choice) - target))
     optimizer = Choice(name="adamw", options={**recipe.training.optimizer.options, "lr": _MLP_RATE})
     training = recipe.training.model_copy(update={"run": str(directory / "runs" / "mlp"), "optimizer": optimizer})

@@ -255,6 +255,9 @@ class Recipe(_Section):
                 f"training.batch_size {self.training.batch_size} must be a multiple of training.lanes {lanes}, "
                 f"and lanes a multiple of resources.workers {workers}"
             )
+        rows = self.training.batch_size // workers
+        if self.training.accumulate > rows:
+            raise ValueError(f"training.accumulate {self.training.accumulate} is more than the {rows} rows of a worker's step")
         return self
 
     @model_validator(mode="after")

@@ -6,14 +6,13 @@ Shapes: n columns of the grid (``ncol``), 60 levels (``lev``).
 from __future__ import annotations
 
 import ctypes
-import functools
 import math
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 
 import netCDF4
 import numpy as np
@@ -153,7 +152,7 @@ def _read_variables(path: str, variables: Iterable[Variable]) -> Content:
 
 
 class _Reader(Thread):
-    """The one thread in which a process uses the HDF5 library, which loops for ever on some damaged heaps and is not thread-safe.
+    """The one thread in which a process reads HDF5 files, whose library loops for ever on some damaged heaps and is not thread-safe.
 
     Such a loop cannot be ended: it keeps a core until the process ends, which is soon, as the UserError ends the run, and until then
     nothing else may use the library. One thread serves all files: a new one for each would start with no memory at hand and cost 5 to 10 %.
@@ -184,10 +183,14 @@ class _Reader(Thread):
         raise UserError(f"{self._endless}: could not be opened within {_HDF5_SECONDS:g} s; it is damaged")
 
 
-@functools.cache
+_READERS: dict[int, _Reader] = {}
+_ONE_AT_A_TIME = Lock()
+
+
 def _reader(process: int) -> _Reader:
     """The reader of this process: a fork inherits its parent's, but not the thread."""
-    return _Reader()
+    with _ONE_AT_A_TIME:
+        return _READERS.get(process) or _READERS.setdefault(process, _Reader())
 
 
 def _fulfil(outcome: Future[Content], read: Callable[[], Content]) -> None:
@@ -198,7 +201,7 @@ def _fulfil(outcome: Future[Content], read: Callable[[], Content]) -> None:
 
 
 def _skip_exit_handlers() -> None:
-    """Let the process end at once, with its status, when Python is done: HDF5's handler would free what the looping thread reads."""
+    """Let the process end at once, with its status, when Python is done: HDF5's handler would free what the thread still reads."""
     libc = ctypes.CDLL(None)
     # glibc's; elsewhere the process may end by a signal, after its last word
     if hasattr(libc, "on_exit"):

@@ -20,6 +20,7 @@ from leapray.climsim.schema import SAMPLE_ID, TARGETS
 from leapray.data import flat
 from leapray.errors import UserError
 from leapray.models.directory import INFO_FILE, WEIGHTS_FILE, load_model
+from leapray.models.registry import users_module
 from leapray.settings import claim
 
 SETTINGS = "_prediction.json"
@@ -54,8 +55,7 @@ def predict(
     source, destination = storage.absolute(source), storage.absolute(destination)
     survey = flat.survey(source, targets=False, notice=notice)
     pieces = survey.pieces()
-    for model in models:
-        load_model(model)
+    networks = [load_model(model).info.network.name for model in models]
     settings = {
         "model files": [storage.fingerprint(*(storage.join(model, name) for name in (INFO_FILE, WEIGHTS_FILE))) for model in models],
         "input": source,
@@ -63,7 +63,8 @@ def predict(
     }
     claim(destination, SETTINGS, settings, "a prediction", ".parquet")
     with cluster.connected():
-        rows = _run(pieces, models, destination, use_gpu, progress)
+        environment = cluster.modules_environment(module for name in networks if (module := users_module(name)))
+        rows = _run(pieces, models, destination, use_gpu, environment, progress)
     expected = sum(piece.rows for piece in pieces)
     if all(piece.exact for piece in pieces) and rows != expected:
         raise RuntimeError(f"{source} has {expected} rows, but {rows} were predicted")
@@ -71,7 +72,12 @@ def predict(
 
 
 def _run(
-    pieces: Sequence[flat.Piece], models: Sequence[str], destination: str, use_gpu: bool, progress: Callable[[int, int], None] | None
+    pieces: Sequence[flat.Piece],
+    models: Sequence[str],
+    destination: str,
+    use_gpu: bool,
+    environment: dict[str, Any],
+    progress: Callable[[int, int], None] | None,
 ) -> int:
     actors = min(len(pieces), cluster.parallelism(use_gpu))
     dataset = ray.data.range(len(pieces), override_num_blocks=len(pieces)).map(
@@ -80,6 +86,7 @@ def _run(
         concurrency=(1, actors) if actors > 1 else 1,
         num_cpus=1,
         num_gpus=1 if use_gpu else 0,
+        runtime_env=environment,
     )
     rows = 0
     for done, row in enumerate(dataset.iter_rows(), start=1):

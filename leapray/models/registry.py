@@ -11,6 +11,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -46,13 +47,22 @@ def build_network(name: str, options: Mapping[str, Any], features: int = 0) -> n
     choice = Choice(name=name, options=dict(options))
     network = _registry(name).build(choice, features)
     if name not in NETWORKS.entries:
-        _check_shapes(name, network, features)
+        _check_users_own(name, network, features)
     return network
 
 
 def network_options(choice: Choice) -> BaseModel:
     """Checked options of a network, defaults filled in. Raises UserError for an unknown network or a wrong option."""
     return _registry(choice.name).options(choice)
+
+
+def users_module(name: str) -> str | None:
+    """The file or folder of a user's own network in the working directory, which other machines do not have; None for any other."""
+    if ":" not in name:
+        return None
+    module = importlib.import_module(name.partition(":")[0].partition(".")[0])
+    places = list(getattr(module, "__path__", [])) or [module.__file__]
+    return places[0] if places[0] and os.path.dirname(places[0]) == os.getcwd() else None
 
 
 def _registry(name: str) -> Registry[nn.Module]:
@@ -76,11 +86,16 @@ def _users_own(name: str) -> tuple[type[Options], Callable[..., nn.Module]]:
     return options, network  # type: ignore[return-value]
 
 
-def _check_shapes(name: str, network: nn.Module, features: int) -> None:
+def _check_users_own(name: str, network: nn.Module, features: int) -> None:
     width = INPUTS.width + LEVELS * features
+    # a copy, since a pass may change what a network remembers
+    network = deepcopy(network)
     with torch.no_grad():
         result = network.eval()(torch.zeros(2, width))
-    network.train()
     found = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
     if found != (2, TARGETS.width):
         raise UserError(f"network {name}: gives {found} for inputs (2, {width}); expected (2, {TARGETS.width})")
+    network.train()(torch.zeros(2, width)).sum().backward()
+    if unused := [key for key, weights in network.named_parameters() if weights.requires_grad and weights.grad is None]:
+        # workers wait for every gradient
+        raise UserError(f"network {name}: its output does not depend on {', '.join(unused[:3])}; remove them or set requires_grad to False")

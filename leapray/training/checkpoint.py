@@ -41,14 +41,14 @@ def load(url: str) -> Any:
         raise UserError(f"{url}: damaged checkpoint ({error}); remove it to continue from the one before") from error
 
 
-def step_url(folder: str, steps: int) -> str:
-    """Where the checkpoint after so many steps lies."""
-    return storage.join(folder, f"step-{steps:09d}")
+def step_url(folder: str, steps: int, validations: int = 0) -> str:
+    """Where the checkpoint after so many steps and validations lies, in the order of names."""
+    return storage.join(folder, f"step-{steps:09d}" + (f"-{validations:05d}" if validations else ""))
 
 
 def steps_of(url: str) -> int:
     """The steps after which a checkpoint was written."""
-    return int(url.rsplit("-", 1)[-1])
+    return int(url.rsplit("/", 1)[-1].split("-")[1])
 
 
 def complete(folder: str, seal: str = STATE) -> list[str]:

@@ -1,15 +1,15 @@
 """The training loop in plain PyTorch, on one process of any number: epochs, steps, validations, the best model, early stopping.
 
 It knows neither Ray nor files. The caller wraps the network (DDP), and gives what joins the processes and what keeps the state.
-Between two steps everything that the rest of the training depends on is in :meth:`Loop.state`; random numbers are drawn anew for
-every step from the seed, the step and the rank, so that a training goes on from any of its states as if it had never stopped.
+Where ranks meet, everything that the rest of the training depends on is in :meth:`Loop.state`; random numbers begin anew there from the
+seed, the step and the rank, so that a training goes on from any of its states as if it had never stopped.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ from leapray.training.averaging import MovingAverage
 from leapray.training.feed import Batch, Feed
 from leapray.training.losses import LOSSES
 from leapray.training.optimizers import OPTIMIZERS
+from leapray.training.pace import Pace, Peers, Speed
 from leapray.training.schedules import SCHEDULES
 from leapray.training.step import Step
 from leapray.training.validation import DeviceMoments
@@ -34,8 +35,7 @@ State = dict[str, Any]
 
 _CURVE_POINTS = 100
 _REPORT_SECONDS = 1.0
-_SHARE_OF_EPOCH = 100
-_GROWTH = 4
+_GPU_BLOCK = 32
 
 
 class Batches(Protocol):
@@ -53,14 +53,6 @@ class Batches(Protocol):
     def train(self, epoch: int, first_step: int = 0) -> Iterator[Batch]: ...
 
     def validate(self) -> Iterator[Batch]: ...
-
-
-@dataclass(frozen=True)
-class Peers:
-    """This process among those that train together. ``gather`` gives every rank's array of one shape, in rank order."""
-
-    rank: int = 0
-    gather: Callable[[np.ndarray], list[np.ndarray]] = field(default=lambda array: [array])
 
 
 @dataclass(frozen=True)
@@ -101,13 +93,15 @@ class Loop:
         self.average = MovingAverage(self.bare, training.ema) if training.ema else None
         self._kinds = torch.tensor([list(KINDS).index(kind) for kind in batches.kinds], device=device)
         self.step = Step(network, self.loss, self.optimizer, training, self._kinds)
+        self.block = _GPU_BLOCK if device.type == "cuda" else 1
+        """Steps of an epoch between which random numbers go on, and ranks do not meet; cuDNN waits for the device at each beginning."""
         self.done = 0
         """Steps taken, through all epochs."""
         self.history: list[Record] = []
         self.best_weights: dict[str, Tensor] = {}
         self._losses = np.empty(0)
         """Of every step since the last validation, the mean over all ranks."""
-        self._speed = _Speed()
+        self._speed = Speed()
         """Of the steps since the last validation that this process took."""
         part = [round(batches.steps * (number + 1) / training.validations) for number in range(training.validations)]
         self._validation_steps = [step for step in dict.fromkeys(part) if step]
@@ -176,32 +170,35 @@ class Loop:
         naming epoch, step, columns and source, when the loss is no longer finite, and RuntimeError when validation rows were lost or
         came twice.
         """
-        pace = _Pace(report_seconds, self.training.checkpoint_seconds)
+        pace = Pace(report_seconds, self.training.checkpoint_seconds)
         feed, served = Feed(iter(()), self.device), -1
         while not self.finished:
             if self._validation_due:
                 report(self._validate())
                 keep()
                 pace.kept()
+                pace.begin()
                 continue
             epoch, step = divmod(self.done, self.batches.steps)
             if epoch != served:
                 feed, served = Feed(self.batches.train(epoch, step), self.device), epoch
                 pace.begin_epoch()
-            steps = min(pace.steps, next(point for point in self._validation_steps if point > step) - step)
-            report(self._advance(feed, steps, pace))
+            stop = max(step + pace.steps, step + self.block) // self.block * self.block
+            stop = min(stop, next(point for point in self._validation_steps if point > step))
+            report(self._advance(feed, stop - step, pace))
             pace.worth_keeping(keep, self.peers)
         return Fitted(self.best_weights, self.history)
 
-    def _advance(self, feed: Feed, steps: int, pace: _Pace) -> Record:
+    def _advance(self, feed: Feed, steps: int, pace: Pace) -> Record:
         """So many steps, within one epoch, and their record."""
-        waited, started = feed.waited, time.perf_counter()
+        waited = feed.waited
         self.network.train()
         losses = torch.zeros(steps, device=self.device)
         lr = self.optimizer.param_groups[0]["lr"]
         for index in range(steps):
-            # dropout repeats after a resume, and differs between ranks and steps
-            torch.manual_seed(int(np.random.SeedSequence([self.training.seed, self.done, self.peers.rank]).generate_state(1)[0]))
+            if index == 0 or self.done % self.batches.steps % self.block == 0:
+                # dropout repeats after a resume, and differs between ranks and steps
+                torch.manual_seed(int(np.random.SeedSequence([self.training.seed, self.done, self.peers.rank]).generate_state(1)[0]))
             losses[index] = self.step(next(feed))
             self.done += 1
             if self.average:
@@ -214,12 +211,11 @@ class Loop:
         mean = np.mean(parts, axis=0)
         self._require_finite(mean)
         self._losses = np.concatenate([self._losses, mean])
-        speed = _Speed(steps, time.perf_counter() - started, feed.waited - waited)
-        pace.took(steps, speed.seconds)
+        speed = Speed(steps, pace.took(steps), feed.waited - waited)
         self._speed += speed
         return self._place("step", lr) | {"loss": float(mean.mean())} | self._speed_of(speed)
 
-    def _speed_of(self, speed: _Speed) -> Record:
+    def _speed_of(self, speed: Speed) -> Record:
         return {"rows_per_s": speed.steps * self.training.batch_size / speed.seconds, "data_wait_s": speed.waited, "seconds": speed.seconds}
 
     def _place(self, event: str, lr: float) -> Record:
@@ -241,7 +237,7 @@ class Loop:
             "val_seconds": time.perf_counter() - started,
         }
         self.schedule.validated(record["r2"])
-        self._losses, self._speed = np.empty(0), _Speed()
+        self._losses, self._speed = np.empty(0), Speed()
         self.history.append(record)
         if ranked(self.history)[0] is record:
             self.best_weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.evaluated.state_dict().items()}
@@ -251,17 +247,19 @@ class Loop:
     def _score(self) -> tuple[float, Score]:
         """Mean loss of the validation rows, and their R2."""
         network = self.evaluated.eval()
-        moments, total = DeviceMoments(self.device), torch.zeros((), dtype=torch.float64, device=self.device)
+        moments, by_kind = DeviceMoments(self.device), torch.zeros((2, len(KINDS)), dtype=torch.float64, device=self.device)
         for batch in Feed(self.batches.validate(), self.device):
             with self.step.autocast():
                 prediction = network(batch.inputs)
-            total += self.loss(prediction, batch.targets, self._kinds[batch.source]).double().sum()
+            kind = self._kinds[batch.source]
+            losses = self.loss(prediction, batch.targets, kind).double()
+            by_kind.index_add_(1, kind, torch.stack([losses, torch.ones_like(losses)]))
             moments.update(batch.targets, prediction.float())
-        totals = self.peers.gather(np.array([total.item()]))
+        sums, rows = np.sum(self.peers.gather(by_kind.cpu().numpy()), axis=0)
         merged = sum((ErrorMoments.from_array(part) for part in self.peers.gather(moments.read().to_array())), ErrorMoments())
         if merged.count != self.batches.validation_rows:
             raise RuntimeError(f"step {self.done}: {merged.count} validation rows arrived of {self.batches.validation_rows}")
-        loss = float(np.sum(totals)) / merged.count
+        loss = self.loss.of_kinds(sums, rows)
         if not np.isfinite(loss):
             raise UserError(f"validation loss is {loss} after step {self.done}; a lower training.optimizer.options.lr may help")
         return loss, merged.score()
@@ -277,56 +275,15 @@ class Loop:
         epoch, step = divmod(self.done - len(losses) + first, self.batches.steps)
         raise UserError(
             f"training loss is {losses[first]} at epoch {epoch + 1}, step {step + 1} of {self.batches.steps}, in rows of "
-            f"{' and '.join(sources)}, {_in_words(columns)}; a lower training.optimizer.options.lr, training.clip_norm or "
+            f"{' and '.join(sources)}, in {_in_words(columns)}; a lower training.optimizer.options.lr, training.clip_norm or "
             f"training.precision float32 may help"
         )
 
 
-@dataclass(frozen=True)
-class _Speed:
-    """Steps, the seconds they took, and how many of these they waited for data."""
-
-    steps: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-
-    def __add__(self, other: _Speed) -> _Speed:
-        return _Speed(self.steps + other.steps, self.seconds + other.seconds, self.waited + other.waited)
-
-
-class _Pace:
-    """How many steps to take before ranks meet again, by rank 0's clock: seldom enough to cost nothing, often enough to be told of."""
-
-    def __init__(self, report_seconds: float, checkpoint_seconds: float) -> None:
-        self.steps = 1
-        self._report_seconds, self._checkpoint_seconds = report_seconds, checkpoint_seconds
-        self._kept = self._epoch = time.perf_counter()
-
-    def begin_epoch(self) -> None:
-        self._epoch = time.perf_counter()
-
-    def took(self, steps: int, seconds: float) -> None:
-        """Steps took so long; choose how many come next. Rarer as an epoch goes on, so that a long one keeps its log short."""
-        target = max(self._report_seconds, (time.perf_counter() - self._epoch) / _SHARE_OF_EPOCH) if self._report_seconds else 0.0
-        self.steps = max(1, min(int(target * steps / seconds), _GROWTH * self.steps))
-
-    def worth_keeping(self, keep: Callable[[], None], peers: Peers) -> None:
-        """Call ``keep`` on all ranks if rank 0's clock says so, and take over its number of steps."""
-        due = time.perf_counter() - self._kept >= self._checkpoint_seconds
-        ours = np.array([float(due), float(self.steps)])
-        due, steps = peers.gather(ours)[0].tolist()
-        self.steps = int(steps)
-        if due:
-            keep()
-            self.kept()
-
-    def kept(self) -> None:
-        self._kept = time.perf_counter()
-
-
 def _in_words(columns: Sequence[str]) -> str:
-    named = ", ".join(columns[:3])
-    return f"columns {named}" + (f" and {len(columns) - 3} more" if len(columns) > 3 else "")
+    if not len(columns):
+        return "no single column"
+    return f"columns {', '.join(columns[:3])}" + (f" and {len(columns) - 3} more" if len(columns) > 3 else "")
 
 
 def _figures(score: Score) -> Record:

@@ -88,6 +88,10 @@ class Loss(nn.Module):
         """Weights (b,) with which the rows' losses sum to the loss of a batch of ``rows``: here their mean."""
         return torch.full((rows,), 1.0 / rows, device=device)
 
+    def of_kinds(self, sums: np.ndarray, rows: np.ndarray) -> float:
+        """The loss of a set of rows from the sums (kinds,) of their losses and the numbers (kinds,) of rows, by kind: as of a batch."""
+        return float(sums.sum() / rows.sum())
+
     def _select(self, values: Tensor) -> Tensor:
         return values.index_select(1, self.columns).float()
 
@@ -177,6 +181,9 @@ class PairLoss(Loss):
             return super().row_weights(rows, kind, device)
         counts = (kind.unsqueeze(1) == torch.arange(len(KINDS), device=device)).sum(0)
         return counts.index_select(0, kind).float().reciprocal()
+
+    def of_kinds(self, sums: np.ndarray, rows: np.ndarray) -> float:
+        return float((sums[rows > 0] / rows[rows > 0]).sum())
 
 
 LOSSES: Registry[Loss] = Registry(

@@ -29,7 +29,7 @@ class Step:
         self.optimizer = optimizer
         self.device = kinds.device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
-        self.faults = Faults(len(kinds), self.device)
+        self.faults = Faults(loss.columns, len(kinds))
         self._kinds = kinds
         self._dtype = _DTYPES[training.precision]
         self._parts = training.accumulate
@@ -70,11 +70,16 @@ class Step:
 
 
 class Faults:
-    """Where a loss was first not finite: by target column and by source, kept on the device until someone asks."""
+    """Where a loss was first not finite: by target column and by source, kept on the device until someone asks.
 
-    def __init__(self, sources: int, device: torch.device) -> None:
+    ``columns`` are those of the loss; others may be what they like.
+    """
+
+    def __init__(self, columns: Tensor, sources: int) -> None:
+        device = columns.device
         self._found = torch.zeros((), dtype=torch.bool, device=device)
-        self._columns = torch.zeros(TARGETS.width, dtype=torch.bool, device=device)
+        self._seen = torch.zeros(TARGETS.width, dtype=torch.bool, device=device).index_fill_(0, columns, True)
+        self._columns = torch.zeros_like(self._seen)
         self._sources = torch.zeros(sources, device=device)
 
     @torch.no_grad()
@@ -83,7 +88,10 @@ class Faults:
         bad = ~by_row.isfinite()
         first = bad.any() & ~self._found
         error = prediction[:, : TARGETS.width].float() - targets
-        self._columns |= first & ~error.square().sum(dim=0).isfinite()
+        columns = ~error.square().sum(dim=0).isfinite()
+        if prediction.shape[1] > TARGETS.width:
+            columns |= ~prediction[:, TARGETS.width :].float().square().sum(dim=0).isfinite()
+        self._columns |= first & columns & self._seen
         self._sources += first * torch.zeros_like(self._sources).index_add_(0, source, bad.float())
         self._found |= first
 

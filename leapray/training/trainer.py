@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,12 +24,13 @@ from leapray.data.shards import Prepared, open_prepared
 from leapray.data.stream import Stream
 from leapray.errors import UserError
 from leapray.models.directory import INFO_FILE, load_info, save_model
-from leapray.models.registry import build_network, network_options
+from leapray.models.registry import build_network, network_options, users_module
 from leapray.recipe import Recipe, Resources, parse_recipe
 from leapray.training import checkpoint
-from leapray.training.loop import Loop, Peers, Record, ranked
+from leapray.training.loop import Loop, Record, ranked
 from leapray.training.losses import LOSSES
 from leapray.training.optimizers import OPTIMIZERS
+from leapray.training.pace import Peers
 from leapray.training.run import RecordLog, Run, following
 from leapray.training.schedules import SCHEDULES
 from leapray.training.trackers import Trackers, check_trackers
@@ -65,7 +67,8 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None) -> T
     check_choices(recipe)
     run = Run(recipe.training.run)
     run.check(recipe)
-    if not run.finished:
+    already = run.finished
+    if not already:
         _stream(recipe, open_prepared(recipe.data))
         with cluster.connected():
             _check_resources(recipe.resources)
@@ -74,6 +77,8 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None) -> T
                 _fit(recipe, run)
     if not run.finished:
         raise UserError(f"{run.model}: not written where this process can see it; a cluster needs a training.run that all nodes share")
+    if not already or not storage.exists(run.curve):
+        _Curve(run, recipe.name).draw()
     return Trained(run.url, run.model, load_info(run.model).history)
 
 
@@ -81,12 +86,20 @@ def check_choices(recipe: Recipe) -> None:
     """Check network, loss, optimizer, schedule and trackers by name and options. Raises UserError for the first that is wrong."""
     check_trackers(recipe.training.trackers)
     network_options(recipe.network)
+    training = recipe.training
+    if training.precision == "fp16" and not recipe.resources.use_gpu:
+        raise UserError("training.precision fp16 needs a GPU (resources.use_gpu); on a CPU take bf16 or float32")
+    kinds = {source.kind for source in recipe.data.sources.values() if source.train is not None}
+    if training.loss.name == "pair" and len(kinds) > 1 and recipe.shares is None:
+        raise UserError("training.loss pair weighs kinds apart, so every step needs equal shares of them; set training.pairs or weights")
     for registry, choice in (
         (LOSSES, recipe.training.loss),
         (OPTIMIZERS, recipe.training.optimizer),
         (SCHEDULES, recipe.training.schedule),
     ):
         registry.options(choice)
+    # a schedule and the epochs must fit too
+    SCHEDULES.build(training.schedule, torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]), 1, training.epochs)
 
 
 @contextmanager
@@ -105,7 +118,6 @@ def _watched(run: Run, recipe: Recipe, progress: Callable[[Record], None] | None
 
         with following(run, add):
             yield
-    curve.draw()
 
 
 class _Curve:
@@ -119,12 +131,16 @@ class _Curve:
             self.draw()
 
     def draw(self) -> None:
+        """Draw the validations so far; a picture that fails is told of, for the training goes on without it."""
         # it takes a second to import
         from leapray.evaluation.plots import learning_curve
 
-        history = [record for record in self._run.records() if record["event"] == "validation"]
-        if history:
-            storage.write_bytes(self._run.curve, learning_curve(history, self._title))
+        try:
+            history = [record for record in self._run.records() if record["event"] == "validation"]
+            if history:
+                storage.write_bytes(self._run.curve, learning_curve(history, self._title))
+        except Exception as error:
+            warnings.warn(f"{self._run.curve} could not be drawn ({error})", stacklevel=2)
         self._drawn = time.monotonic()
 
 
@@ -146,6 +162,8 @@ def _fit(recipe: Recipe, run: Run) -> None:
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     filesystem, path = storage.filesystem(run.url)
     resources = recipe.resources
+    module = users_module(recipe.network.name)
+    environment = cluster.modules_environment([module] if module else [])
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"recipe": recipe.to_dict()},
@@ -160,7 +178,7 @@ def _fit(recipe: Recipe, run: Run) -> None:
             storage_filesystem=None if storage.is_local(run.url) else pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)),
             failure_config=ray.train.FailureConfig(max_failures=_MAX_FAILURES),
             callbacks=[_NoSecondTry()],
-            worker_runtime_env={} if resources.use_gpu else {"env_vars": _CPU_ENVIRONMENT},
+            worker_runtime_env=environment | ({} if resources.use_gpu else {"env_vars": _CPU_ENVIRONMENT}),
         ),
     )
     trainer.fit()
@@ -250,7 +268,10 @@ class _Keeper:
     def keep(self) -> None:
         """Write a checkpoint of the loop as it is now."""
         state = {"transform": self._prepared.transform.digest(), "loop": self._loop.state()}
-        checkpoint.save(checkpoint.step_url(self._run.checkpoints, self._loop.done), state)
+        # one place for each state, so that a checkpoint is never written over
+        url = checkpoint.step_url(self._run.checkpoints, self._loop.done, len(self._loop.history))
+        if url not in checkpoint.complete(self._run.checkpoints):
+            checkpoint.save(url, state)
         checkpoint.prune(self._run.checkpoints, _KEEP)
 
     def save(self, url: str, weights: Mapping[str, torch.Tensor], history: Sequence[Record]) -> None:

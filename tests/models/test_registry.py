@@ -1,11 +1,12 @@
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from leapray.errors import UserError
 from leapray.models.low_res_aqua import LowResAqua
-from leapray.models.registry import NETWORKS, build_network, network_options
+from leapray.models.registry import NETWORKS, build_network, network_options, users_module
 from leapray.recipe import Choice
 
 OWN = """
@@ -123,3 +124,15 @@ def test_a_users_network_must_give_the_targets(own_network):
         build_network(f"{own_network}:Narrow", {"width": 5})
     with pytest.raises(UserError, match="Bare has no Options"):
         build_network(f"{own_network}:Bare", {})
+
+
+def test_a_network_of_the_working_directory_is_told_from_one_that_is_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_file.py").touch()
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "inner.py").touch()
+    assert users_module("my_file:Net") == str(tmp_path / "my_file.py")
+    assert users_module("my_package.inner:Net") == str(tmp_path / "my_package")
+    assert users_module("torch.nn:Linear") is None
+    assert users_module("mlp") is None

@@ -1,3 +1,4 @@
+import errno
 import math
 
 import pytest
@@ -124,3 +125,30 @@ def test_names_a_damaged_checkpoint(tmp_path):
     tensors_file.write_bytes(tensors_file.read_bytes()[:-8])
     with pytest.raises(UserError, match=f"{url}: damaged checkpoint"):
         checkpoint.load(url)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_full_disk_leaves_the_checkpoints_before(tmp_path, monkeypatch, failing):
+    folder = str(tmp_path)
+    checkpoint.save(checkpoint.step_url(folder, 4), {"weights": torch.ones(3)})
+    written = []
+
+    def write(url, content, write=storage.write_bytes):
+        written.append(url)
+        if len(written) > failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(url, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_bytes", write)
+        with pytest.raises(OSError, match="No space"):
+            checkpoint.save(checkpoint.step_url(folder, 4, validations=1), {"weights": torch.zeros(3)})
+    (left,) = checkpoint.complete(folder)
+    assert torch.equal(checkpoint.load(left)["weights"], torch.ones(3))
+
+
+def test_names_of_checkpoints_follow_steps_and_validations():
+    places = [(4, 0), (4, 1), (12, 1), (12, 12), (1_000_000, 12)]
+    urls = [checkpoint.step_url("run", *place) for place in places]
+    assert urls == sorted(urls)
+    assert [checkpoint.steps_of(url) for url in urls] == [step for step, _ in places]

@@ -1,0 +1,69 @@
+"""The processes of a training, and how often they meet: to tell how it goes, to see that it goes well, to keep its state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+_SHARE_OF_EPOCH = 100
+_GROWTH = 4
+
+
+@dataclass(frozen=True)
+class Peers:
+    """This process among those that train together. ``gather`` gives every rank's array of one shape, in rank order."""
+
+    rank: int = 0
+    gather: Callable[[np.ndarray], list[np.ndarray]] = field(default=lambda array: [array])
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Steps, the seconds they took, and how many of these they waited for data."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def __add__(self, other: Speed) -> Speed:
+        return Speed(self.steps + other.steps, self.seconds + other.seconds, self.waited + other.waited)
+
+
+class Pace:
+    """How many steps to take before ranks meet again, by rank 0's clock: seldom enough to cost nothing, often enough to be told of."""
+
+    def __init__(self, report_seconds: float, checkpoint_seconds: float) -> None:
+        self.steps = 1
+        self._report_seconds, self._checkpoint_seconds = report_seconds, checkpoint_seconds
+        self._kept = self._epoch = self._begun = time.perf_counter()
+
+    def begin(self) -> None:
+        """The next steps are counted from now; else from the end of the last ones, with what was reported and kept in between."""
+        self._begun = time.perf_counter()
+
+    def begin_epoch(self) -> None:
+        self._epoch = time.perf_counter()
+
+    def took(self, steps: int) -> float:
+        """The seconds of so many steps, and so how many come next: more as an epoch goes on, which keeps its log short."""
+        now = time.perf_counter()
+        seconds, self._begun = now - self._begun, now
+        target = max(self._report_seconds, (now - self._epoch) / _SHARE_OF_EPOCH) if self._report_seconds else 0.0
+        self.steps = max(1, min(int(target * steps / seconds), _GROWTH * self.steps))
+        return seconds
+
+    def worth_keeping(self, keep: Callable[[], None], peers: Peers) -> None:
+        """Call ``keep`` on all ranks if rank 0's clock says so, and take over its number of steps."""
+        due = time.perf_counter() - self._kept >= self._checkpoint_seconds
+        ours = np.array([float(due), float(self.steps)])
+        due, steps = peers.gather(ours)[0].tolist()
+        self.steps = int(steps)
+        if due:
+            keep()
+            self.kept()
+
+    def kept(self) -> None:
+        self._kept = time.perf_counter()
