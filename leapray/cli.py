@@ -223,7 +223,7 @@ def check(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
     """Check a recipe and every choice in it."""
     from leapray.data.transform import Fitting
     from leapray.recipe import load_recipe
-    from leapray.training.trainer import check_choices
+    from leapray.training.choices import check_choices
 
     loaded = load_recipe(recipe, overrides)
     Fitting(loaded.data.scaling, loaded.data.features)
@@ -235,8 +235,9 @@ def check(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
 def show(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
     """Print a recipe with its defaults and overrides filled in."""
     from leapray.recipe import load_recipe
+    from leapray.training.choices import with_defaults
 
-    say(load_recipe(recipe, overrides).to_yaml().rstrip())
+    say(with_defaults(load_recipe(recipe, overrides)).to_yaml().rstrip())
 
 
 @app.command()

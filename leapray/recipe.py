@@ -80,6 +80,11 @@ class Choice(_Section):
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
 
 def _share(value: Any) -> Any:
     """``1/15`` as the number that it stands for."""
@@ -253,7 +258,7 @@ class Recipe(_Section):
         if lanes % workers or self.training.batch_size % lanes:
             raise ValueError(
                 f"training.batch_size {self.training.batch_size} must be a multiple of training.lanes {lanes}, "
-                f"and lanes a multiple of resources.workers {workers}"
+                f"by default {_LANES} or the next multiple of the workers, and lanes a multiple of resources.workers {workers}"
             )
         rows = self.training.batch_size // workers
         if self.training.accumulate > rows:
@@ -355,6 +360,14 @@ def _apply(content: dict[str, Any], override: str) -> None:
     content[keys[-1]] = value
 
 
+_EXPECTED = {
+    "tuple_type": "expected a list",
+    "model_type": "expected a mapping of keys",
+    "model_attributes_type": "expected a mapping of keys",
+    "dict_type": "expected a mapping of keys",
+}
+
+
 def _sentence(model: type[BaseModel], error: Any) -> str:
     location = [str(part) for part in error["loc"]]
     where = ".".join(location)
@@ -365,7 +378,7 @@ def _sentence(model: type[BaseModel], error: Any) -> str:
         return f"unknown key {where!r}; {hint}"
     if error["type"] == "missing":
         return f"key {where!r} is missing"
-    message = error["msg"].removeprefix("Value error, ")
+    message = _EXPECTED.get(error["type"], error["msg"].removeprefix("Value error, "))
     if error["type"] == "value_error" or not where:
         return f"{where}: {message}" if where else message
     return f"{where} is {error['input']!r}: {message[0].lower()}{message[1:]}"

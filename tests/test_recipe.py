@@ -19,7 +19,7 @@ def write(path: Path, values: dict[str, Any]) -> str:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_recipes_load_and_their_choices_exist(path: Path) -> None:
     from leapray.data.transform import Fitting
-    from leapray.training.trainer import check_choices
+    from leapray.training.choices import check_choices
 
     recipe = load_recipe(str(path))
     Fitting(recipe.data.scaling, recipe.data.features)

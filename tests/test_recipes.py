@@ -13,7 +13,8 @@ from leapray.data.transform import Fitting
 from leapray.models.directory import load_model
 from leapray.models.registry import build_network
 from leapray.recipe import load_recipe
-from leapray.training.trainer import check_choices, train
+from leapray.training.choices import check_choices
+from leapray.training.trainer import train
 from tests.samples import random_rows, write_flat
 
 RECIPES = {path.stem: path for path in sorted((Path(__file__).parent.parent / "jobs" / "recipes").glob("*.yaml"))}

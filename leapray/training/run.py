@@ -19,6 +19,7 @@ from leapray.models.directory import INFO_FILE
 from leapray.recipe import Recipe, load_recipe
 from leapray.settings import difference
 from leapray.training import checkpoint
+from leapray.training.choices import with_defaults
 from leapray.training.loop import Record
 
 # an object store takes whole files and charges for each; a local disk does not
@@ -47,13 +48,13 @@ class Run:
         if not (self.finished or checkpoint.complete(self.checkpoints)):
             return
         try:
-            theirs = load_recipe(self.recipe)
+            theirs = _decisive(load_recipe(self.recipe))
         except UserError as error:
             reason = str(error).removeprefix(f"{self.recipe}: ")
             raise UserError(
                 f"{self.recipe}: not the recipe of a run ({reason}); choose another training.run or remove the directory"
             ) from error
-        if changed := difference(_decisive(recipe), _decisive(theirs)):
+        if changed := difference(_decisive(recipe), theirs):
             raise UserError(f"{self.url}: holds a run of another recipe ({changed}); choose another training.run or remove it")
 
     def claim(self, recipe: Recipe) -> None:
@@ -83,7 +84,7 @@ def _decisive(recipe: Recipe) -> dict[str, Any]:
 
     Lanes stay, since they decide which rows share a step.
     """
-    values = recipe.to_dict()
+    values = with_defaults(recipe).to_dict()
     training = {key: value for key, value in values["training"].items() if key not in _INDIFFERENT}
     return {"data": values["data"], "network": values["network"], "training": training | {"lanes": recipe.lanes}}
 

@@ -77,7 +77,7 @@ class Trackers:
             "tensorboard": lambda: _TensorBoard(run_url, since_step),
             "mlflow": lambda: _MLflow(run_url, recipe),
         }
-        self._threads = [_OwnThread(name, openers[name], tell) for name in names]
+        self._threads = [_OwnThread(name, openers[name], tell) for name in dict.fromkeys(names)]
 
     def add(self, record: Record) -> None:
         """Hand a record to every tracker, and return at once. A point that was drawn before, at its step or a later one, is left out."""

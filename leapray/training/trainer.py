@@ -24,16 +24,14 @@ from leapray.data.shards import Prepared, open_prepared
 from leapray.data.stream import Stream
 from leapray.errors import UserError
 from leapray.models.directory import INFO_FILE, load_info, save_model
-from leapray.models.registry import build_network, network_options, users_module
+from leapray.models.registry import build_network, users_module
 from leapray.recipe import Recipe, Resources, parse_recipe
 from leapray.training import checkpoint
+from leapray.training.choices import check_choices, with_defaults
 from leapray.training.loop import Loop, Record, ranked
-from leapray.training.losses import LOSSES
-from leapray.training.optimizers import OPTIMIZERS
 from leapray.training.pace import Peers
 from leapray.training.run import RecordLog, Run, following
-from leapray.training.schedules import SCHEDULES
-from leapray.training.trackers import Trackers, check_trackers
+from leapray.training.trackers import Trackers
 
 # libgomp reads this as torch is loaded, which in a worker may be before leapray sets it
 _CPU_ENVIRONMENT = {"GOMP_SPINCOUNT": os.environ["GOMP_SPINCOUNT"]}
@@ -63,7 +61,7 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None) -> T
     anything that cannot run: data missing, unfinished or prepared by another recipe, too few rows, another recipe's run, too small a
     cluster, a loss that diverges.
     """
-    recipe = _resolve(recipe)
+    recipe = with_defaults(_resolve(recipe))
     check_choices(recipe)
     run = Run(recipe.training.run)
     run.check(recipe)
@@ -80,26 +78,6 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None) -> T
     if not already or not storage.exists(run.curve):
         _Curve(run, recipe.name).draw()
     return Trained(run.url, run.model, load_info(run.model).history)
-
-
-def check_choices(recipe: Recipe) -> None:
-    """Check network, loss, optimizer, schedule and trackers by name and options. Raises UserError for the first that is wrong."""
-    check_trackers(recipe.training.trackers)
-    network_options(recipe.network)
-    training = recipe.training
-    if training.precision == "fp16" and not recipe.resources.use_gpu:
-        raise UserError("training.precision fp16 needs a GPU (resources.use_gpu); on a CPU take bf16 or float32")
-    kinds = {source.kind for source in recipe.data.sources.values() if source.train is not None}
-    if training.loss.name == "pair" and len(kinds) > 1 and recipe.shares is None:
-        raise UserError("training.loss pair weighs kinds apart, so every step needs equal shares of them; set training.pairs or weights")
-    for registry, choice in (
-        (LOSSES, recipe.training.loss),
-        (OPTIMIZERS, recipe.training.optimizer),
-        (SCHEDULES, recipe.training.schedule),
-    ):
-        registry.options(choice)
-    # a schedule and the epochs must fit too
-    SCHEDULES.build(training.schedule, torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]), 1, training.epochs)
 
 
 @contextmanager

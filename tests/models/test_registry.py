@@ -102,7 +102,7 @@ def test_options_are_filled_in():
         ("low-res-aqua", {"dropout": 1.5}, ["dropout", "1.5", "less than 1"]),
         ("low-res-aqua", {"encoder": []}, ["encoder", "at least 1"]),
         ("nowhere.at_all:Net", {}, ["nowhere.at_all:Net", "cannot import"]),
-        (":Net", {}, [":Net", "cannot import"]),
+        (":Net", {}, [":Net", "expected package.module:Class"]),
         ("collections:OrderedDict", {}, ["OrderedDict", "torch.nn.Module"]),
         ("torch.nn:Missing", {}, ["Missing", "torch.nn.Module"]),
     ],
@@ -122,7 +122,7 @@ def test_a_network_of_the_users_own(own_network):
 def test_a_users_network_must_give_the_targets(own_network):
     with pytest.raises(UserError, match=r"my_networks:Narrow: gives \(2, 5\) for inputs \(2, 556\); expected \(2, 368\)"):
         build_network(f"{own_network}:Narrow", {"width": 5})
-    with pytest.raises(UserError, match="Bare has no Options"):
+    with pytest.raises(UserError, match=r"Bare\.Options is not there"):
         build_network(f"{own_network}:Bare", {})
 
 
@@ -136,3 +136,61 @@ def test_a_network_of_the_working_directory_is_told_from_one_that_is_everywhere(
     assert users_module("my_package.inner:Net") == str(tmp_path / "my_package")
     assert users_module("torch.nn:Linear") is None
     assert users_module("mlp") is None
+
+
+BROKEN = """
+import torch
+from pydantic import BaseModel
+
+class Base(torch.nn.Module):
+    Options = type("Options", (BaseModel,), {})
+
+    def __init__(self, options, features):
+        super().__init__()
+        self.layer = torch.nn.Linear(556, 368)
+
+    def forward(self, x):
+        return self.layer(x)
+
+class Empty(Base):
+    def __init__(self, options, features):
+        torch.nn.Module.__init__(self)
+
+class Misspelt(Base):
+    def __init__(self, options, features):
+        self.width = options.widht
+
+class Fixed(Base):
+    def forward(self, x):
+        return self.layer(x.view(128, 556))
+
+class Spare(Base):
+    def __init__(self, options, features):
+        super().__init__(options, features)
+        self.spare = torch.nn.Linear(3, 3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("Empty", "has no parameters to train"),
+        ("Misspelt", "cannot be built \\(AttributeError: .*widht.*, .*line"),
+        ("Fixed", r"fails on inputs \(2, 556\) \(RuntimeError: .*, broken.*\.py line 25\)"),
+        ("Spare", r"does not depend on spare\.weight, spare\.bias; remove them"),
+    ],
+)
+def test_what_is_wrong_with_a_users_network_is_told_in_a_sentence(tmp_path, monkeypatch, name, sentence):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=sentence):
+        build_network(f"broken:{name}", {})
+
+
+@pytest.mark.parametrize("code", ["def f(:", "undefined", "raise SystemExit(3)", "import nothing_of_this_name"])
+def test_a_users_file_that_cannot_be_imported_is_told_in_a_sentence(tmp_path, monkeypatch, code):
+    module = f"unimportable_{abs(hash(code))}"
+    (tmp_path / f"{module}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=rf"network {module}:Net: cannot import {module} from"):
+        build_network(f"{module}:Net", {})
