@@ -38,6 +38,7 @@ from leapray.errors import UserError
 from leapray.recipe import Recipe, parse_recipe
 from leapray.training.feed import Batch
 from leapray.training.loop import Loop, Record
+from leapray.training.memory import keep_freed_memory
 from leapray.training.trainer import train
 
 BARE, LOOP = Bar(0.95), Bar(0.95)
@@ -52,6 +53,7 @@ def run(settings: Settings, progress: Progress | None = None) -> list[Comparison
     """Rows a second of the step, the parts of it, the share of the device's arithmetic, and what Ray Train costs."""
     if os.environ.get("RAY_ADDRESS"):
         raise UserError("bench train-step measures this machine alone; unset RAY_ADDRESS")
+    keep_freed_memory()
     with _threads_of_a_worker():
         setup = setup_here(settings.quick)
         return [*compare_steps(setup, settings, progress), *compare_ray(setup, settings, progress)]

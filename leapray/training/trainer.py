@@ -29,6 +29,7 @@ from leapray.recipe import Recipe, Resources, parse_recipe
 from leapray.training import checkpoint
 from leapray.training.choices import check_choices, with_defaults
 from leapray.training.loop import Loop, Record, ranked
+from leapray.training.memory import ONE_ARENA, keep_freed_memory
 from leapray.training.pace import Peers
 from leapray.training.run import RecordLog, Run, following
 from leapray.training.trackers import Trackers
@@ -156,7 +157,7 @@ def _fit(recipe: Recipe, run: Run) -> None:
             storage_filesystem=None if storage.is_local(run.url) else pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)),
             failure_config=ray.train.FailureConfig(max_failures=_MAX_FAILURES),
             callbacks=[_NoSecondTry()],
-            worker_runtime_env=environment | ({} if resources.use_gpu else {"env_vars": _CPU_ENVIRONMENT}),
+            worker_runtime_env=environment | {"env_vars": ONE_ARENA if resources.use_gpu else ONE_ARENA | _CPU_ENVIRONMENT},
         ),
     )
     trainer.fit()
@@ -193,6 +194,7 @@ def _stream(recipe: Recipe, prepared: Prepared, rank: int = 0, world: int = 1) -
 
 def _worker(config: dict[str, Any]) -> None:
     """One process of the training. Checkpoints are ours, in the run's directory, so that local mode and every restart go on alike."""
+    keep_freed_memory()
     recipe = parse_recipe(config["recipe"])
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
