@@ -7,6 +7,7 @@ has done the last step, with nothing in between waiting for it that a training w
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -131,14 +132,15 @@ def steady(records: Sequence[Record]) -> Figures:
     return {"rows/s": rows / seconds, "wait": sum(record["data_wait_s"] for record in counted) / seconds}
 
 
-class _Timed:
+class _Timed(ABC):
     """Something that is done over and over."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
 
+    @abstractmethod
     def step(self) -> None:
-        raise NotImplementedError
+        """Do it once."""
 
     def steps_per_s(self, steps: int) -> float:
         for _ in range(WARM_STEPS):

@@ -5,6 +5,7 @@ A loss is computed row by row; :meth:`Loss.row_weights` says how rows sum to a b
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -35,7 +36,7 @@ class LossOptions(Options):
     """Weight of the same loss of the differences between neighbouring levels of each profile (FACTS section 5), where both are columns."""
 
 
-class Loss(nn.Module):
+class Loss(nn.Module, ABC):
     """The mean of an elementwise loss over columns, for every row, in float32 whatever the precision of the network.
 
     Columns that are not asked for are left out, not multiplied by zero, so that not even a NaN in them can matter; a NaN in one of the
@@ -76,9 +77,9 @@ class Loss(nn.Module):
             row = row + self.vertical_difference * _row_mean(differences)
         return self.scale * row
 
+    @abstractmethod
     def elementwise(self, prediction: Tensor, target: Tensor, kind: Tensor | None) -> Tensor:
         """Loss of every element of two float32 tensors (b, n)."""
-        raise NotImplementedError
 
     def soften(self, target: Tensor) -> Tensor:
         """The targets (b, 368) that errors are taken from."""
