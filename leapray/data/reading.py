@@ -12,15 +12,15 @@ from leapray.data.transform import Transform
 from leapray.errors import UserError
 
 
-def read_file(manifest: Manifest, index: int, transform: Transform) -> Rows:
-    """Scaled rows of one file of a manifest, in its order.
+def read_file(manifest: Manifest, index: int, transform: Transform, *, verify: bool = True) -> Rows:
+    """Scaled rows of one file of a manifest, in its order; a shard's checksums are compared when ``verify`` says so.
 
     Raises UserError when it is damaged, or holds other rows than the manifest says.
     """
     file = manifest.files[index]
     if isinstance(file, ShardFile):
         url = storage.join(manifest.url, file.name)
-        rows = read_shard(url)
+        rows = read_shard(url, verify=verify)
     else:
         url = file.piece.path
         blocks = clean(flat.read_piece(file.piece, kind=manifest.kind), url, manifest.bad_rows, Tally.empty())

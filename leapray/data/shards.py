@@ -118,6 +118,7 @@ class Manifest:
 
 
 _MANIFEST = TypeAdapter(Manifest)
+_PAGE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -224,10 +225,13 @@ def write_shard(url: str, rows: Rows) -> None:
         pq.write_table(table, file, compression="none", use_dictionary=False, write_statistics=False, write_page_checksum=True)
 
 
-def read_shard(url: str) -> Rows:
-    """Read one shard. Raises UserError when it is missing or damaged."""
+def read_shard(url: str, *, verify: bool = True) -> Rows:
+    """Read one shard, and compare its checksums when ``verify`` says so. Raises UserError when it is missing or damaged."""
     try:
         with storage.open_input(url) as file:
-            return table_to_rows(pq.ParquetFile(file, page_checksum_verification=True).read())
+            # local pages are small enough to be checked and copied while they are in the processor's cache
+            buffer = _PAGE_BYTES if storage.is_local(url) else 0
+            shard = pq.ParquetFile(file, page_checksum_verification=verify, buffer_size=buffer, pre_buffer=not buffer)
+            return table_to_rows(shard.read(use_threads=False))
     except (pa.ArrowException, OSError, KeyError, AttributeError) as error:
         raise UserError(f"{url}: not a readable shard of prepared data ({error}); remove it and run `leapray prepare` again") from error
