@@ -28,12 +28,14 @@ def transform_from_statistics(url: str, scaling: Choice, features: Sequence[str]
     """The transform that a recipe's ``data.statistics`` names, for its scaling and features.
 
     A csv holds one row for each of the 924 columns, in any order, with ``column, mean, std, min, max`` among its fields. What it was
-    fitted on is then its name and content's hash. Raises UserError for a ``transform.json`` of another scaling or other features, for
+    fitted on is then its name and content's hash. Raises UserError for a ``transform.json`` or a model's ``model.json`` of another scaling or other features, for
     a csv where the recipe needs more than the moments of raw columns, and for a figure that is missing, blank or cannot be.
     """
     fitting = Fitting(scaling, features)
     if url.endswith(".json"):
-        transform = Transform.from_dict(storage.read_json(url), url)
+        values = storage.read_json(url)
+        # a model has its transform with it
+        transform = Transform.from_dict(values["transform"] if isinstance(values, dict) and "transform" in values else values, url)
         _check_same(url, fitting, transform)
         return transform
     if not url.endswith(".csv"):

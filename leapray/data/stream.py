@@ -33,8 +33,8 @@ class Stream:
     """Batches of one worker: rank ``rank`` of ``world``, which all make the same Stream and ask for the same epochs.
 
     A batch holds ``inputs`` (n, 556 + 60 F) and ``targets`` (n, 368), float32, ``row`` int64 (n,) and ``source`` int16 (n,), the number
-    of the row's source among ``sources``, whose ``kinds`` are told too. With ``shares``, by source, training rows of one source stand
-    together, in that order.
+    of the row's source among ``Stream.sources``, whose ``kinds`` are told too. Training takes the rows of ``sources``, by default all;
+    with ``shares``, by source, those of one stand together, in that order.
     """
 
     def __init__(
@@ -44,12 +44,13 @@ class Stream:
         batch_size: int,
         lanes: int,
         seed: int,
+        sources: Sequence[str] | None = None,
         shares: Mapping[str, float] | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         """Raises UserError when there are fewer training rows than one batch, a share is too small, or there are no validation rows."""
-        manifests = prepared.split("train")
+        manifests = tuple(manifest for manifest in prepared.split("train") if sources is None or manifest.source in sources)
         if shares is not None:
             manifests = tuple(next(manifest for manifest in manifests if manifest.source == name) for name in shares)
         validation = prepared.split("validation")
@@ -184,7 +185,8 @@ class _Shards:
         return manifest.files[index]
 
     def _read(self, shard: int) -> Rows:
-        rows = read_file(*self._files[shard], self._transform, verify=shard not in self._verified)
+        manifest, index = self._files[shard]
+        rows = read_file(manifest, index, self._transform, verify=shard not in self._verified)
         self._verified.add(shard)
         return rows
 
@@ -194,7 +196,8 @@ class _Shards:
 
         def read(batch: pa.Table) -> pa.Table:
             number = batch.column("id")[0].as_py()
-            table = rows_to_table(read_file(*files[shards[number]], transform))
+            manifest, index = files[shards[number]]
+            table = rows_to_table(read_file(manifest, index, transform))
             return table.append_column(_NUMBER, pa.repeat(number, len(table)))
 
         dataset = ray.data.range(len(shards), override_num_blocks=len(shards))

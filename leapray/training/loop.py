@@ -8,7 +8,7 @@ seed, the step and the rank, so that a training goes on from any of its states a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,12 +21,12 @@ from leapray.climsim.schema import EXACT, KINDS, LEARNED, SCORED, TARGETS
 from leapray.errors import UserError
 from leapray.evaluation.metrics import ErrorMoments, Score
 from leapray.recipe import Training
-from leapray.training.averaging import MovingAverage
+from leapray.training.averaging import EpochMean, MovingAverage, WeightAverage, recompute_batch_norm
 from leapray.training.feed import Batch, Feed
 from leapray.training.losses import LOSSES
 from leapray.training.optimizers import OPTIMIZERS
 from leapray.training.pace import Pace, Peers, Speed
-from leapray.training.schedules import SCHEDULES
+from leapray.training.schedules import SCHEDULES, AveragingRate, Schedule
 from leapray.training.step import Step
 from leapray.training.validation import DeviceMoments
 
@@ -70,8 +70,17 @@ class Fitted:
 
 
 def ranked(history: Sequence[Record]) -> list[Record]:
-    """Validations from the best R2 to the worst, of equal ones the first first."""
-    return sorted(history, key=lambda record: -record["r2"])
+    """Validations from the best R2 to the worst, of equal ones the first first; of averages over epochs, those of more epochs lead.
+
+    So the model of a training that averages over epochs is the average over all of them, which nothing has chosen.
+    """
+    return sorted(history, key=lambda record: (-record.get("averaged", 0), -record["r2"]))
+
+
+def chosen(history: Sequence[Record], best: int, last: int) -> list[Record]:
+    """The best and the last validations, as :func:`ranked` has them, each once, oldest first."""
+    wanted = [record["step"] for record in [*ranked(history)[:best], *(history[-last:] if last else ())]]
+    return [record for record in history if record["step"] in wanted]
 
 
 class Loop:
@@ -89,8 +98,8 @@ class Loop:
         self.peers = peers or Peers()
         self.loss = LOSSES.build(training.loss).to(device)
         self.optimizer = OPTIMIZERS.build(training.optimizer, self.bare.parameters())
-        self.schedule = SCHEDULES.build(training.schedule, self.optimizer, batches.steps, training.epochs)
-        self.average = MovingAverage(self.bare, training.ema) if training.ema else None
+        self.schedule = self._schedule()
+        self.average = self._average()
         self._kinds = torch.tensor([list(KINDS).index(kind) for kind in batches.kinds], device=device)
         self.step = Step(network, self.loss, self.optimizer, training, self._kinds)
         self.block = _GPU_BLOCK if device.type == "cuda" else 1
@@ -106,10 +115,20 @@ class Loop:
         part = [round(batches.steps * (number + 1) / training.validations) for number in range(training.validations)]
         self._validation_steps = [step for step in dict.fromkeys(part) if step]
 
+    def _schedule(self) -> Schedule:
+        training = self.training
+        schedule = SCHEDULES.build(training.schedule, self.optimizer, self.batches.steps, training.epochs)
+        return AveragingRate(schedule, self.optimizer, training.swa) if training.swa else schedule
+
+    def _average(self) -> WeightAverage | None:
+        if self.training.swa:
+            return EpochMean(self.bare, self.training.swa)
+        return MovingAverage(self.bare, self.training.ema) if self.training.ema else None
+
     @property
     def evaluated(self) -> nn.Module:
-        """What is validated and saved: the moving average where there is one, else the network."""
-        return self.average.network if self.average else self.bare
+        """What is validated and saved: the average of weights once there is one, else the network."""
+        return self.bare if self.average is None or self.average.members == 0 else self.average.network
 
     def state(self) -> State:
         """All that the rest of the training depends on, between steps. Tensors are the live ones: write or copy them at once."""
@@ -126,6 +145,11 @@ class Loop:
             "best_weights": self.best_weights,
         }
 
+    def begin_with(self, weights: Mapping[str, Tensor]) -> None:
+        """Take a network's ``state_dict`` instead of the weights that were drawn, before the first step."""
+        self.bare.load_state_dict(dict(weights))
+        self.average = self._average()
+
     def restore(self, state: State) -> None:
         """Continue where :meth:`state` was taken. Raises UserError when the epochs there had another number of steps."""
         if state["steps"] != self.batches.steps:
@@ -141,7 +165,10 @@ class Loop:
 
     @property
     def finished(self) -> bool:
-        """All epochs are trained and validated, or ``patience`` validations brought no better one."""
+        """All epochs are trained and validated, or ``patience`` validations brought no better one.
+
+        An average over epochs is waited for, and better with each.
+        """
         return not self._validation_due and (self.done >= self.training.epochs * self.batches.steps or self._out_of_patience)
 
     @property
@@ -152,7 +179,7 @@ class Loop:
 
     @property
     def _out_of_patience(self) -> bool:
-        if self.training.patience is None or not self.history:
+        if self.training.patience is None or not self.history or self.training.swa:
             return False
         return len(self.history) - 1 - self.history.index(ranked(self.history)[0]) >= self.training.patience
 
@@ -202,10 +229,12 @@ class Loop:
             losses[index] = self.step(next(feed))
             self.done += 1
             if self.average:
-                self.average.update(self.done)
+                self.average.step_ended(self.done)
             self.schedule.step_ended()
         if self.done % self.batches.steps == 0:
             self.schedule.epoch_ended()
+            if self.average:
+                self.average.epoch_ended(self.done // self.batches.steps)
         # ranks have equal rows in every step, so the mean of their means is the mean over the rows
         parts = self.peers.gather(losses.double().cpu().numpy())
         mean = np.mean(parts, axis=0)
@@ -226,6 +255,9 @@ class Loop:
     def _validate(self) -> Record:
         """Mean loss and R2 over the validation rows of all ranks, each once; the record, which the history has now."""
         lr, started = self.optimizer.param_groups[0]["lr"], time.perf_counter()
+        if self.average and self.evaluated is self.average.network:
+            inputs = (batch.inputs for batch in Feed(self.batches.train(0), self.device))
+            recompute_batch_norm(self.average.network, inputs, self.peers.gather)
         loss, score = self._score()
         losses = self._losses
         record = self._place("validation", lr) | {
@@ -234,6 +266,7 @@ class Loop:
             **(self._speed_of(self._speed) if self._speed.steps else {}),
             "val_loss": loss,
             **_figures(score),
+            **({"averaged": self.average.members} if self.average and self.average.members else {}),
             "val_seconds": time.perf_counter() - started,
         }
         self.schedule.validated(record["r2"])

@@ -1,4 +1,4 @@
-"""The directory of one training: recipe, records, learning curve, ``checkpoints/``, ``best/`` and, once it is finished, ``model/``.
+"""The directory of one training: recipe, records, learning curve, ``checkpoints/``, ``validated/`` and, once it is finished, ``model/``.
 
 It is all that a training leaves behind and all that it needs to go on: whoever runs the same recipe again continues from it.
 """
@@ -35,9 +35,13 @@ class Run:
         self.metrics = storage.join(self.url, "metrics.jsonl")
         self.curve = storage.join(self.url, "learning_curve.png")
         self.checkpoints = storage.join(self.url, "checkpoints")
-        self.best = storage.join(self.url, "best")
+        self.validated = storage.join(self.url, "validated")
         self.model = storage.join(self.url, "model")
         self.interval = _LOCAL_SECONDS if storage.is_local(self.url) else _REMOTE_SECONDS
+
+    def validated_model(self, record: Record) -> str:
+        """Where the model of a validation lies, if it is among those that the run keeps."""
+        return checkpoint.step_url(self.validated, record["step"])
 
     def check(self, recipe: Recipe) -> None:
         """Raise UserError when the directory holds other things than a run, or another recipe's, with the difference."""
@@ -76,7 +80,7 @@ class Run:
         return storage.read_bytes(self.metrics).splitlines() if storage.exists(self.metrics) else []
 
 
-_INDIFFERENT = {"run", "keep_best", "checkpoint_seconds", "trackers"}
+_INDIFFERENT = {"run", "keep_best", "keep_last", "checkpoint_seconds", "trackers"}
 
 
 def _decisive(recipe: Recipe) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, MultiStepLR, ReduceLROnPlateau
 
 from leapray.errors import UserError
+from leapray.recipe import EqualAverage
 from leapray.registry import Options, Registry
 
 
@@ -44,6 +45,51 @@ class Schedule:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._scheduler.load_state_dict(state)
+
+
+class AveragingRate(Schedule):
+    """A schedule until an epoch, from whose beginning on the rate goes to that of weight averaging (as torch's ``SWALR`` with a cosine)."""
+
+    def __init__(self, before: Schedule, optimizer: Optimizer, settings: EqualAverage) -> None:
+        self._before, self._optimizer, self._settings = before, optimizer, settings
+        self._epochs = 0
+        self._rates: list[float] = []
+        """Of the optimizer's groups, when averaging began."""
+        self._set_rates()
+
+    def step_ended(self) -> None:
+        if not self._rates:
+            self._before.step_ended()
+
+    def epoch_ended(self) -> None:
+        self._epochs += 1
+        if not self._rates:
+            self._before.epoch_ended()
+        self._set_rates()
+
+    def validated(self, r2: float) -> None:
+        if not self._rates:
+            self._before.validated(r2)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self._epochs, "rates": self._rates, "before": self._before.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._epochs, self._rates = state["epochs"], list(state["rates"])
+        self._before.load_state_dict(state["before"])
+
+    def _set_rates(self) -> None:
+        """Those of the epoch that begins."""
+        since = self._epochs - (self._settings.start - 1)
+        if since < 0:
+            return
+        groups = self._optimizer.param_groups
+        if since == 0:
+            self._rates = [float(group["lr"]) for group in groups]
+        part = min(since / self._settings.anneal, 1.0) if self._settings.anneal else 1.0
+        share = (1 - math.cos(math.pi * part)) / 2
+        for group, rate in zip(groups, self._rates, strict=True):
+            group["lr"] = self._settings.lr * share + rate * (1 - share)
 
 
 class ConstantOptions(Options):

@@ -28,10 +28,11 @@ from leapray.models.registry import build_network, users_module
 from leapray.recipe import Recipe, Resources, parse_recipe
 from leapray.training import checkpoint
 from leapray.training.choices import check_choices, with_defaults
-from leapray.training.loop import Loop, Record, ranked
+from leapray.training.loop import Loop, Record, chosen, ranked
 from leapray.training.memory import ONE_ARENA, keep_freed_memory
 from leapray.training.pace import Peers
 from leapray.training.run import RecordLog, Run, following
+from leapray.training.start import check_start, starting_weights
 from leapray.training.trackers import Trackers
 
 # libgomp reads this as torch is loaded, which in a worker may be before leapray sets it
@@ -68,7 +69,9 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None) -> T
     run.check(recipe)
     already = run.finished
     if not already:
-        _stream(recipe, open_prepared(recipe.data))
+        prepared = open_prepared(recipe.data)
+        _stream(recipe, prepared)
+        check_start(recipe, prepared.transform)
         with cluster.connected():
             _check_resources(recipe.resources)
             run.claim(recipe)
@@ -126,7 +129,13 @@ class _Curve:
 def _resolve(recipe: Recipe) -> Recipe:
     """The recipe with places that mean the same on every node."""
     data = recipe.data.model_copy(update={"prepared": storage.absolute(recipe.data.prepared)})
-    training = recipe.training.model_copy(update={"run": storage.absolute(recipe.training.run)})
+    training, start = recipe.training, recipe.training.start
+    training = training.model_copy(
+        update={
+            "run": storage.absolute(training.run),
+            "start": start and start.model_copy(update={"model": storage.absolute(start.model)}),
+        }
+    )
     return recipe.model_copy(update={"data": data, "training": training})
 
 
@@ -149,7 +158,7 @@ def _fit(recipe: Recipe, run: Run) -> None:
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.use_gpu,
-            resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": 1} if resources.use_gpu else {})},
+            resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": resources.gpus_per_worker} if resources.use_gpu else {})},
         ),
         run_config=ray.train.RunConfig(
             name=run.checkpoints.rsplit("/", 1)[-1],
@@ -188,7 +197,14 @@ def _interrupt_restored() -> Iterator[None]:
 def _stream(recipe: Recipe, prepared: Prepared, rank: int = 0, world: int = 1) -> Stream:
     training = recipe.training
     return Stream(
-        prepared, batch_size=training.batch_size, lanes=recipe.lanes, seed=training.seed, shares=recipe.shares, rank=rank, world=world
+        prepared,
+        batch_size=training.batch_size,
+        lanes=recipe.lanes,
+        seed=training.seed,
+        sources=recipe.trained,
+        shares=recipe.shares,
+        rank=rank,
+        world=world,
     )
 
 
@@ -213,6 +229,8 @@ def _worker(config: dict[str, Any]) -> None:
     found = ray.train.collective.broadcast_from_rank_zero(checkpoint.complete(run.checkpoints)[-1:])
     if found:
         _restore(loop, found[0], prepared)
+    elif recipe.training.start:
+        loop.begin_with(starting_weights(recipe.training.start))
     keeper = _Keeper(run, recipe, prepared, loop) if rank == 0 else None
 
     def report(record: Record) -> None:
@@ -234,14 +252,14 @@ class _Keeper:
         self._log = RecordLog(run, loop.history)
 
     def log(self, record: Record) -> None:
-        """Log a record; a validation's model is saved when it is among the best so far."""
+        """Log a record; a validation's model is saved when it is among the best or the last ones so far."""
         if record["event"] == "validation":
-            history = list(self._loop.history)
-            best = {checkpoint.step_url(self._run.best, kept["step"]) for kept in ranked(history)[: self._recipe.training.keep_best]}
-            url = checkpoint.step_url(self._run.best, record["step"])
-            if url in best:
+            history, training = list(self._loop.history), self._recipe.training
+            kept = {self._run.validated_model(one) for one in chosen(history, training.keep_best, training.keep_last)}
+            url = self._run.validated_model(record)
+            if url in kept:
                 self.save(url, self._loop.evaluated.state_dict(), history)
-            for other in set(checkpoint.complete(self._run.best, INFO_FILE)) - best:
+            for other in set(checkpoint.complete(self._run.validated, INFO_FILE)) - kept:
                 storage.remove(other)
         self._log.add(record)
 

@@ -41,7 +41,7 @@ def train(network, average, first, last):
     history = []
     for step in range(first, last + 1):
         network.randomise(torch.Generator().manual_seed(step))
-        average.update(step)
+        average.step_ended(step)
         history.append((weights(network), weights(average.network)))
     return history
 
@@ -88,7 +88,7 @@ def test_the_originals_ramp_reaches_its_decay_near_step_1050():
     for step in range(1, 1200):
         # from an average of zero an update takes (1 - decay) of the weight
         average.network.weight.data.fill_(0.0)
-        average.update(step)
+        average.step_ended(step)
         if average.network.weight.item():
             taken[step] = average.network.weight.item()
     assert list(taken) == list(range(1, 1200, 8))
@@ -109,7 +109,7 @@ def test_the_network_in_training_is_left_alone():
     train(network, average, 1, STEPS - 1)
     network.randomise(torch.Generator().manual_seed(STEPS))
     before = copy.deepcopy(network.state_dict())
-    average.update(STEPS)
+    average.step_ended(STEPS)
     torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
     assert all(parameter.requires_grad for parameter in network.parameters())
     assert not any(parameter.requires_grad for parameter in average.network.parameters())

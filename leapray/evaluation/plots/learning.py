@@ -1,8 +1,7 @@
-"""Plots of a training, as PNG files. Figures are drawn without pyplot, so that no state is shared and no display is needed."""
+"""The learning curve of a training: losses and validation R2 over its steps."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -12,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from leapray.climsim.schema import FLUXES, LEARNED, TENDENCIES
+from leapray.climsim.schema import FLUXES, TENDENCIES
+from leapray.evaluation.plots.style import BELOW, DARK, HEADLINE, LIGHT, STAR, dress, png
 
 Record = Mapping[str, Any]
 
-_DARK, _STAR, _LIGHT = "#12263f", "#ffc20a", "#9aa0a8"
 _GROUP_LINES = (
     ("#d55e00", "-"),
     ("#0072b2", "-"),
@@ -29,8 +28,6 @@ _GROUP_LINES = (
 """Colours that colour-blind readers tell apart, and dashes for those who print in grey."""
 _LOG_SPAN = 10
 """A loss that spans more than this factor is drawn on a logarithmic axis."""
-_BELOW = 0.5
-"""How far below the best R2, or 0, the axis reaches: one bad column can take R2 to minus a million."""
 
 
 def learning_curve(history: Sequence[Record], title: str = "") -> bytes:
@@ -41,9 +38,7 @@ def learning_curve(history: Sequence[Record], title: str = "") -> bytes:
     validations = [record for record in history if "val_loss" in record]
     if not validations:
         raise ValueError("a learning curve needs at least one validation record")
-    content = io.BytesIO()
-    _figure(validations, title).savefig(content, format="png")
-    return content.getvalue()
+    return png(_figure(validations, title))
 
 
 def _figure(validations: Sequence[Record], title: str) -> Figure:
@@ -62,8 +57,8 @@ def _figure(validations: Sequence[Record], title: str) -> Figure:
 def _draw_losses(axes: Axes, validations: Sequence[Record]) -> None:
     steps, losses = _training_curve(validations)
     validated = [record["val_loss"] for record in validations]
-    axes.plot(steps, losses, color=_LIGHT, linewidth=0.9, label="training")
-    axes.plot(_steps(validations), validated, color=_DARK, linewidth=2, marker="o", markersize=4, label="validation")
+    axes.plot(steps, losses, color=LIGHT, linewidth=0.9, label="training")
+    axes.plot(_steps(validations), validated, color=DARK, linewidth=2, marker="o", markersize=4, label="validation")
     low, high = min(*losses, *validated), max(*losses, *validated)
     if low > 0 and high / low > _LOG_SPAN:
         axes.set_yscale("log")
@@ -85,13 +80,13 @@ def _draw_scores(axes: Axes, validations: Sequence[Record]) -> None:
     steps, headline = _steps(validations), [record["r2"] for record in validations]
     groups = _groups(validations)
     best = int(np.argmax(headline))
-    axes.plot(steps, headline, color=_DARK, linewidth=2.4, marker="o", markersize=4, zorder=3, label=f"{headline[best]:.4f}  all learned")
+    axes.plot(steps, headline, color=DARK, linewidth=2.4, marker="o", markersize=4, zorder=3, label=f"{headline[best]:.4f}  all learned")
     for (name, values), (color, dashes) in zip(groups.items(), _GROUP_LINES, strict=True):
         marker = "." if len(steps) == 1 else None
         axes.plot(steps, values, color=color, linewidth=1.1, linestyle=dashes, marker=marker, label=f"{values[best]:.4f}  {name}")
-    axes.plot(steps[best], headline[best], "*", color=_STAR, markersize=16, markeredgecolor="black", zorder=4)
+    axes.plot(steps[best], headline[best], "*", color=STAR, markersize=16, markeredgecolor="black", zorder=4)
     axes.set_ylim(*_score_limits([headline, *groups.values()]))
-    axes.set_ylabel(f"R² over the {int(LEARNED.sum())} learned columns (validation)")
+    axes.set_ylabel(f"{HEADLINE} (validation)")
     axes.legend(
         title=f"R² at the best step, {steps[best]:,}", alignment="left", frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0)
     )
@@ -100,7 +95,7 @@ def _draw_scores(axes: Axes, validations: Sequence[Record]) -> None:
 def _score_limits(curves: Sequence[Sequence[float]]) -> tuple[float, float]:
     """Lowest and highest R2 on the axis, for curves of which the first is the headline."""
     low, high = min(map(min, curves)), max(map(max, curves))
-    low = max(low, min(max(curves[0]), 0.0) - _BELOW)
+    low = max(low, min(max(curves[0]), 0.0) - BELOW)
     margin = 0.05 * max(high - low, 0.1)
     return low - margin, high + margin
 
@@ -120,9 +115,7 @@ def _dress(axes: Axes, validations: Sequence[Record]) -> None:
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines["right"].set_visible(False)
+    dress(axes)
     if validations[-1]["epoch"] > 1:
         # the last validation of an epoch is at its end; the one that runs may have come to none yet
         length = max(record["step"] / record["epoch"] for record in validations)

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from leapray.climsim.schema import FLUXES, TARGETS
-from leapray.evaluation import plots
-from leapray.evaluation.plots import learning_curve
+from leapray.evaluation.plots import learning, learning_curve
 
 
 def validation(epoch, step, r2, curve=(1.0, 0.5), val_loss=0.75, **by_variable):
@@ -19,7 +18,7 @@ HISTORY = [validation(1, 50, 0.1), validation(1, 100, 0.4), validation(2, 150, 0
 
 
 def panels(history):
-    figure = plots._figure(history, "")
+    figure = learning._figure(history, "")
     losses, scores = figure.axes
     return losses, scores
 

@@ -1,4 +1,4 @@
-"""What a user sees in the terminal: one progress bar at a time, short lines, tables."""
+"""Progress of one thing at a time: a bar on a terminal, and of a training, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from rich import box
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,11 +18,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
-# no emoji: a path or a class may hold ":x:"
-console = Console(highlight=False, emoji=False)
-errors = Console(stderr=True, highlight=False, emoji=False)
+from leapray.console import terminal
 
 Update = Callable[..., None]
 """``update(done, total, note="")``: what a bar shows."""
@@ -48,7 +43,7 @@ def training_bar(description: str, clock: Callable[[], float] = time.monotonic) 
 
     On a terminal it is a bar, gone afterwards. Elsewhere it is a line for every validation, and one now and then in between.
     """
-    if not console.is_terminal:
+    if not terminal.console.is_terminal:
         yield _Lines(description, clock).add
         return
     score = _LastScore()
@@ -62,7 +57,7 @@ def training_bar(description: str, clock: Callable[[], float] = time.monotonic) 
 def _progress(description: str, columns: tuple[ProgressColumn, ...], speed_seconds: float = 30.0) -> Iterator[Update]:
     shown = (TextColumn("{task.description}"), *columns, TextColumn("{task.fields[note]}"))
     with Progress(
-        *shown, console=console, transient=True, disable=not console.is_terminal, speed_estimate_period=speed_seconds
+        *shown, console=terminal.console, transient=True, disable=not terminal.console.is_terminal, speed_estimate_period=speed_seconds
     ) as progress:
         task = progress.add_task(description, total=None, note="")
 
@@ -98,7 +93,7 @@ class _Lines:
             self._written = now
             place = f"{self._description}  step {record['step']:,} of {record['steps']:,}"
             validated = f"  validation loss {record['val_loss']:.4f}" if "val_loss" in record else ""
-            say(f"{place}  {training_note(record, r2)}{validated}{self._left(now, record)}")
+            terminal.say(f"{place}  {training_note(record, r2)}{validated}{self._left(now, record)}")
 
     def _left(self, now: float, record: Record) -> str:
         """The time that the rest takes at the speed so far, once there is one."""
@@ -107,21 +102,6 @@ class _Lines:
         if done <= 0 or rest <= 0:
             return ""
         return f"  {timedelta(seconds=round((now - started) / done * rest))} left"
-
-
-def say(line: str) -> None:
-    """One line of result."""
-    console.print(line, soft_wrap=True, markup=False)
-
-
-def table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """A table whose first column is text and whose others are figures."""
-    grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    for index, name in enumerate(header):
-        grid.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
-    for row in rows:
-        grid.add_row(*row)
-    console.print(grid)
 
 
 def training_note(record: Record, r2: float | None = None) -> str:

@@ -1,0 +1,19 @@
+"""What a user sees in the terminal: one progress bar or table of trainings at a time, short lines, tables."""
+
+from leapray.console.progress import Record, Update, bar, training_bar, training_note
+from leapray.console.terminal import console, errors, say, table
+from leapray.console.trainings import TrainingsTable, trainings_table
+
+__all__ = [
+    "Record",
+    "TrainingsTable",
+    "Update",
+    "bar",
+    "console",
+    "errors",
+    "say",
+    "table",
+    "training_bar",
+    "training_note",
+    "trainings_table",
+]

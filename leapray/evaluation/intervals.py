@@ -1,0 +1,174 @@
+"""How sure a score is: the competition's R2 kept apart by day, and 95 % intervals from drawing the days again.
+
+Neighbouring steps are nearly equal and the columns of a step share their weather, so whole days are drawn with replacement, not rows
+(Kunsch 1989, The jackknife and the bootstrap for general stationary observations). A resample holds fewer different days, which lowers
+R2 itself, all columns at once: the plain percentiles of many columns' mean can leave out the score that they are of. They are therefore
+taken about their median and put about the score, widened by sqrt(n / (n - 1)) for n blocks (Hesterberg 2015, What teachers should know
+about the bootstrap): it is the interval of the R2 of so many days.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+
+from leapray.climsim.calendar import STEPS_PER_DAY
+from leapray.climsim.schema import TARGETS
+from leapray.evaluation.metrics import ErrorMoments, Score
+
+LEVEL = 0.95
+_RESAMPLES = 1000
+_MOST_BLOCKS = 400
+"""With more blocks neighbouring ones are drawn together, which costs no precision and takes in what one day tells of the next."""
+_CHUNK_NUMBERS = 2**20
+"""Numbers that a chunk of resamples holds at a time, 8 bytes each: what stays in a core's cache."""
+
+
+def time_blocks(steps: np.ndarray) -> np.ndarray:
+    """Block of each row, int64 ``(n,)``: the day, since 0001-02-01, of its absolute step."""
+    return np.asarray(steps, np.int64) // STEPS_PER_DAY
+
+
+@dataclass
+class TimedMoments:
+    """:class:`ErrorMoments` kept apart by block of time; ``+`` merges those of two parts of a set, a block's own parts into one."""
+
+    blocks: dict[int, ErrorMoments] = field(default_factory=dict)
+
+    def update(self, blocks: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
+        """Take in one batch: the block of each row ``(n,)``, truth and prediction ``(n, 368)``. Raises ValueError for other shapes."""
+        if blocks.shape != (len(truth),):
+            raise ValueError(f"blocks {blocks.shape} must be one to each of the {len(truth)} rows of truth")
+        for block in np.unique(blocks).tolist():
+            rows = blocks == block
+            self._take(block, ErrorMoments.of(truth[rows], prediction[rows]))
+
+    def _take(self, block: int, moments: ErrorMoments) -> None:
+        self.blocks[block] = self.blocks.get(block, ErrorMoments()) + moments
+
+    def __add__(self, other: TimedMoments) -> TimedMoments:
+        merged = TimedMoments(dict(self.blocks))
+        for block, moments in other.blocks.items():
+            merged._take(block, moments)
+        return merged
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """``blocks`` int64 ``(b,)``, ascending, and their ``moments`` ``(b, 6, 368)`` as :meth:`ErrorMoments.to_array` gives them."""
+        blocks = sorted(self.blocks)
+        moments = np.array([self.blocks[block].to_array() for block in blocks])
+        return {"blocks": np.array(blocks, np.int64), "moments": moments.reshape(-1, *ErrorMoments().to_array().shape)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        """Inverse of :meth:`to_arrays`."""
+        return cls(dict(zip(arrays["blocks"].tolist(), map(ErrorMoments.from_array, arrays["moments"]), strict=True)))
+
+    def score(self) -> Score:
+        """R2 over the rows of all blocks. Raises ValueError without rows."""
+        return sum((self.blocks[block] for block in sorted(self.blocks)), ErrorMoments()).score()
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where the headline R2 of so many days of the same climate lies with probability ``level``; it always holds the score."""
+
+    low: float
+    high: float
+    level: float = LEVEL
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Headline R2 of a variant less that of its base, and the interval in which it lies with probability ``level``."""
+
+    value: float
+    low: float
+    high: float
+    level: float = LEVEL
+
+
+def interval(moments: TimedMoments, level: float = LEVEL, resamples: int = _RESAMPLES, seed: int = 0) -> Interval | None:
+    """Interval of the headline, the mean R2 over the learned columns.
+
+    None where none can be told: of fewer than two blocks, or of a score that is not finite. Raises ValueError without rows.
+    """
+    if not _resamples_tell(moments):
+        return None
+    return Interval(*_about(moments.score().learned, _headlines(moments, resamples, seed), len(moments.blocks), level), level)
+
+
+def difference(
+    base: TimedMoments, variant: TimedMoments, level: float = LEVEL, resamples: int = _RESAMPLES, seed: int = 0
+) -> Difference | None:
+    """Headline of ``variant`` less that of ``base``, paired: every resample draws the same blocks for both, so that shared weather cancels.
+
+    None as for :func:`interval`. Raises ValueError without rows, and when the two do not have the same rows in the same blocks.
+    """
+    _check_same_rows(base, variant)
+    if not (_resamples_tell(base) and _resamples_tell(variant)):
+        return None
+    differences = _headlines(variant, resamples, seed) - _headlines(base, resamples, seed)
+    value = variant.score().learned - base.score().learned
+    return Difference(value, *_about(value, differences, len(base.blocks), level), level)
+
+
+def _resamples_tell(moments: TimedMoments) -> bool:
+    return bool(np.isfinite(moments.score().learned)) and len(moments.blocks) > 1
+
+
+def _check_same_rows(base: TimedMoments, variant: TimedMoments) -> None:
+    if base.blocks.keys() != variant.blocks.keys():
+        only = sorted(base.blocks.keys() ^ variant.blocks.keys())
+        raise ValueError(f"a paired difference needs the same blocks in both; {len(only)} are in one only, the first is {only[0]}")
+    for block, moments in base.blocks.items():
+        if moments.count != (other := variant.blocks[block].count):
+            raise ValueError(f"a paired difference needs the same rows in both; block {block} has {moments.count} and {other}")
+
+
+def _about(value: float, resampled: np.ndarray, blocks: int, level: float) -> tuple[float, float]:
+    """Ends of the interval about a value, from the values of its resamples."""
+    low, middle, high = np.quantile(resampled, [(1 - level) / 2, 0.5, (1 + level) / 2])
+    widening = math.sqrt(blocks / (blocks - 1))
+    return float(value + (low - middle) * widening), float(value + (high - middle) * widening)
+
+
+def _headlines(moments: TimedMoments, resamples: int, seed: int) -> np.ndarray:
+    """Headline of each resample, ``(resamples,)``; blocks alike in number are drawn alike by the same seed."""
+    parts = _parts(moments)
+    count = len(parts)
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    chunk = max(_CHUNK_NUMBERS // (count * TARGETS.width), 1)
+    resampled = (moment for start in range(0, resamples, chunk) for moment in _resampled(parts, draws[start : start + chunk]))
+    return np.array([ErrorMoments.from_array(moment).score().learned for moment in resampled])
+
+
+def _parts(moments: TimedMoments) -> np.ndarray:
+    """What is drawn: moments ``(b, 6, 368)`` of at most 400 blocks or runs of neighbouring blocks."""
+    blocks = [moments.blocks[block] for block in sorted(moments.blocks)]
+    run = -(-len(blocks) // _MOST_BLOCKS)
+    return np.stack([sum(blocks[start : start + run], ErrorMoments()).to_array() for start in range(0, len(blocks), run)])
+
+
+def _resampled(parts: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Moments ``(r, 6, 368)`` of the rows of all parts ``(b, 6, 368)``, part b taken ``draws[r, b]`` times.
+
+    The deviation is that within the parts plus that of their means about the resample's own mean: exact, as ``ErrorMoments.__add__`` is.
+    """
+    count, mean, deviation, error, low, high = parts.swapaxes(0, 1)
+    # a product of matrices is over the blocks
+    rows = draws @ count
+    weights = draws * count[:, 0]
+    means = weights @ mean / rows
+    shifts = mean - means[:, None]
+    between = (weights[:, None] @ np.square(shifts, out=shifts))[:, 0]
+    lows, highs = (np.tile(extreme, (len(draws), 1)) for extreme in (low.min(axis=0), high.max(axis=0)))
+    # extremes tell constant columns; one that varies in every part varies in every resample
+    flat = (low == high).any(axis=0)
+    drawn = draws[..., None] > 0
+    lows[:, flat] = np.where(drawn, low[:, flat], np.inf).min(axis=1)
+    highs[:, flat] = np.where(drawn, high[:, flat], -np.inf).max(axis=1)
+    return np.stack([rows, means, draws @ deviation + between, draws @ error, lows, highs], axis=1)

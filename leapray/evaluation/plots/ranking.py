@@ -1,0 +1,164 @@
+"""Variants and their base ranked by test R2, each with its interval and its difference from the base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from leapray.evaluation.intervals import LEVEL
+from leapray.evaluation.plots.style import DARK, HEADLINE, LIGHT, MIDDLE, dress, entitle, number, png, score_limits, shortened, ticks
+
+_LONGEST_NAME = 34
+_WIDTH, _NARROW, _ROW, _ABOVE, _BELOW = 13.5, 8.5, 0.34, 0.85, 0.6
+"""Inches: of the figure with both panels and with one, of an entry, above and below the panels."""
+_LETTER = 0.085
+"""Inches that a letter of a name takes."""
+_SCORES, _SCORE_TEXT, _DIFFERENCE_TEXT = 4.4, 0.95, 2.45
+"""Inches: of the left panel beside a right one, and of the figures written beside each panel."""
+_LEAST_MARGIN = 0.001
+"""Differences of less are not told apart by the right panel."""
+_PERCENT = f"{LEVEL:.0%} interval"
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One scored model: its headline R2 on the test months, and where resampling days puts it.
+
+    ``difference`` from the base is value, low, high; ``chosen_r2`` the validation R2 that it was chosen by.
+    """
+
+    name: str
+    r2: float
+    interval: tuple[float, float] | None = None
+    difference: tuple[float, float, float] | None = None
+    chosen_r2: float | None = None
+    is_base: bool = False
+
+
+def ranking(entries: Sequence[Ranked], title: str = "") -> bytes:
+    """A PNG of test R2, the best on top, and of the differences from the base where there are any.
+
+    A score far below the others is an arrow at the edge beside its value. Raises ValueError without entries.
+    """
+    if not entries:
+        raise ValueError("a ranking needs at least one entry")
+    return png(_figure(entries, title))
+
+
+def _figure(entries: Sequence[Ranked], title: str) -> Figure:
+    ranked = sorted(entries, key=lambda entry: entry.r2 if np.isfinite(entry.r2) else -np.inf, reverse=True)
+    names = [shortened(entry.name, _LONGEST_NAME) for entry in ranked]
+    height = _ABOVE + _BELOW + _ROW * (len(ranked) + 0.4)
+    bottom, tall = _BELOW / height, 1 - (_ABOVE + _BELOW) / height
+    left = 0.35 + _LETTER * max(map(len, names))
+    compared = any(entry.difference for entry in ranked)
+    width = _WIDTH if compared else _NARROW
+    right = left + _SCORES + _SCORE_TEXT if compared else width
+    figure = Figure(figsize=(width, height), dpi=120)
+    scores = figure.add_axes((left / width, bottom, (right - left - _SCORE_TEXT) / width, tall))
+    lowest = _draw_scores(scores, ranked)
+    panels = [scores]
+    if compared:
+        panels.append(figure.add_axes((right / width, bottom, (width - right - _DIFFERENCE_TEXT) / width, tall)))
+        _draw_differences(panels[1], ranked, lowest)
+    for axes in panels:
+        dress(axes)
+        axes.grid(visible=False, axis="y")
+        axes.set_ylim(len(ranked) - 0.3, -0.7)
+        axes.set_yticks(range(len(ranked)), names if axes is scores else [])
+        axes.xaxis.set_major_locator(ticks(5))
+        axes.tick_params(axis="y", length=0)
+    for label, entry in zip(scores.get_yticklabels(), ranked, strict=True):
+        label.set_fontweight("bold" if entry.is_base else "normal")
+    entitle(figure, title, 0.02)
+    return figure
+
+
+def _draw_scores(axes: Axes, ranked: Sequence[Ranked]) -> float:
+    """Left panel; the lowest R2 that it shows."""
+    ends = [end for entry in ranked for end in entry.interval or ()]
+    chosen = [entry.chosen_r2 for entry in ranked if entry.chosen_r2 is not None]
+    lowest, highest = score_limits([entry.r2 for entry in ranked], [*ends, *chosen])
+    axes.set_xlim(lowest, highest)
+    for base in (entry for entry in ranked if entry.is_base):
+        _draw_band(axes, base)
+    for row, entry in enumerate(ranked):
+        if entry.chosen_r2 is not None and entry.chosen_r2 >= lowest:
+            axes.plot(entry.chosen_r2, row, "D", markersize=6.5, markerfacecolor="white", markeredgecolor=MIDDLE)
+        _draw_dot(axes, row, entry.r2, entry.interval, entry.r2 >= lowest, DARK)
+        _write(axes, row, number(entry.r2))
+    axes.set_xlabel(f"{HEADLINE}, test months")
+    handles = [Line2D([], [], color=DARK, marker="o", linewidth=1.8, label="test" + _of_days(ranked))]
+    if chosen:
+        hollow = Line2D([], [], linestyle="", marker="D", markerfacecolor="white", markeredgecolor=MIDDLE, label="validation, chosen by")
+        handles.append(hollow)
+    if any(entry.is_base for entry in ranked):
+        handles.append(Line2D([], [], color=MIDDLE, linewidth=1, linestyle="--", label="base"))
+    _legend(axes, handles)
+    return lowest
+
+
+def _of_days(ranked: Sequence[Ranked]) -> str:
+    return f", {_PERCENT} (days resampled)" if any(entry.interval for entry in ranked) else ""
+
+
+def _draw_band(axes: Axes, base: Ranked) -> None:
+    """The base over all rows."""
+    if base.interval:
+        axes.axvspan(*base.interval, color=LIGHT, alpha=0.25, linewidth=0, zorder=0)
+    axes.axvline(base.r2, color=MIDDLE, linewidth=1, linestyle="--", zorder=1)
+
+
+def _draw_differences(axes: Axes, ranked: Sequence[Ranked], lowest: float) -> None:
+    """Right panel; entries of an R2 below ``lowest`` are arrows here as at the left."""
+    shown = [value for entry in ranked if entry.difference and entry.r2 >= lowest for value in entry.difference]
+    low, high = min(*shown, 0.0), max(*shown, 0.0)
+    margin = max(0.06 * (high - low), _LEAST_MARGIN)
+    axes.set_xlim(low - margin, high + margin)
+    axes.axvline(0, color=MIDDLE, linewidth=1, linestyle="--", zorder=1)
+    for row, entry in enumerate(ranked):
+        if entry.difference:
+            value, low, high = entry.difference
+            color = LIGHT if low <= 0 <= high else DARK
+            _draw_dot(axes, row, value, (low, high), entry.r2 >= lowest, color)
+            _write(axes, row, f"{number(value, '+')}  [{number(low, '+')}, {number(high, '+')}]")
+        elif entry.is_base:
+            _write(axes, row, "base")
+    axes.set_xlabel("difference in R² from the base")
+    labels = {LIGHT: f"{_PERCENT} (same days for both) holds 0", DARK: "does not"}
+    _legend(axes, [Line2D([], [], color=color, marker="o", linewidth=1.8, label=label) for color, label in labels.items()])
+
+
+def _draw_dot(axes: Axes, row: int, value: float, ends: tuple[float, float] | None, seen: bool, color: str) -> None:
+    """A value with its interval, or an arrow where it lies left of the panel."""
+    if not seen:
+        axes.plot(0.012, row, "<", color=color, markersize=8, transform=axes.get_yaxis_transform(), clip_on=False)
+        return
+    if ends:
+        axes.plot(ends, (row, row), color=color, linewidth=1.8, solid_capstyle="butt", zorder=3)
+        axes.plot(ends, (row, row), "|", color=color, markersize=7, zorder=3)
+    axes.plot(value, row, "o", color=color, markersize=6, zorder=4)
+
+
+def _write(axes: Axes, row: int, text: str) -> None:
+    axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9, family="monospace", color=DARK)
+
+
+def _legend(axes: Axes, handles: Sequence[Line2D]) -> None:
+    """Above the panel, at its left edge."""
+    axes.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.0),
+        borderaxespad=0.2,
+        frameon=False,
+        fontsize=8.5,
+        ncols=len(handles),
+        columnspacing=1.2,
+        handletextpad=0.5,
+    )

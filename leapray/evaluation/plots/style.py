@@ -1,0 +1,76 @@
+"""What the plots share: colours, limits, words. Figures are drawn without pyplot, so that no state is shared and no display is needed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from leapray.climsim.schema import LEARNED
+
+DARK, MIDDLE, LIGHT, PALE, STAR = "#12263f", "#5b6b80", "#9aa0a8", "#dddddd", "#ffc20a"
+ON_LINES: dict[str, Any] = {"bbox": {"boxstyle": "square,pad=0.12", "facecolor": "white", "alpha": 0.85, "linewidth": 0}}
+"""Words that stand on lines."""
+BOLD: dict[str, Any] = {"fontweight": "bold", "color": DARK, "zorder": 6, **ON_LINES}
+"""The words of the best."""
+HEADLINE = f"R² over the {int(LEARNED.sum())} learned columns"
+BELOW = 0.5
+"""How far below the best R2, or 0, an axis reaches: one bad column can take R2 to minus a million."""
+_REACH = 4
+"""An axis reaches down by this many times the distance from the best to the median, so that one poor result does not flatten the others."""
+_LEAST_REACH, _LEAST_MARGIN = 0.02, 0.004
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()
+
+
+def entitle(figure: Figure, title: str, left: float) -> None:
+    """A title at the top, beginning at ``left`` as a share of the width."""
+    if title:
+        inch = 1 / figure.get_figheight()
+        figure.suptitle(title, x=left, y=1 - 0.12 * inch, va="top", ha="left", fontsize=12, fontweight="bold")
+
+
+def dress(axes: Axes) -> None:
+    """Grid behind, no frame at the right."""
+    axes.grid(color=PALE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines["right"].set_visible(False)
+
+
+def score_limits(scores: Sequence[float], around: Sequence[float] = ()) -> tuple[float, float]:
+    """Lowest and highest R2 of an axis on which the best half of the scores can be told apart; those far below it stay outside.
+
+    ``around`` are other values to be seen, such as ends of intervals: they widen the axis at most to twice its depth.
+    """
+    finite = np.array([score for score in scores if np.isfinite(score)] or [0.0])
+    best, median = finite.max(), float(np.median(finite))
+    floor = max(min(best, 0.0) - BELOW, median - max(_REACH * (best - median), _LEAST_REACH))
+    shown = np.array([*finite[finite >= floor], *(value for value in around if value >= 2 * floor - best)])
+    margin = max(0.05 * np.ptp(shown), _LEAST_MARGIN)
+    return float(shown.min() - margin), float(shown.max() + margin)
+
+
+def ticks(count: int) -> MaxNLocator:
+    """At most so many intervals between round numbers."""
+    return MaxNLocator(count, steps=(1, 2, 2.5, 5, 10))
+
+
+def number(value: float, sign: str = "") -> str:
+    """A score in four decimals, and one beyond all scales in powers of ten; ``sign`` as in format strings."""
+    return f"{value:{sign}.4f}" if abs(value) < 100 else f"{value:{sign}.1e}".replace("e+0", "e")
+
+
+def shortened(text: str, length: int) -> str:
+    """The text, its middle left out where it is longer."""
+    half = (length - 1) // 2
+    return text if len(text) <= length else f"{text[:half]}…{text[-half:]}"

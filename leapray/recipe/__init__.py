@@ -1,0 +1,43 @@
+"""The recipe of an experiment: frozen models of one YAML file, loaded strictly, with ``section.key=value`` overrides.
+
+A recipe describes; the rooms build. A choice among implementations is ``{name, options}``: the registry of its room knows the
+names and checks the options.
+"""
+
+from collections.abc import Sequence
+
+from leapray.recipe.data import SPLITS, Data, Source
+from leapray.recipe.load import read_recipe, validate
+from leapray.recipe.recipe import Recipe, parse_recipe
+from leapray.recipe.sections import Choice, Months, Section
+from leapray.recipe.training import EqualAverage, MovingAverage, Resources, Start, Training
+from leapray.recipe.variants import BASE, Average, Dimension, Finetune, Sweep, Variant
+
+__all__ = [
+    "BASE",
+    "SPLITS",
+    "Average",
+    "Choice",
+    "Data",
+    "Dimension",
+    "EqualAverage",
+    "Finetune",
+    "Months",
+    "MovingAverage",
+    "Recipe",
+    "Resources",
+    "Section",
+    "Source",
+    "Start",
+    "Sweep",
+    "Training",
+    "Variant",
+    "load_recipe",
+    "parse_recipe",
+    "validate",
+]
+
+
+def load_recipe(url: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, apply ``section.key=value`` overrides, and check it. Raises UserError with one sentence per mistake."""
+    return parse_recipe(read_recipe(url, overrides), url)

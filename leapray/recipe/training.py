@@ -1,0 +1,110 @@
+"""How a network is trained, and on what."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from leapray.recipe.sections import Choice, Section, Seed
+
+
+class MovingAverage(Section):
+    """An exponential moving average of the weights, which is then what is validated and saved; defaults as in FACTS section 4d."""
+
+    decay: float = Field(0.99, gt=0, lt=1)
+    every: PositiveInt = 8
+    """Steps between updates."""
+    after: NonNegativeInt = 50
+    """Up to this step updates copy the weights."""
+    ramp: bool = False
+    """Let the decay rise as ``min(decay, 1 - (1 + s)^(-2/3))``, s steps after ``after``."""
+
+
+class EqualAverage(Section):
+    """Stochastic weight averaging (Izmailov et al. 2018): the mean of the weights at the ends of epochs, which is then what is validated
+    and saved; defaults as in FACTS section 4b. All epochs are trained, whatever ``patience`` says."""
+
+    start: PositiveInt = 13
+    """The first epoch, counted from 1, whose end gives a member."""
+    lr: PositiveFloat = 1e-4
+    """The learning rate from then on, whatever the schedule."""
+    anneal: NonNegativeInt = 10
+    """Epochs in which the rate goes there from where it was, along half a cosine."""
+
+
+class Start(Section):
+    """A model whose weights a training begins with, as they are; a bare string is its directory."""
+
+    model: str
+    transform: Literal["same", "any"] = "same"
+    """Whether the data must be scaled as the model's was."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_alone(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str) else value
+
+
+class Training(Section):
+    """How a network is trained. Batch size is global: the rows of one step over all workers."""
+
+    run: str
+    start: Start | None = None
+    """The model to begin with; by default weights are drawn by ``seed``."""
+    sources: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """The sources to train on; by default all that have training months."""
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    loss: Choice = Choice(name="huber")
+    optimizer: Choice = Choice(name="adamw")
+    schedule: Choice = Choice(name="constant")
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    accumulate: PositiveInt = 1
+    """Parts in which a step's rows pass through the network; the gradient is that of all of them."""
+    clip_norm: PositiveFloat | None = None
+    """Largest norm of a step's gradient."""
+    ema: MovingAverage | None = None
+    swa: EqualAverage | None = None
+    validations: PositiveInt = 1
+    """Validations of an epoch, evenly spread; the last is at its end."""
+    patience: PositiveInt | None = None
+    """Stop after this many validations without a better headline R2."""
+    keep_best: NonNegativeInt = 1
+    """Models of the best validations that the run keeps; the best of all is its model."""
+    keep_last: NonNegativeInt = 0
+    """Models of the last validations that the run keeps beside them."""
+    checkpoint_seconds: PositiveFloat = 60
+    """Least time between checkpoints inside an epoch; each validation makes one too."""
+    trackers: tuple[Literal["tensorboard", "mlflow"], ...] = ("tensorboard",)
+    """What the records of the run are also written for."""
+    seed: Seed = 0
+    pairs: bool = False
+    """Every step takes equally many rows of each source."""
+    lanes: PositiveInt | None = None
+    """Streams of shards that share every step: a multiple of the workers. The default, 8 or the next multiple, makes an epoch the
+    same for 1, 2, 4 and 8 workers."""
+
+    @model_validator(mode="after")
+    def _averages(self) -> Self:
+        if self.swa is not None and self.ema is not None:
+            raise ValueError("swa and ema exclude each other: a training has one average of its weights")
+        if self.swa is not None and self.swa.start > self.epochs:
+            raise ValueError(f"swa.start {self.swa.start} comes after the last of {self.epochs} epochs, so nothing would be averaged")
+        return self
+
+
+class Resources(Section):
+    """What the training takes. ``workers: 0`` trains in the calling process, by the same code (Ray Train's local mode)."""
+
+    workers: int = Field(default=0, ge=0)
+    use_gpu: bool = False
+    cpus_per_worker: PositiveInt = 1
+    gpus_per_worker: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """With ``use_gpu``: less than 1 lets several trainings of one worker share a GPU."""
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        if self.gpus_per_worker < 1 and self.workers > 1:
+            raise ValueError(f"gpus_per_worker {self.gpus_per_worker:g} of {self.workers} workers: only a lone worker can share a GPU")
+        return self

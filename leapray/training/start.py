@@ -1,0 +1,39 @@
+"""The model that a training begins with: whether it is of the same network and scaling, and its weights."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from leapray.data.transform import Transform
+from leapray.errors import UserError
+from leapray.models.directory import INFO_FILE, load_info, load_model
+from leapray.models.registry import network_options
+from leapray.recipe import Recipe, Start
+from leapray.settings import difference
+
+
+def check_start(recipe: Recipe, transform: Transform) -> None:
+    """Raise UserError when the model that the recipe begins with is of another network, or its data was scaled otherwise."""
+    start = recipe.training.start
+    if start is None:
+        return
+    info = load_info(start.model)
+    ours, theirs = (
+        {"name": network.name, "options": network_options(network).model_dump(mode="json")} for network in (recipe.network, info.network)
+    )
+    if changed := difference({"network": ours}, {"network": theirs}):
+        raise UserError(f"{start.model}: its network is not the recipe's ({changed})")
+    theirs_transform = Transform.from_dict(info.transform, start.model)
+    if theirs_transform.features != transform.features:
+        raise UserError(f"{start.model}: takes {theirs_transform.features} engineered features, but the data has {transform.features}")
+    if start.transform == "same" and theirs_transform.digest() != transform.digest():
+        raise UserError(
+            f"{start.model}: its inputs were scaled by transform {theirs_transform.digest()}, but the data was prepared with "
+            f"{transform.digest()}; prepare it with data.statistics: {start.model}/{INFO_FILE}, or set transform: any beside the model's name"
+        )
+
+
+def starting_weights(start: Start) -> dict[str, Tensor]:
+    """The weights of the model's network. Raises UserError when it is missing or damaged."""
+    weights: dict[str, Tensor] = load_model(start.model).emulator.network.state_dict()
+    return weights
