@@ -164,6 +164,21 @@ def train(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
 
 
 @app.command()
+def finetune(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
+    """Train variants of a base model in parallel, or go on with them, and compare them with it."""
+    from leapray.console import trainings_table
+    from leapray.recipe import load_recipe
+    from leapray.training.finetune import finetune as run
+    from leapray.training.finetune import show as show_variants
+
+    loaded = load_recipe(recipe, overrides)
+    with trainings_table("finetune", list(loaded.finetune.variants) if loaded.finetune else []) as shown:
+        done = run(loaded, shown, notice=_notice)
+    show_variants(done)
+    say(f"wrote {done.url}: {len(done.entries) - 1 - len(done.failed)} variants of {done.base}, {len(done.failed)} failed")
+
+
+@app.command()
 def predict(
     paths: Annotated[list[str], typer.Argument(metavar="MODEL... INPUT DEST", help="Model directories, flat parquet or csv, destination")],
     gpu: Annotated[bool, typer.Option("--gpu", help="One GPU per actor")] = False,

@@ -7,12 +7,15 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 import ray.data
+import torch
 
 from leapray.errors import UserError
+from leapray.recipe import Resources
 
 _LOCAL_ENVIRONMENT = {
     # ray.train.report waits for the controller's poll: 2 s by default
@@ -25,6 +28,10 @@ _LOCAL_ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 _MINIMUM_LOCAL_CPUS = 8
+ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
+"""With this the threads of a new process share the memory that :func:`leapray.training.memory.keep_freed_memory` is about."""
+# libgomp reads this as torch is loaded, which in a worker may be before leapray sets it
+_CPU_ENVIRONMENT = {"GOMP_SPINCOUNT": os.environ["GOMP_SPINCOUNT"]}
 
 
 @contextmanager
@@ -121,18 +128,67 @@ def find_user_error(error: object, depth: int = 8) -> UserError | None:
     return UserError(match[1]) if match else None
 
 
-def check_resources(workers: int, cpus_per_worker: int, use_gpu: bool) -> None:
-    """Refuse a training that this cluster can never hold, with the arithmetic. ``workers`` 0 is the calling process."""
+@dataclass(frozen=True)
+class Plan:
+    """How many of several trainings run at a time."""
+
+    at_once: int
+    threads: int
+    """Of a process that trains on the CPU."""
+    words: str
+    """What was decided, and why, in one line."""
+
+
+def joins() -> bool:
+    """Whether :func:`connected` joins a cluster that is there already, so that what it holds is known only then."""
+    return ray.is_initialized() or bool(os.environ.get("RAY_ADDRESS"))
+
+
+def plan_trainings(resources: Resources, count: int = 1, *, flat: bool = False, most: int | None = None) -> Plan:
+    """Share this cluster, or the machine that would become one, among ``count`` trainings, at most ``most`` at a time.
+
+    A training that scales ``flat`` files as it goes leaves one CPU for the tasks that do. Refuses, with the arithmetic, a training that
+    could never be held. A local cluster has more logical CPUs than real ones: they decide what can run, the real ones what runs at once.
+    """
+    where, cpus, gpus, cores = _capacity()
+    processes, readers = max(resources.workers, 1), int(flat)
+    needed = processes * resources.cpus_per_worker + readers
+    said = f"{_counted(processes, 'worker')} x {resources.cpus_per_worker} CPU" + (
+        " + 1 CPU for the tasks that scale data" if readers else ""
+    )
+    if cpus < needed:
+        raise UserError(f"training wants {said} = {needed} CPUs, and {where} has {cpus:g}")
+    fits = [count, max(int(cores // needed), 1), int(cpus // needed)]
+    if resources.use_gpu:
+        wanted = processes * resources.gpus_per_worker
+        if gpus < wanted:
+            asked = f"{_counted(processes, 'worker')} x {resources.gpus_per_worker:g} GPU = {wanted:g} GPUs"
+            raise UserError(f"training wants {asked}, and {where} has {gpus:g}")
+        said += f" and {resources.gpus_per_worker:g} GPU"
+        fits.append(int(gpus / wanted + 1e-9))
+    at_once = min([*fits, most] if most else fits)
+    threads = max(int(cores // (at_once * processes)), resources.cpus_per_worker)
+    has = f"{cores:g} CPUs" + (f" and {gpus:g} GPUs" if resources.use_gpu else "")
+    return Plan(at_once, threads, f"{count} trainings, {at_once} at a time: each takes {said}, and {where} has {has}")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" + ("s" if count > 1 else "")
+
+
+def _capacity() -> tuple[str, float, float, float]:
+    """Where trainings would run, its logical CPUs, its GPUs, and its real CPUs, which no machine has fewer of than it works with."""
+    own = os.cpu_count() or 1
+    if not ray.is_initialized():
+        return "this machine", max(own, _MINIMUM_LOCAL_CPUS), torch.cuda.device_count(), own
     have = ray.cluster_resources()
-    if use_gpu and have.get("GPU", 0) < max(workers, 1):
-        raise UserError(f"training wants {max(workers, 1)} GPU(s), one per worker, and the cluster has {have.get('GPU', 0):g}")
-    # one CPU is left for the tasks that read data
-    needed = workers * cpus_per_worker + 1
-    if workers and have.get("CPU", 0) < needed:
-        raise UserError(
-            f"training wants {workers} workers x {cpus_per_worker} CPU + 1 CPU for reading data = {needed} CPUs, "
-            f"and the cluster has {have.get('CPU', 0):g}"
-        )
+    cpus, alone = have.get("CPU", 0), len(ray.nodes()) == 1
+    return "this machine" if alone else "the cluster", cpus, have.get("GPU", 0), min(cpus, own) if alone else cpus
+
+
+def training_environment(use_gpu: bool, modules: Iterable[str] = ()) -> dict[str, Any]:
+    """The runtime environment of a process that trains: its variables, and modules for machines that do not have them."""
+    return modules_environment(modules) | {"env_vars": ONE_ARENA if use_gpu else ONE_ARENA | _CPU_ENVIRONMENT}
 
 
 def modules_environment(modules: Iterable[str]) -> dict[str, Any]:

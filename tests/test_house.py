@@ -14,7 +14,7 @@ FLOORS = [
     {"demo", "bench"},
     {"cli"},
 ]
-RAY_ROOMS = {"cluster", "data.convert", "data.stream", "data.tasks", "training.trainer", "inference.predict"}
+RAY_ROOMS = {"cluster", "data.convert", "data.stream", "data.tasks", "training.trainer", "training.tuning", "inference.predict"}
 
 
 def modules() -> dict[str, ast.Module]:

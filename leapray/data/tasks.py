@@ -13,17 +13,22 @@ from leapray.cluster import parallelism, user_errors
 T = TypeVar("T")
 
 
-def run_tasks(function: Callable[[int], T], count: int, progress: Callable[[int, int], None] | None = None) -> Iterator[T]:
+def run_tasks(
+    function: Callable[[int], T], count: int, progress: Callable[[int, int], None] | None = None, gpus: float = 0.0
+) -> Iterator[T]:
     """Run ``function(0) … function(count - 1)`` on the cluster and give their results in that order, each a picklable object.
 
-    ``progress`` is called with the tasks done and the tasks in all.
+    ``progress`` is called with the tasks done and the tasks in all. With ``gpus`` each task has that much of a GPU to itself.
     """
     if not count:
         return
     dataset = ray.data.range(count, override_num_blocks=count)
     dataset.context.execution_options.preserve_order = True
     # logical CPUs may be more than there are, and every task holds much memory
-    results = dataset.map(lambda row: {"result": pickle.dumps(function(int(row["id"])))}, concurrency=min(count, parallelism()))
+    together = max(int(parallelism(use_gpu=True) / gpus), 1) if gpus else parallelism()
+    results = dataset.map(
+        lambda row: {"result": pickle.dumps(function(int(row["id"])))}, concurrency=min(count, together), num_gpus=gpus or None
+    )
     with user_errors():
         for done, row in enumerate(results.iter_rows(), start=1):
             if progress is not None:

@@ -139,14 +139,3 @@ def recompute_batch_norm(network: nn.Module, inputs: Iterator[Tensor], gather: C
             assert statistic is not None
             mean = np.mean(gather(statistic.double().cpu().numpy()), axis=0)
             statistic.copy_(torch.from_numpy(mean))
-
-
-def mean_of(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The plain mean of networks' ``state_dict``s, summed in float64; whole numbers, such as counts, are those of the first."""
-    first, *_ = states
-    return {
-        name: torch.stack([state[name].double() for state in states]).mean(dim=0).to(tensor.dtype)
-        if tensor.is_floating_point()
-        else tensor.clone()
-        for name, tensor in first.items()
-    }

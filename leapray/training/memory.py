@@ -10,9 +10,6 @@ import pyarrow as pa
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _KEPT, _PAD = 1 << 30, 128 << 20
 
-ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
-"""Environment with which the threads of a new process share the memory that :func:`keep_freed_memory` is about."""
-
 
 def keep_freed_memory() -> None:
     """Let large tensors and Arrow's buffers that are freed stay with the process, up to 1 GiB, for the next step to take.

@@ -25,18 +25,16 @@ from leapray.data.stream import Stream
 from leapray.errors import UserError
 from leapray.models.directory import INFO_FILE, load_info, save_model
 from leapray.models.registry import build_network, users_module
-from leapray.recipe import Recipe, Resources, parse_recipe
+from leapray.recipe import Recipe, parse_recipe
 from leapray.training import checkpoint
 from leapray.training.choices import check_choices, with_defaults
 from leapray.training.loop import Loop, Record, chosen, ranked
-from leapray.training.memory import ONE_ARENA, keep_freed_memory
+from leapray.training.memory import keep_freed_memory
 from leapray.training.pace import Peers
 from leapray.training.run import RecordLog, Run, following
 from leapray.training.start import check_start, starting_weights
 from leapray.training.trackers import Trackers
 
-# libgomp reads this as torch is loaded, which in a worker may be before leapray sets it
-_CPU_ENVIRONMENT = {"GOMP_SPINCOUNT": os.environ["GOMP_SPINCOUNT"]}
 _KEEP = 2
 _MAX_FAILURES = 2
 _CURVE_SECONDS = 120.0
@@ -56,14 +54,15 @@ class Trained:
         return ranked(self.history)[0]
 
 
-def train(recipe: Recipe, progress: Callable[[Record], None] | None = None) -> Trained:
+def train(recipe: Recipe, progress: Callable[[Record], None] | None = None, threads: int | None = None) -> Trained:
     """Train what a recipe describes, or the rest of it, and write its run directory; a finished run returns at once.
 
-    ``progress`` gets the records of ``metrics.jsonl`` as they are logged, from another thread. Raises UserError for
+    ``progress`` gets the records of ``metrics.jsonl`` as they are logged, from another thread. ``threads`` is what a process may take of
+    the CPUs, by default a worker's share of them all. Raises UserError for
     anything that cannot run: data missing, unfinished or prepared by another recipe, too few rows, another recipe's run, too small a
     cluster, a loss that diverges.
     """
-    recipe = with_defaults(_resolve(recipe))
+    recipe = with_defaults(resolve(recipe))
     check_choices(recipe)
     run = Run(recipe.training.run)
     run.check(recipe)
@@ -73,10 +72,10 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None) -> T
         _stream(recipe, prepared)
         check_start(recipe, prepared.transform)
         with cluster.connected():
-            _check_resources(recipe.resources)
+            plan = _plan(recipe)
             run.claim(recipe)
             with _watched(run, recipe, progress), _interrupt_restored():
-                _fit(recipe, run)
+                _fit(recipe, run, threads or (plan.threads if recipe.resources.workers else None))
     if not run.finished:
         raise UserError(f"{run.model}: not written where this process can see it; a cluster needs a training.run that all nodes share")
     if not already or not storage.exists(run.curve):
@@ -126,8 +125,14 @@ class _Curve:
         self._drawn = time.monotonic()
 
 
-def _resolve(recipe: Recipe) -> Recipe:
+def resolve(recipe: Recipe) -> Recipe:
     """The recipe with places that mean the same on every node."""
+    finetune, sweep = recipe.finetune, recipe.sweep
+    if finetune is not None:
+        places = {"base": storage.absolute(finetune.base), "directory": storage.absolute(finetune.directory)}
+        finetune = finetune.model_copy(update=places)
+    if sweep is not None:
+        sweep = sweep.model_copy(update={"directory": storage.absolute(sweep.directory)})
     data = recipe.data.model_copy(update={"prepared": storage.absolute(recipe.data.prepared)})
     training, start = recipe.training, recipe.training.start
     training = training.model_copy(
@@ -136,25 +141,26 @@ def _resolve(recipe: Recipe) -> Recipe:
             "start": start and start.model_copy(update={"model": storage.absolute(start.model)}),
         }
     )
-    return recipe.model_copy(update={"data": data, "training": training})
+    return recipe.model_copy(update={"data": data, "training": training, "finetune": finetune, "sweep": sweep})
 
 
-def _check_resources(resources: Resources) -> None:
-    cluster.check_resources(resources.workers, resources.cpus_per_worker, resources.use_gpu)
+def _plan(recipe: Recipe) -> cluster.Plan:
+    resources = recipe.resources
+    plan = cluster.plan_trainings(resources, flat=recipe.data.stream_from == "flat")
     if resources.use_gpu and resources.workers == 0 and not torch.cuda.is_available():
         raise UserError("resources.use_gpu asks for a GPU in this process, which sees none; set resources.workers to 1 or more")
+    return plan
 
 
-def _fit(recipe: Recipe, run: Run) -> None:
+def _fit(recipe: Recipe, run: Run, threads: int | None) -> None:
     # a user's own network is found from the directory in which the command was given
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     filesystem, path = storage.filesystem(run.url)
     resources = recipe.resources
     module = users_module(recipe.network.name)
-    environment = cluster.modules_environment([module] if module else [])
     trainer = ray.train.torch.TorchTrainer(
         _worker,
-        train_loop_config={"recipe": recipe.to_dict()},
+        train_loop_config={"recipe": recipe.to_dict(), "threads": threads},
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.use_gpu,
@@ -166,7 +172,7 @@ def _fit(recipe: Recipe, run: Run) -> None:
             storage_filesystem=None if storage.is_local(run.url) else pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)),
             failure_config=ray.train.FailureConfig(max_failures=_MAX_FAILURES),
             callbacks=[_NoSecondTry()],
-            worker_runtime_env=environment | {"env_vars": ONE_ARENA if resources.use_gpu else ONE_ARENA | _CPU_ENVIRONMENT},
+            worker_runtime_env=cluster.training_environment(resources.use_gpu, [module] if module else []),
         ),
     )
     trainer.fit()
@@ -216,9 +222,9 @@ def _worker(config: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     gpu = recipe.resources.use_gpu
     device = ray.train.torch.get_device() if gpu else torch.device("cpu")
-    if recipe.resources.workers and not gpu:
+    if config["threads"] and not gpu:
         # Ray grants a worker as many threads as it reserves CPUs, though the others may stand idle
-        torch.set_num_threads(max((os.cpu_count() or 1) // context.get_local_world_size(), recipe.resources.cpus_per_worker))
+        torch.set_num_threads(min(config["threads"], max((os.cpu_count() or 1) // context.get_local_world_size(), 1)))
     run, prepared = Run(recipe.training.run), open_prepared(recipe.data)
     torch.manual_seed(recipe.training.seed)
     network = build_network(recipe.network.name, recipe.network.options, len(recipe.data.features))

@@ -142,10 +142,20 @@ def test_an_interval_holds_its_score_and_repeats_with_its_seed() -> None:
     assert wider.high > found.high
 
 
+def test_an_interval_holds_its_score_where_every_resample_scores_less() -> None:
+    # few days of strong weather: a resample has fewer of them, so less variance to explain
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(40, TARGETS.width)) + 3 * np.repeat(rng.normal(size=(5, TARGETS.width)), 8, axis=0)
+    moments = timed((np.repeat(np.arange(5), 8), truth, truth + 0.5 * rng.normal(size=truth.shape)))
+    score = moments.score().learned
+    found = interval(moments, resamples=100)
+    assert np.quantile(intervals._headlines(moments, 100, seed=0), 0.975) < score
+    assert found.low < score < found.high
+
+
 def test_95_of_100_intervals_hold_what_so_many_days_score_on_average() -> None:
     def of(seed: int) -> TimedMoments:
         rng = np.random.default_rng(seed)
-        # the weather of a day, another in each column, is what resamples have less of
         truth = rng.normal(size=(20, 4, TARGETS.width)) + rng.normal(size=(20, 1, TARGETS.width))
         error = rng.uniform(0.3, 0.7, size=(20, 1, 1)) * rng.normal(size=truth.shape)
         return timed((np.repeat(np.arange(20), 4), *(array.reshape(80, -1) for array in (truth, truth + error))))

@@ -22,6 +22,8 @@ _SMALL, _LARGE = 1e-3, 1e6
 """Numbers between these are written out, others in powers of ten."""
 _LONGEST_TEXT, _LINE = 15, 16
 """Letters of a category, and of a line of an axis's name."""
+_ABSENT: Any = object()
+"""The value of a key that a trial does not have."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,6 @@ def _broken(name: str) -> str:
     return "\n".join(lines)
 
 
-class _Absent:
-    """The value of a key that a trial does not have."""
-
-
-_ABSENT = _Absent()
-
-
 def _axis(label: str, values: Sequence[Any]) -> Searched:
     present = [value for value in values if value is not _ABSENT]
     numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in present)
@@ -123,10 +118,10 @@ def _categories(values: Sequence[Any]) -> tuple[dict[Any, float], list[tuple[flo
     return places, _apart([(places[name], text) for name, text in names])
 
 
-def _apart(ticks: Sequence[tuple[float, str]], after: float = -math.inf) -> list[tuple[float, str]]:
+def _apart(marks: Sequence[tuple[float, str]], after: float = -math.inf) -> list[tuple[float, str]]:
     """Ticks without those that stand too near the one before."""
     kept: list[tuple[float, str]] = []
-    for height, text in ticks:
+    for height, text in marks:
         if height - after >= _TICK_GAP:
             kept.append((height, text))
             after = height

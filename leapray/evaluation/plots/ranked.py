@@ -116,10 +116,9 @@ def _draw_band(axes: Axes, base: Ranked) -> None:
 
 def _draw_differences(axes: Axes, ranked: Sequence[Ranked], lowest: float) -> None:
     """Right panel; entries of an R2 below ``lowest`` are arrows here as at the left."""
-    shown = [value for entry in ranked if entry.difference and entry.r2 >= lowest for value in entry.difference]
-    low, high = min(*shown, 0.0), max(*shown, 0.0)
-    margin = max(0.06 * (high - low), _LEAST_MARGIN)
-    axes.set_xlim(low - margin, high + margin)
+    shown = [0.0, *(value for entry in ranked if entry.difference and entry.r2 >= lowest for value in entry.difference)]
+    margin = max(0.06 * np.ptp(shown), _LEAST_MARGIN)
+    axes.set_xlim(min(shown) - margin, max(shown) + margin)
     axes.axvline(0, color=MIDDLE, linewidth=1, linestyle="--", zorder=1)
     for row, entry in enumerate(ranked):
         if entry.difference:

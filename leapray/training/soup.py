@@ -1,0 +1,108 @@
+"""Averages of weights that variants kept of their validations: uniform, or greedy as the model soups of Wortsman et al. (2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leapray import storage
+from leapray.data.shards import Prepared
+from leapray.data.stream import Stream
+from leapray.errors import UserError
+from leapray.models.directory import INFO_FILE, load_info, load_model, save_model
+from leapray.models.registry import build_network
+from leapray.recipe import Average, Recipe
+from leapray.training.averaging import recompute_batch_norm
+from leapray.training.loop import chosen
+from leapray.training.run import Run
+from leapray.training.scoring import mean_of, score_network
+
+EVENT = "average"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Weights that may become part of an average: a model directory, and the validation R2 that it was kept for."""
+
+    url: str
+    r2: float
+
+
+def candidates(recipe: Recipe, name: str) -> list[Candidate]:
+    """What the average ``name`` of a finetuning may be made of, from the best validation R2 on; of equal ones the first first.
+
+    Variants that did not finish give none. Raises UserError when none finished, or one kept less than is asked for.
+    """
+    assert recipe.finetune is not None
+    average = recipe.finetune.variants[name].average
+    assert average is not None
+    found = [candidate for variant in average.of for candidate in _kept(Run(recipe.variant(variant).training.run), average)]
+    if not found:
+        raise UserError(f"none of {', '.join(average.of)} finished, so there is nothing to average")
+    return sorted(found, key=lambda candidate: -candidate.r2)
+
+
+def _kept(run: Run, average: Average) -> list[Candidate]:
+    if not run.finished:
+        return []
+    best, last = (average.members, 0) if average.take == "best" else (0, average.members)
+    found = [Candidate(run.validated_model(record), record["r2"]) for record in chosen(load_info(run.model).history, best, last)]
+    lost = [candidate.url for candidate in found if not storage.exists(storage.join(candidate.url, INFO_FILE))]
+    if lost:
+        raise UserError(f"{lost[0]} is not kept, which an average now asks for; remove {run.url} to train it anew")
+    return found
+
+
+def make_average(recipe: Recipe, name: str, prepared: Prepared, device: torch.device) -> None:
+    """Write the model of an average, unless it is there, made of the same weights in the same way. Raises UserError as the parts do."""
+    assert recipe.finetune is not None
+    average = recipe.finetune.variants[name].average
+    assert average is not None
+    found, url = candidates(recipe, name), Run(storage.join(recipe.finetune.directory, name)).model
+    asked = average.model_dump(mode="json") | {"candidates": [candidate.url for candidate in found]}
+    if storage.exists(storage.join(url, INFO_FILE)) and load_info(url).history[-1].get("asked") == asked:
+        return
+    states = [load_model(candidate.url).emulator.network.state_dict() for candidate in found]
+    network = build_network(recipe.network.name, recipe.network.options, len(recipe.data.features))
+    split = "blend" if prepared.split("blend") else "validation"
+
+    def r2(weights: Mapping[str, Tensor], on: str) -> float:
+        _load(network, weights, recipe, prepared, device)
+        return score_network(network, prepared, on, device).score().learned
+
+    members = greedy(states, lambda weights: r2(weights, split)) if average.greedy else list(range(len(states)))
+    final = mean_of([states[member] for member in members])
+    record: dict[str, Any] = {
+        "event": EVENT,
+        "r2": r2(final, "validation"),
+        "chosen_on": split if average.greedy else None,
+        "members": [found[member].url for member in members],
+        "asked": asked,
+    }
+    save_model(url, network.state_dict(), recipe.network, prepared.transform, recipe=recipe.to_dict(), history=[record])
+
+
+def greedy(states: Sequence[Mapping[str, Tensor]], r2: Callable[[Mapping[str, Tensor]], float]) -> list[int]:
+    """The first, and each that follows if the mean with it has a higher R2 than without; their places."""
+    members, best = [0], r2(states[0])
+    for place in range(1, len(states)):
+        tried = r2(mean_of([states[member] for member in (*members, place)]))
+        if tried > best:
+            members, best = [*members, place], tried
+    return members
+
+
+def _load(network: nn.Module, weights: Mapping[str, Tensor], recipe: Recipe, prepared: Prepared, device: torch.device) -> None:
+    network.load_state_dict(dict(weights))
+    network.to(device)
+
+    def inputs() -> Any:
+        batches = Stream(prepared, batch_size=recipe.training.batch_size, lanes=recipe.lanes, seed=recipe.training.seed)
+        for batch in batches.train(0):
+            yield torch.from_numpy(batch["inputs"]).to(device)
+
+    recompute_batch_norm(network, inputs(), lambda array: [array])

@@ -1,0 +1,217 @@
+"""Many trainings at once: a queue of recipes worked off by Ray Tune, each by its own Trainer in its own run directory (Ray).
+
+What is left of a training lies in its run, so a queue that was interrupted is simply worked off again: finished runs return at once and
+others go on. Nothing of Tune's own, which is pickled, is ever read back.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import ray.tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import Searcher
+
+from leapray import cluster
+from leapray.errors import UserError
+from leapray.recipe import Recipe, parse_recipe
+from leapray.training.loop import Record
+from leapray.training.run import Run, following
+from leapray.training.trainer import train
+
+_MAX_FAILURES = 2
+_METRIC, _TIME, _CAUSE = "r2", "validation", "cause"
+_WORST = -1e300
+"""Stands for an R2 that is not known, since Tune wants a number."""
+_ENVIRONMENT = {
+    # Ctrl-C ends a command here as everywhere; what it leaves behind goes on
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # a stopped training is gone at once, and its process with it
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
+}
+
+
+State = Literal["finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended, and why if it did not finish."""
+
+    state: State
+    cause: str = ""
+
+
+class Queue(Protocol):
+    """The trainings to do, and who is told of them."""
+
+    def next(self) -> tuple[str, Recipe] | None:
+        """The name and the recipe of the next training; None when there is no other."""
+
+    def ended(self, name: str, outcome: Outcome) -> None:
+        """A training has ended."""
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When a training that lags behind the others is stopped, counted in validations (see :class:`leapray.recipe.Sweep`)."""
+
+    rule: Literal["asha", "median", "none"] = "none"
+    validations: int = 1
+    """Of a training that runs to its end."""
+    grace: int = 1
+    reduction: int = 3
+
+    def scheduler(self) -> TrialScheduler:
+        at = {"time_attr": _TIME, "metric": _METRIC, "mode": "max"}
+        if self.rule == "asha":
+            # a training ends by itself, after its last validation, when its model is written
+            longest = max(self.validations, self.grace) + 1
+            return AsyncHyperBandScheduler(**at, max_t=longest, grace_period=self.grace, reduction_factor=self.reduction)
+        if self.rule == "median":
+            return MedianStoppingRule(**at, grace_period=self.grace, min_samples_required=2)
+        return FIFOScheduler()
+
+
+def work_off(
+    queue: Queue, count: int, plan: cluster.Plan, stopping: Stopping = Stopping(), follow: Callable[[str, Record], None] | None = None
+) -> None:
+    """Train what the queue gives, ``count`` trainings at most, as many at a time as planned; those that fail stop no other.
+
+    ``follow`` gets the name and the records of each training as they are logged, from other threads. To be called within
+    :func:`cluster.connected`.
+    """
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    with tempfile.TemporaryDirectory(prefix="leapray-tune-") as directory, ExitStack() as stack:
+        running = _Running(queue, follow, stack)
+        tuner = ray.tune.Tuner(
+            ray.tune.with_resources(_training(plan.threads), _resources),
+            tune_config=ray.tune.TuneConfig(
+                num_samples=count,
+                max_concurrent_trials=plan.at_once,
+                search_alg=_Suggestions(running),
+                scheduler=stopping.scheduler(),
+                trial_name_creator=lambda trial: trial.trial_id,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=ray.tune.RunConfig(
+                name="trainings",
+                storage_path=directory,
+                verbose=0,
+                failure_config=ray.tune.FailureConfig(max_failures=_MAX_FAILURES),
+                callbacks=[_Endings(running)],
+            ),
+        )
+        tuner.fit()
+
+
+def _resources(config: dict[str, Any]) -> ray.tune.PlacementGroupFactory:
+    """What the process of a trial takes itself: all of a training in it, next to nothing when it only waits for workers."""
+    own = parse_recipe(config["recipe"]).resources
+    if own.workers:
+        return ray.tune.PlacementGroupFactory([{"CPU": 0.001}])
+    return ray.tune.PlacementGroupFactory([{"CPU": own.cpus_per_worker} | ({"GPU": own.gpus_per_worker} if own.use_gpu else {})])
+
+
+def _training(threads: int) -> Callable[[dict[str, Any]], None]:
+    """What the process of a trial does: the verb, told to Tune validation by validation."""
+
+    def run(config: dict[str, Any]) -> None:
+        recipe = parse_recipe(config["recipe"])
+        training = recipe.training
+
+        def report(record: Record) -> None:
+            if record["event"] == "validation":
+                validation = round(record["step"] / record["steps"] * training.epochs * training.validations)
+                ray.tune.report({_METRIC: record["r2"], _TIME: validation})
+
+        try:
+            train(recipe, report, threads)
+        except UserError as error:
+            # not an exception, which Tune would try again
+            ray.tune.report({_METRIC: _WORST, _TIME: 0, _CAUSE: str(error)})
+
+    return run
+
+
+class _Running:
+    """The trainings of a queue that have begun, by Tune's names of their trials."""
+
+    def __init__(self, queue: Queue, follow: Callable[[str, Record], None] | None, stack: ExitStack) -> None:
+        self._queue, self._follow = queue, follow
+        self._begun: dict[str, tuple[str, Run, ExitStack]] = {}
+        stack.push(self._close)
+
+    def begin(self, trial: str) -> dict[str, Any] | None:
+        """The configuration of another trial; None when there is none."""
+        item = self._queue.next()
+        if item is None:
+            return None
+        name, recipe = item
+        run, follower = Run(recipe.training.run), ExitStack()
+        if self._follow is not None:
+            follower.enter_context(following(run, partial(self._follow, name)))
+        self._begun[trial] = name, run, follower
+        return {"recipe": recipe.to_dict()}
+
+    def end(self, trial: str, cause: str) -> None:
+        """A trial has ended: with its model, stopped before it, or for the cause given."""
+        name, run, follower = self._begun.pop(trial)
+        follower.close()
+        state: State = "finished" if run.finished else "failed" if cause else "stopped"
+        self._queue.ended(name, Outcome(state, "" if state == "finished" else cause))
+
+    def _close(self, *error: object) -> None:
+        for _, _, follower in self._begun.values():
+            follower.close()
+
+
+class _Suggestions(Searcher):
+    """The queue, as Tune asks for it."""
+
+    def __init__(self, running: _Running) -> None:
+        super().__init__(metric=_METRIC, mode="max")
+        self._running = running
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        config: dict[str, Any] | None = self._running.begin(trial_id)
+        return Searcher.FINISHED if config is None else config
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        pass
+
+    def save(self, checkpoint_path: str) -> None:
+        pass
+
+    def restore(self, checkpoint_path: str) -> None:
+        pass
+
+
+class _Endings(ray.tune.Callback):
+    """What Tune tells of trials that end."""
+
+    def __init__(self, running: _Running) -> None:
+        self._running = running
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._running.end(trial.trial_id, (trial.last_result or {}).get(_CAUSE, ""))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._running.end(trial.trial_id, _in_one_line(trial.get_error()))
+
+
+def _in_one_line(error: BaseException | None) -> str:
+    """What a trial failed of: the user's mistake, or the last line that the exception has."""
+    if found := cluster.find_user_error(error):
+        return str(found)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
