@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from leapray import __version__
-from leapray.console import bar, errors, say, training_bar
+from leapray.console import bar, errors, say, training_bar, trainings_table
 from leapray.errors import UserError
 
 app = typer.Typer(
@@ -166,7 +166,6 @@ def train(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
 @app.command()
 def finetune(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
     """Train variants of a base model in parallel, or go on with them, and compare them with it."""
-    from leapray.console import trainings_table
     from leapray.recipe import load_recipe
     from leapray.training.finetune import finetune as run
     from leapray.training.finetune import show as show_variants
@@ -176,6 +175,21 @@ def finetune(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B0
         done = run(loaded, shown, notice=_notice)
     show_variants(done)
     say(f"wrote {done.url}: {len(done.entries) - 1 - len(done.failed)} variants of {done.base}, {len(done.failed)} failed")
+
+
+@app.command()
+def sweep(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
+    """Train trials drawn from a search space in parallel, or go on with them, and write the best one's recipe."""
+    from leapray.recipe import load_recipe
+    from leapray.training.sweep import show as show_trials
+    from leapray.training.sweep import sweep as run
+
+    loaded = load_recipe(recipe, overrides)
+    with trainings_table("sweep", []) as shown:
+        done = run(loaded, shown, notice=_notice)
+    show_trials(done)
+    counted = f"{done.count('stopped')} stopped early, {done.count('failed')} failed"
+    say(f"wrote {done.url}: {done.best.name} of {len(done.trials)}, validation R2 {done.best.r2:.4f}; {counted}")
 
 
 @app.command()

@@ -1,8 +1,11 @@
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from leapray import cluster
 from leapray.data.tasks import run_tasks
 from leapray.errors import UserError
+from leapray.recipe import Resources
 
 
 def test_a_users_mistake_is_found_among_the_causes_of_an_exception() -> None:
@@ -29,12 +32,3 @@ def mistaken(index: int) -> int:
 def test_a_mistake_in_a_task_reaches_the_caller_as_its_sentence(ray_cluster: None) -> None:
     with pytest.raises(UserError, match=r"^column 7 is missing$"):
         list(run_tasks(mistaken, 4))
-
-
-@pytest.mark.ray
-def test_what_can_never_run_is_refused_with_the_arithmetic(ray_cluster: None) -> None:
-    cluster.check_resources(workers=7, cpus_per_worker=1, use_gpu=False)
-    with pytest.raises(UserError, match=r"4 workers x 2 CPU \+ 1 CPU for reading data = 9 CPUs, and the cluster has 8"):
-        cluster.check_resources(workers=4, cpus_per_worker=2, use_gpu=False)
-    with pytest.raises(UserError, match=r"2 GPU\(s\), one per worker, and the cluster has 0"):
-        cluster.check_resources(workers=2, cpus_per_worker=1, use_gpu=True)

@@ -28,8 +28,9 @@ def transform_from_statistics(url: str, scaling: Choice, features: Sequence[str]
     """The transform that a recipe's ``data.statistics`` names, for its scaling and features.
 
     A csv holds one row for each of the 924 columns, in any order, with ``column, mean, std, min, max`` among its fields. What it was
-    fitted on is then its name and content's hash. Raises UserError for a ``transform.json`` or a model's ``model.json`` of another scaling or other features, for
-    a csv where the recipe needs more than the moments of raw columns, and for a figure that is missing, blank or cannot be.
+    fitted on is then its name and content's hash. Raises UserError for a ``transform.json``, or a model's ``model.json``, of another
+    scaling or other features, for a csv where the recipe needs more than the moments of raw columns, and for a figure that is missing,
+    blank or cannot be.
     """
     fitting = Fitting(scaling, features)
     if url.endswith(".json"):

@@ -95,7 +95,7 @@ class Training(Section):
 
 
 class Resources(Section):
-    """What the training takes. ``workers: 0`` trains in the calling process, by the same code (Ray Train's local mode)."""
+    """What the training takes. ``workers: 0`` trains in the calling process, by the same code."""
 
     workers: int = Field(default=0, ge=0)
     use_gpu: bool = False

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow.fs
@@ -18,6 +18,7 @@ import ray.train
 import ray.train.collective
 import ray.train.torch
 import torch
+from torch import nn
 
 from leapray import cluster, storage
 from leapray.data.shards import Prepared, open_prepared
@@ -38,6 +39,7 @@ from leapray.training.trackers import Trackers
 _KEEP = 2
 _MAX_FAILURES = 2
 _CURVE_SECONDS = 120.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -155,12 +157,15 @@ def _plan(recipe: Recipe) -> cluster.Plan:
 def _fit(recipe: Recipe, run: Run, threads: int | None) -> None:
     # a user's own network is found from the directory in which the command was given
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    resources, config = recipe.resources, {"recipe": recipe.to_dict(), "threads": threads}
+    if not resources.workers:
+        _work(config, _Alone())
+        return
     filesystem, path = storage.filesystem(run.url)
-    resources = recipe.resources
     module = users_module(recipe.network.name)
     trainer = ray.train.torch.TorchTrainer(
-        _worker,
-        train_loop_config={"recipe": recipe.to_dict(), "threads": threads},
+        _work_among_others,
+        train_loop_config=config,
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.use_gpu,
@@ -214,25 +219,69 @@ def _stream(recipe: Recipe, prepared: Prepared, rank: int = 0, world: int = 1) -
     )
 
 
-def _worker(config: dict[str, Any]) -> None:
-    """One process of the training. Checkpoints are ours, in the run's directory, so that local mode and every restart go on alike."""
+class _Alone:
+    """The one process of a training without workers, which is also what a trial of Ray Tune must be: Ray Train's local mode refuses it."""
+
+    rank, world, on_this_node = 0, 1, 1
+
+    def device(self, gpu: bool) -> torch.device:
+        return torch.device("cuda" if gpu else "cpu")
+
+    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
+        """The network on its device, its gradients exchanged between ranks."""
+        return network.to(device)
+
+    def agree(self, value: T) -> T:
+        """What rank 0 says."""
+        return value
+
+    def report(self, record: Record) -> None:
+        """Tell Ray of a validation, all ranks together."""
+
+
+class _Worker(_Alone):
+    """One of Ray Train's workers."""
+
+    def __init__(self) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world, self.on_this_node = context.get_world_rank(), context.get_world_size(), context.get_local_world_size()
+
+    def device(self, gpu: bool) -> torch.device:
+        return ray.train.torch.get_device() if gpu else torch.device("cpu")
+
+    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
+        return ray.train.torch.prepare_model(network, move_to_device=device)
+
+    def agree(self, value: T) -> T:
+        agreed: T = ray.train.collective.broadcast_from_rank_zero(value)
+        return agreed
+
+    def report(self, record: Record) -> None:
+        ray.train.report({key: value for key, value in record.items() if isinstance(value, int | float)})
+
+
+def _work_among_others(config: dict[str, Any]) -> None:
+    _work(config, _Worker())
+
+
+def _work(config: dict[str, Any], place: _Alone) -> None:
+    """One process of the training. Checkpoints are ours, in the run's directory, so that every start goes on alike."""
     keep_freed_memory()
     recipe = parse_recipe(config["recipe"])
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
+    rank, world = place.rank, place.world
     gpu = recipe.resources.use_gpu
-    device = ray.train.torch.get_device() if gpu else torch.device("cpu")
+    device = place.device(gpu)
     if config["threads"] and not gpu:
         # Ray grants a worker as many threads as it reserves CPUs, though the others may stand idle
-        torch.set_num_threads(min(config["threads"], max((os.cpu_count() or 1) // context.get_local_world_size(), 1)))
+        torch.set_num_threads(min(config["threads"], max((os.cpu_count() or 1) // place.on_this_node, 1)))
     run, prepared = Run(recipe.training.run), open_prepared(recipe.data)
     torch.manual_seed(recipe.training.seed)
     network = build_network(recipe.network.name, recipe.network.options, len(recipe.data.features))
-    network = ray.train.torch.prepare_model(network, move_to_device=device)
+    network = place.wrap(network, device)
     peers = Peers(rank, lambda array: _gather(array, device, world))
     loop = Loop(network, _stream(recipe, prepared, rank, world), recipe.training, device, peers)
     # rank 0 decides, so that all continue from the same checkpoint
-    found = ray.train.collective.broadcast_from_rank_zero(checkpoint.complete(run.checkpoints)[-1:])
+    found = place.agree(checkpoint.complete(run.checkpoints)[-1:])
     if found:
         _restore(loop, found[0], prepared)
     elif recipe.training.start:
@@ -243,7 +292,7 @@ def _worker(config: dict[str, Any]) -> None:
         if keeper:
             keeper.log(record)
         if record["event"] == "validation":
-            ray.train.report({key: value for key, value in record.items() if isinstance(value, int | float)})
+            place.report(record)
 
     fitted = loop.fit(report, keeper.keep if keeper else lambda: None)
     if keeper:

@@ -170,6 +170,10 @@ class _Running:
         state: State = "finished" if run.finished else "failed" if cause else "stopped"
         self._queue.ended(name, Outcome(state, "" if state == "finished" else cause))
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune keeps a copy of what it was given, which nobody reads
+        return {}
+
     def _close(self, *error: object) -> None:
         for _, _, follower in self._begun.values():
             follower.close()
