@@ -1,4 +1,4 @@
-"""The whole road on synthetic data: months of low-res and aqua-planet become a trained, scored and submitted emulator.
+"""The whole road on synthetic data: months of low-res and aqua-planet become trained emulators, and their mean a scored submission.
 
 Every stage is the one that its verb runs, and every file that is left can be given to that verb.
 """
@@ -20,7 +20,7 @@ from leapray.climsim.calendar import Month, month_range
 from leapray.climsim.netcdf import find_pairs
 from leapray.climsim.schema import SAMPLE_ID, SCORED, TARGETS
 from leapray.climsim.synthetic import World, synthesize
-from leapray.console import bar, say, table, training_bar
+from leapray.console import bar, say, table, training_bar, trainings_table
 from leapray.data.convert import convert
 from leapray.data.flat import list_pieces, read_piece
 from leapray.data.prepare import prepare
@@ -39,12 +39,14 @@ from leapray.models.linear import solved
 from leapray.models.registry import build_network
 from leapray.recipe import Choice, Recipe, load_recipe
 from leapray.settings import claim
+from leapray.training.finetune import finetune
+from leapray.training.finetune import show as show_variants
 from leapray.training.trainer import train
 
 RECIPE = Path(__file__).resolve().parent.parent / "jobs" / "recipes" / "demo.yaml"
 _HOME = "leapray-demo"
 """Directory that the recipe's paths begin with, the verb's default."""
-_MODEL, _MLP = "BiLSTM", "MLP"
+_MODEL, _MLP, _ENSEMBLE = "BiLSTM", "MLP", "mean of all"
 _RIDGE_ALPHAS = (1.0, 10.0, 100.0, 1000.0)
 _MLP_RATE = 2e-3
 _GROUPS = {
@@ -85,22 +87,23 @@ def run(directory: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Sco
             prepared = prepare(recipe, progress=lambda name, done, total: update(done, total, name))
         rows = [sum(manifest.rows for manifest in prepared.split(split)) for split in ("train", "validation", "test")]
         say("prepared    {} training, {} validation and {} test rows, apart by month".format(*rows))
-        models = {_MLP: _train(_mlp_of_equal_size(recipe, directory)), _MODEL: _train(recipe)}
+        models = {_MLP: _train(_mlp_of_equal_size(recipe, directory)), _MODEL: _train(recipe), **_finetune(recipe)}
+        members = [model for name, model in models.items() if name != _MLP]
         test = recipe.data.sources["low_res_test"].path
         with bar("predict") as update:
-            predictions = predict([models[_MODEL]], test, str(directory / "predictions"), progress=update)
+            predictions = predict(members, test, str(directory / "predictions"), progress=update)
     sample, submission = str(directory / "sample_submission.csv"), str(directory / "submission.csv")
     _write_sample(test, sample)
     write_submission(predictions.url, sample, submission)
     say(f"submitted   {predictions.rows} rows to {submission}")
-    emulators = {**_baselines(prepared), _MLP: load_model(models[_MLP]).emulator}
+    emulators = {**_baselines(prepared), **{name: load_model(model).emulator for name, model in models.items()}}
     scores = {name: _score(emulator, test) for name, emulator in emulators.items()}
-    scores[_MODEL] = score_files(submission, test, sample)
+    scores[_ENSEMBLE] = score_files(submission, test, sample)
     steps = [pair.step for pair in find_pairs(str(directory / "climsim" / "low-res"), start=_test_start(recipe))]
     scores["ceiling"] = Score(np.where(SCORED, World("low-res").ceiling(steps), 1.0), predictions.rows)
     _show(scores)
     storage.write_json(str(directory / "scores.json"), {name: {**s.summary(), **s.by_variable()} for name, s in scores.items()})
-    say(f"model {models[_MODEL]}, submission {submission}, scores {directory / 'scores.json'}; {time.monotonic() - started:.0f} s")
+    say(f"models {directory / 'runs'}, submission {submission}, scores {directory / 'scores.json'}; {time.monotonic() - started:.0f} s")
     return scores
 
 
@@ -114,7 +117,10 @@ def _recipe(directory: Path, size: Size, seed: int) -> Recipe:
     }
     data = recipe.data.model_copy(update={"prepared": str(directory / "prepared"), "sources": sources})
     training = recipe.training.model_copy(update={"run": str(directory / "runs" / "low-res-aqua")})
-    return recipe.model_copy(update={"data": data, "training": training})
+    assert recipe.finetune is not None
+    places = {key: str(directory / Path(getattr(recipe.finetune, key)).relative_to(_HOME)) for key in ("base", "directory")}
+    finetune = recipe.finetune.model_copy(update=places)
+    return recipe.model_copy(update={"data": data, "training": training, "finetune": finetune})
 
 
 def _test_start(recipe: Recipe) -> Month:
@@ -157,6 +163,18 @@ def _train(recipe: Recipe) -> str:
         f"of {trained.history[-1]['epoch']}, {time.monotonic() - started:.0f} s"
     )
     return trained.model_url
+
+
+def _finetune(recipe: Recipe) -> dict[str, str]:
+    """Let the variants race and return the model of each that finished, by name."""
+    assert recipe.finetune is not None
+    started = time.monotonic()
+    with trainings_table("finetune", list(recipe.finetune.variants)) as shown:
+        done = finetune(recipe, shown)
+    show_variants(done)
+    finished = {entry.name: entry.model for entry in done.entries if entry.state == "finished"}
+    say(f"finetuned   {len(finished)} variants of {_MODEL} side by side, {time.monotonic() - started:.0f} s")
+    return finished
 
 
 def _mlp_of_equal_size(recipe: Recipe, directory: Path) -> Recipe:

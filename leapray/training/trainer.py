@@ -64,7 +64,8 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None, thre
     anything that cannot run: data missing, unfinished or prepared by another recipe, too few rows, another recipe's run, too small a
     cluster, a loss that diverges.
     """
-    recipe = with_defaults(resolve(recipe))
+    # what else may be made of the recipe is not this run's
+    recipe = with_defaults(resolve(recipe)).model_copy(update={"finetune": None, "sweep": None})
     check_choices(recipe)
     run = Run(recipe.training.run)
     run.check(recipe)
