@@ -28,6 +28,7 @@ _LOCAL_ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 _MINIMUM_LOCAL_CPUS = 8
+_ROUNDING = 1e-9
 ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 """With this the threads of a new process share the memory that :func:`leapray.training.memory.keep_freed_memory` is about."""
 # libgomp reads this as torch is loaded, which in a worker may be before leapray sets it
@@ -165,11 +166,13 @@ def plan_trainings(resources: Resources, count: int = 1, *, flat: bool = False, 
             asked = f"{_counted(processes, 'worker')} x {resources.gpus_per_worker:g} GPU = {wanted:g} GPUs"
             raise UserError(f"training wants {asked}, and {where} has {gpus:g}")
         said += f" and {resources.gpus_per_worker:g} GPU"
-        fits.append(int(gpus / wanted + 1e-9))
+        # a worker's part is of one GPU; what two have left over is of no use
+        sharing = int(1 / resources.gpus_per_worker + _ROUNDING)
+        fits.append(int(gpus) * sharing // processes)
     at_once = min([*fits, most] if most else fits)
     threads = max(int(cores // (at_once * processes)), resources.cpus_per_worker)
     has = f"{cores:g} CPUs" + (f" and {gpus:g} GPUs" if resources.use_gpu else "")
-    return Plan(at_once, threads, f"{count} trainings, {at_once} at a time: each takes {said}, and {where} has {has}")
+    return Plan(at_once, threads, f"{_counted(count, 'training')}, {at_once} at a time: each takes {said}, and {where} has {has}")
 
 
 def _counted(count: int, what: str) -> str:

@@ -63,10 +63,12 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 
 def assign(content: dict[str, Any], path: str, value: Any, where: str) -> None:
-    """Put a value at a dotted key; sections that are missing are made. Raises UserError that begins with ``where``."""
+    """Put a value at a dotted key; sections that are missing or null are made. Raises UserError that begins with ``where``."""
     *sections, last = path.split(".")
     for key in sections:
-        content = content.setdefault(key, {})
+        if content.get(key) is None:
+            content[key] = {}
+        content = content[key]
         if not isinstance(content, dict):
             raise UserError(f"{where}: {key!r} is not a section")
     content[last] = value
@@ -77,11 +79,15 @@ def merged(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     result = dict(content)
     for key, change in changes.items():
         ours = result.get(key)
-        if isinstance(ours, Mapping) and isinstance(change, Mapping) and change.get("name", ours.get("name")) == ours.get("name"):
+        if isinstance(ours, Mapping) and isinstance(change, Mapping) and not _names_another(change, ours):
             result[key] = merged(ours, change)
         else:
             result[key] = change
     return result
+
+
+def _names_another(change: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    return "name" in ours and change.get("name", ours["name"]) != ours["name"]
 
 
 _EXPECTED = {

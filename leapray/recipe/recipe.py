@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, Self
 
 import yaml
@@ -109,24 +110,24 @@ class Recipe(Section):
         """
         finetune = self.finetune
         assert finetune is not None
-        variant, kept = finetune.variants[name], {"best": 0, "last": 0}
+        variant = finetune.variants[name]
+        content = merged(self._alone(), {"data": variant.data, "training": variant.training})
+        start = {"model": finetune.base, "transform": finetune.transform}
+        content["training"] |= {"run": storage.join(finetune.directory, name), "start": start}
+        recipe = parse_recipe(content | {"name": f"{self.name}: {name}"}, f"finetune.variants.{name}")
+        kept = {"best": recipe.training.keep_best, "last": recipe.training.keep_last}
         for average in finetune.averages_of(name):
             kept[average.take] = max(kept[average.take], average.members)
-        content = merged(self._alone(), {"data": variant.data, "training": variant.training})
-        training = content["training"]
-        training["run"] = storage.join(finetune.directory, name)
-        training["start"] = {"model": finetune.base, "transform": finetune.transform}
-        training["keep_best"] = max(training["keep_best"], kept["best"])
-        training["keep_last"] = max(training["keep_last"], kept["last"])
-        return parse_recipe(content | {"name": f"{self.name}: {name}"}, f"finetune.variants.{name}")
+        training = recipe.training.model_copy(update={f"keep_{which}": count for which, count in kept.items()})
+        return recipe.model_copy(update={"training": training})
 
     def trial(self, number: int, values: Mapping[str, Any]) -> Recipe:
         """The recipe of a sweep's trial with these values by dotted key: a plain one. Raises UserError when it is not a good one."""
         assert self.sweep is not None
-        content = self._alone()
-        for key, value in values.items():
-            assign(content, key, value, "sweep.space")
-        content["training"]["run"] = storage.join(self.sweep.directory, "trials", f"{number:04d}")
+        content, run = self._alone(), storage.join(self.sweep.directory, "trials", f"{number:04d}")
+        for key, value in [*values.items(), ("training.run", run)]:
+            # a copy, which another key may reach into
+            assign(content, key, deepcopy(value), "sweep.space")
         said = ", ".join(f"{key}={value}" for key, value in values.items())
         return parse_recipe(content | {"name": f"{self.name}: trial {number}"}, f"sweep.space with {said}")
 

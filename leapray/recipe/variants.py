@@ -11,6 +11,8 @@ from leapray.recipe.sections import FOLDER_NAME, Section, Seed
 
 BASE = "base"
 """What the base model is called among its variants."""
+_GIVEN, _GIVEN_TRIALS = {"run", "start"}, {"name", "training.run"}
+"""Keys of a variant's training, and keys of a trial, that are not its own to give."""
 
 
 def _names(value: Any) -> Any:
@@ -41,6 +43,8 @@ class Variant(Section):
     def _either(self) -> Self:
         if self.average is not None and (self.data or self.training):
             raise ValueError("an average is not trained; it changes neither data nor training")
+        if own := self.training.keys() & _GIVEN:
+            raise ValueError(f"training.{min(own)} is not a variant's to give; it follows from the finetuning's base and directory")
         return self
 
 
@@ -133,6 +137,8 @@ class Sweep(Section):
 
     @model_validator(mode="after")
     def _countable(self) -> Self:
+        if own := self.space.keys() & _GIVEN_TRIALS:
+            raise ValueError(f"space.{min(own)} cannot be searched; every trial gets one of its own")
         drawn = [key for key, dimension in self.space.items() if dimension.grid is None]
         if self.search == "grid" and drawn:
             raise ValueError(f"search grid wants every key as a grid, but {', '.join(drawn)} is drawn")

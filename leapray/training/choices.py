@@ -48,3 +48,8 @@ def check_choices(recipe: Recipe) -> None:
     if recipe.network.name not in NETWORKS.entries:
         # a user's own is tried out
         build_network(recipe.network.name, recipe.network.options, len(recipe.data.features))
+    for name in recipe.finetune.trained if recipe.finetune else ():
+        try:
+            check_choices(recipe.variant(name))
+        except UserError as error:
+            raise UserError(f"finetune.variants.{name}: {error}") from error

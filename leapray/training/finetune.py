@@ -115,20 +115,20 @@ def finetune(recipe: Recipe, shown: TrainingsTable | None = None, notice: Notice
     """Train the variants of a recipe, or the rest of them, make its averages, score all, and write ``variants.json`` and a plot.
 
     A variant that fails is reported and stops no other. Raises UserError, before anything starts, for what cannot run: no base, a base of
-    another network or scaling, data missing, a wrong option of any variant, too small a machine.
+    another network or scaling, data missing, a wrong option of any variant, too small a machine; and at the end when all have failed.
     """
-    recipe, settings = resolve(recipe), _settings(recipe)
+    recipe = resolve(recipe)
+    settings = _settings(recipe)
     prepared = open_prepared(recipe.data)
     for name in settings.trained:
         _check(recipe.variant(name), name, prepared)
     if not cluster.joins():
         # refused before a cluster is started for it
         _plan(recipe)
-    settings = _settings(recipe)
     base = {"base": load_info(settings.base).weights_sha256, "transform": prepared.transform.digest()}
-    claim(settings.directory, "finetune.json", base, "variants", "model.json")
     with cluster.connected():
         plan, variants = _plan(recipe), _Variants(recipe, [], shown)
+        claim(settings.directory, "finetune.json", base, "variants", "model.json")
         notice(plan.words)
         for name in settings.trained:
             variants.sort(name)
@@ -136,6 +136,8 @@ def finetune(recipe: Recipe, shown: TrainingsTable | None = None, notice: Notice
         _make_averages(variants, prepared)
         done = Finetuned(recipe, _measured(variants, prepared))
     _write(done, settings)
+    if len(done.failed) == len(settings.variants):
+        raise UserError(f"no variant finished; {done.failed[0].name}: {done.failed[0].cause}")
     return done
 
 
@@ -266,7 +268,7 @@ def _ranked(entry: Entry) -> Ranked | None:
 def show(done: Finetuned) -> None:
     """The table of a finetuning in the terminal, and what failed and why."""
     tested = any(entry.test_r2 is not None for entry in done.entries)
-    header = ("", "validation", *(("test", "from base", "95 % of it") if tested else ()), "epochs", "s")
+    header = ("", "validation", *(("test", "from base", "95 % within") if tested else ()), "epochs", "s")
     rows = [_row(entry, tested) for entry in done.entries if entry.state != "failed"]
     title = "R2 over the learned columns" + (
         ", by that on the test months, which chose nothing" if tested else "; no test months to compare on"
@@ -281,7 +283,7 @@ def _row(entry: Entry, tested: bool) -> tuple[str, ...]:
         return "" if value is None else format(value, form)
 
     ends = entry.difference
-    compared = (f"{ends.value:+.4f}", f"{ends.low:+.4f} to {ends.high:+.4f}") if ends else ("", "")
+    compared = (f"{ends.value:+.4f}", f"{ends.low:+.4f}, {ends.high:+.4f}") if ends else ("", "")
     measured = (number(entry.test_r2, ".4f"), *compared)
     made_of = f" (of {len(entry.members)})" if entry.members else ""
     return (

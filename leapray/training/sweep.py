@@ -13,7 +13,8 @@ from leapray.console import TrainingsTable, say, table
 from leapray.data.shards import Prepared, open_prepared
 from leapray.errors import UserError
 from leapray.evaluation.plots import Tried, best_so_far, parallel_coordinates
-from leapray.evaluation.plots.searched import searched
+from leapray.evaluation.plots.searched import searched, short_names
+from leapray.evaluation.plots.style import number as in_digits
 from leapray.recipe import Recipe, Section, Sweep, validate
 from leapray.settings import claim
 from leapray.training.choices import check_choices
@@ -260,7 +261,8 @@ class Trials:
         trial = self._running[_name(number)] = Trial(number=number, values=values)
         self._write()
         if self._shown is not None:
-            self._shown.state(trial.name, "training", _in_words(values))
+            names = short_names(list(values))
+            self._shown.state(trial.name, "training", _in_words({names[key].replace("\n", ""): value for key, value in values.items()}))
         return trial
 
     def _write(self) -> None:
@@ -297,7 +299,7 @@ def show(done: Swept) -> None:
     trials = [trial for trial in done.ranked if trial.state != "failed"]
     axes = searched([trial.tried for trial in trials])
     rows = [
-        (str(trial.number), *(axis.texts[row] for axis in axes), f"{trial.tried.score:.4f}", str(trial.epochs), trial.state)
+        (str(trial.number), *(axis.texts[row] for axis in axes), in_digits(trial.tried.score), str(trial.epochs), trial.state)
         for row, trial in enumerate(trials)
     ]
     table("Best validation R2 over the learned columns", ("trial", *(axis.label for axis in axes), "R2", "epochs", ""), rows)

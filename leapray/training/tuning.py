@@ -30,6 +30,8 @@ _METRIC, _TIME, _CAUSE = "r2", "validation", "cause"
 _WORST = -1e300
 """Stands for an R2 that is not known, since Tune wants a number."""
 _ENVIRONMENT = {
+    # a training that an earlier start left without its model has nothing more to report
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     # Ctrl-C ends a command here as everywhere; what it leaves behind goes on
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -77,7 +79,8 @@ class Stopping:
             longest = max(self.validations, self.grace) + 1
             return AsyncHyperBandScheduler(**at, max_t=longest, grace_period=self.grace, reduction_factor=self.reduction)
         if self.rule == "median":
-            return MedianStoppingRule(**at, grace_period=self.grace, min_samples_required=2)
+            # without the last, a training that has too few to compare with makes way for one that waits, and starts anew after it
+            return MedianStoppingRule(**at, grace_period=self.grace, min_samples_required=2, min_time_slice=float("inf"))
         return FIFOScheduler()
 
 
@@ -89,6 +92,8 @@ def work_off(
     ``follow`` gets the name and the records of each training as they are logged, from other threads. To be called within
     :func:`cluster.connected`.
     """
+    if not count:
+        return
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     with tempfile.TemporaryDirectory(prefix="leapray-tune-") as directory, ExitStack() as stack:
@@ -100,6 +105,8 @@ def work_off(
                 max_concurrent_trials=plan.at_once,
                 search_alg=_Suggestions(running),
                 scheduler=stopping.scheduler(),
+                # to start a process takes seconds; one whose training was stopped cannot take another
+                reuse_actors=stopping.rule == "none",
                 trial_name_creator=lambda trial: trial.trial_id,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,42 @@ from leapray.recipe import parse_recipe
 from leapray.training.finetune import finetune
 finetune(parse_recipe(json.load(open(sys.argv[1]))))
 """
+
+
+def trial_processes() -> list[int]:
+    """Processes in which Ray Tune runs a training."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"ImplicitFunc" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_killed_variant_goes_on_and_ends_with_the_same_models(root, done, tmp_path):
+    variants = {name: VARIANTS[name] for name in ("continue", "ema")}
+    others, killed = set(trial_processes()), []
+
+    def kill_at_first_record() -> None:
+        runs = [Run(str(tmp_path / name)) for name in variants]
+        while not any(run.lines() for run in runs):
+            time.sleep(0.02)
+        for pid in set(trial_processes()) - others:
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    with ThreadPoolExecutor(1) as pool:
+        killing = pool.submit(kill_at_first_record)
+        found = finetune(parse_recipe(values_of(root, tmp_path, variants)))
+        killing.result()
+    assert killed
+    assert not found.failed
+    for name in variants:
+        ours, theirs = (weights(directory / name / "model") for directory in (tmp_path, root / "variants"))
+        for key, tensor in ours.items():
+            torch.testing.assert_close(tensor, theirs[key], rtol=0, atol=1e-6)
 
 
 def test_a_killed_driver_goes_on_and_ends_with_the_same_models(root, done, tmp_path):
