@@ -151,7 +151,8 @@ def plan_trainings(resources: Resources, count: int = 1, *, flat: bool = False, 
     A training that scales ``flat`` files as it goes leaves one CPU for the tasks that do. Refuses, with the arithmetic, a training that
     could never be held. A local cluster has more logical CPUs than real ones: they decide what can run, the real ones what runs at once.
     """
-    where, cpus, gpus, cores = _capacity()
+    where, nodes, cores = _capacity()
+    cpus, gpus = (sum(parts) for parts in zip(*nodes, strict=True))
     processes, readers = max(resources.workers, 1), int(flat)
     needed = processes * resources.cpus_per_worker + readers
     said = f"{_counted(processes, 'worker')} x {resources.cpus_per_worker} CPU" + (
@@ -159,16 +160,18 @@ def plan_trainings(resources: Resources, count: int = 1, *, flat: bool = False, 
     )
     if cpus < needed:
         raise UserError(f"training wants {said} = {needed} CPUs, and {where} has {cpus:g}")
-    fits = [count, max(int(cores // needed), 1), int(cpus // needed)]
     if resources.use_gpu:
         wanted = processes * resources.gpus_per_worker
         if gpus < wanted:
             asked = f"{_counted(processes, 'worker')} x {resources.gpus_per_worker:g} GPU = {wanted:g} GPUs"
             raise UserError(f"training wants {asked}, and {where} has {gpus:g}")
         said += f" and {resources.gpus_per_worker:g} GPU"
-        # a worker's part is of one GPU; what two have left over is of no use
-        sharing = int(1 / resources.gpus_per_worker + _ROUNDING)
-        fits.append(int(gpus) * sharing // processes)
+    held = sum(_workers_held(resources, *node) for node in nodes)
+    if held < processes:
+        raise UserError(
+            f"training wants {said}, and the {len(nodes)} nodes of {where} hold {_counted(held, 'such worker')}, each on one node"
+        )
+    fits = [count, max(int(cores // needed), 1), int(cpus // needed), held // processes]
     at_once = min([*fits, most] if most else fits)
     threads = max(int(cores // (at_once * processes)), resources.cpus_per_worker)
     has = f"{cores:g} CPUs" + (f" and {gpus:g} GPUs" if resources.use_gpu else "")
@@ -176,17 +179,24 @@ def plan_trainings(resources: Resources, count: int = 1, *, flat: bool = False, 
 
 
 def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" + ("s" if count > 1 else "")
+    return f"{count} {what}" + ("" if count == 1 else "s")
 
 
-def _capacity() -> tuple[str, float, float, float]:
-    """Where trainings would run, its logical CPUs, its GPUs, and its real CPUs, which no machine has fewer of than it works with."""
+def _workers_held(resources: Resources, cpus: float, gpus: float) -> int:
+    """How many workers a node holds. A worker's part is of one GPU: what two have left over is of no use."""
+    held = int(cpus // resources.cpus_per_worker)
+    return min(held, int(gpus) * int(1 / resources.gpus_per_worker + _ROUNDING)) if resources.use_gpu else held
+
+
+def _capacity() -> tuple[str, list[tuple[float, float]], float]:
+    """Where trainings would run, each node's logical CPUs and GPUs, and the real CPUs, which no machine has fewer of than it works with."""
     own = os.cpu_count() or 1
     if not ray.is_initialized():
-        return "this machine", max(own, _MINIMUM_LOCAL_CPUS), torch.cuda.device_count(), own
-    have = ray.cluster_resources()
-    cpus, alone = have.get("CPU", 0), len(ray.nodes()) == 1
-    return "this machine" if alone else "the cluster", cpus, have.get("GPU", 0), min(cpus, own) if alone else cpus
+        return "this machine", [(max(own, _MINIMUM_LOCAL_CPUS), torch.cuda.device_count())], own
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [(have.get("CPU", 0), have.get("GPU", 0)) for have in alive]
+    cpus = sum(node[0] for node in nodes)
+    return ("this machine", nodes, min(cpus, own)) if len(nodes) == 1 else ("the cluster", nodes, cpus)
 
 
 def training_environment(use_gpu: bool, modules: Iterable[str] = ()) -> dict[str, Any]:

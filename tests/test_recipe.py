@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from leapray.errors import UserError
-from leapray.recipe import Choice, load_recipe, parse_recipe
+from leapray.recipe import Choice, Start, load_recipe, parse_recipe
 from tests.samples import recipe_values
 
 SHIPPED = sorted((Path(__file__).parent.parent / "jobs" / "recipes").glob("*.yaml"))
@@ -60,6 +60,20 @@ def test_overrides_reach_any_depth_and_keep_their_type(tmp_path: Path) -> None:
         ("training.pairs=true", "training.pairs needs two sources with training months, found low_res"),
         ("data.stream_from=parquet", "data.stream_from is 'parquet': input should be 'shards' or 'flat'"),
         ("resources.workers=3", "training.batch_size 8 must be a multiple of training.lanes 9"),
+        ("training.swa={start: 2}", "training: swa.start 2 comes after the last of 1 epochs, so nothing would be averaged"),
+        ("training={swa: {}, ema: {}, run: r, epochs: 13, batch_size: 8}", "training: swa and ema exclude each other"),
+        ("training.swa.lr=0", "training.swa.lr is 0: input should be greater than 0"),
+        ("training.sources=[aqua]", "training.sources names 'aqua', expected sources with training months: low_res"),
+        ("training.sources=[]", "training.sources is []: tuple should have at least 1 item"),
+        ("training.sources=low_res", "training.sources is 'low_res': expected a list"),
+        ("training.start={transform: any}", "key 'training.start.model' is missing"),
+        ("resources={workers: 2, gpus_per_worker: 0.5}", "gpus_per_worker 0.5 of 2 workers: only a lone worker can share a GPU"),
+        ("resources.gpus_per_worker=1.5", "resources.gpus_per_worker is 1.5: input should be less than or equal to 1"),
+        ("resources.gpus_per_worker=0", "resources.gpus_per_worker is 0: input should be greater than 0"),
+        (
+            "data.sources.low_res.blend={start: 0001-03, stop: 0001-04}",
+            "sources.low_res.train (0001-02 up to 0001-04) and sources.low_res.blend",
+        ),
         ("epochs", "--set 'epochs' is not of the form section.key=value"),
         ("name.first=3", "--set 'name.first=3': 'name' is not a section"),
     ],
@@ -160,3 +174,42 @@ def test_infinities_are_refused(tmp_path: Path) -> None:
         parse_recipe(two_sources(tmp_path, weight=float("inf")))
     with pytest.raises(UserError, match="clip is inf"):
         Fitting(Choice(name="standard", options={"clip": float("inf")}), ())
+
+
+def test_a_model_to_begin_with_may_be_named_alone(tmp_path: Path) -> None:
+    recipe = parse_recipe(recipe_values(tmp_path, start="models/base"))
+    assert recipe.training.start == Start(model="models/base", transform="same")
+    assert parse_recipe(yaml.safe_load(recipe.to_yaml())) == recipe
+
+
+def test_trained_are_the_chosen_sources_that_have_training_months_in_the_recipes_order(tmp_path: Path) -> None:
+    values = two_sources(tmp_path)
+    assert parse_recipe(values).trained == ["low_res", "high_res"]
+    values["training"]["sources"] = ["high_res", "low_res"]
+    assert parse_recipe(values).trained == ["low_res", "high_res"]
+    values["training"]["sources"] = ["high_res"]
+    assert parse_recipe(values).trained == ["high_res"]
+
+
+def test_a_source_that_is_not_trained_on_has_no_share(tmp_path: Path) -> None:
+    values = two_sources(tmp_path, weight=0.5)
+    values["training"]["sources"] = ["low_res"]
+    assert parse_recipe(values).shares is None
+    values["training"]["sources"] = ["high_res"]
+    assert parse_recipe(values).shares == {"high_res": 0.5}
+    values = two_sources(tmp_path)
+    values["training"] |= {"sources": ["low_res"], "pairs": True}
+    with pytest.raises(UserError, match=r"training\.pairs needs two sources with training months, found low_res"):
+        parse_recipe(values)
+
+
+def test_what_yaml_merges_may_be_given_anew_and_a_key_twice_still_may_not(tmp_path: Path) -> None:
+    text = yaml.safe_dump(recipe_values(tmp_path))
+    text += "sweep:\n  directory: d\n  space: &space\n    training.epochs: {choice: [1]}\n  trials: 1\n"
+    (tmp_path / "recipe.yaml").write_text(text.replace("  space: &space\n", "  space:\n    <<: {training.epochs: {choice: [2]}}\n"))
+    sweep = load_recipe(str(tmp_path / "recipe.yaml")).sweep
+    assert sweep is not None
+    assert sweep.space["training.epochs"].choice == (1,)
+    (tmp_path / "recipe.yaml").write_text(text + "  trials: 2\n")
+    with pytest.raises(UserError, match="key 'trials' is given twice"):
+        load_recipe(str(tmp_path / "recipe.yaml"))

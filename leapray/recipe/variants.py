@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
@@ -84,12 +85,22 @@ class Finetune(Section):
                 yield variant.average
 
 
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+def _numbers(value: Any) -> Any:
+    """A list in which ``1e-4``, which YAML takes for text, is a number."""
+    if not isinstance(value, list | tuple):
+        return value
+    return [float(item) if isinstance(item, str) and _NUMBER.fullmatch(item) else item for item in value]
+
+
 class Dimension(Section):
     """The values that one key of the recipe may take: one of five ways to say it."""
 
-    choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
+    choice: Annotated[tuple[Any, ...], BeforeValidator(_numbers), Field(min_length=1)] | None = None
     """One of these, drawn."""
-    grid: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
+    grid: Annotated[tuple[Any, ...], BeforeValidator(_numbers), Field(min_length=1)] | None = None
     """Each of these, with every combination of the other grids."""
     uniform: tuple[float, float] | None = None
     loguniform: tuple[float, float] | None = None

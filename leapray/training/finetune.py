@@ -231,7 +231,7 @@ def _scores(recipe: Recipe, models: Mapping[str, str], prepared: Prepared) -> di
         name = names[number]
         weights = load_info(models[name]).weights_sha256
         key = hashlib.sha256(json.dumps([weights, prepared.transform.digest(), test]).encode()).hexdigest()[:16]
-        url = storage.join(directory, "scores", f"{name}-{key}.npz")
+        url = storage.join(directory, "_scores", f"{name}-{key}.npz")
         if storage.exists(url):
             return dict(np.load(io.BytesIO(storage.read_bytes(url))))
         arrays = score_network(load_model(models[name]).emulator.network, prepared, "test", _device(gpu)).to_arrays()

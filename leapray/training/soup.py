@@ -63,7 +63,8 @@ def make_average(recipe: Recipe, name: str, prepared: Prepared, device: torch.de
     average = recipe.finetune.variants[name].average
     assert average is not None
     found, url = candidates(recipe, name), Run(storage.join(recipe.finetune.directory, name)).model
-    asked = average.model_dump(mode="json") | {"candidates": [candidate.url for candidate in found]}
+    weights = {candidate.url: load_info(candidate.url).weights_sha256 for candidate in found}
+    asked = average.model_dump(mode="json") | {"candidates": weights}
     if storage.exists(storage.join(url, INFO_FILE)) and load_info(url).history[-1].get("asked") == asked:
         return
     states = [load_model(candidate.url).emulator.network.state_dict() for candidate in found]

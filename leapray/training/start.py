@@ -24,8 +24,10 @@ def check_start(recipe: Recipe, transform: Transform) -> None:
     if changed := difference({"network": ours}, {"network": theirs}):
         raise UserError(f"{start.model}: its network is not the recipe's ({changed})")
     theirs_transform = Transform.from_dict(info.transform, start.model)
-    if theirs_transform.features != transform.features:
-        raise UserError(f"{start.model}: takes {theirs_transform.features} engineered features, but the data has {transform.features}")
+    if theirs_transform.feature_names != transform.feature_names:
+        raise UserError(
+            f"{start.model}: takes the engineered features {theirs_transform.feature_names}, but the data has {transform.feature_names}"
+        )
     if start.transform == "same" and theirs_transform.digest() != transform.digest():
         raise UserError(
             f"{start.model}: its inputs were scaled by transform {theirs_transform.digest()}, but the data was prepared with "

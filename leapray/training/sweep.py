@@ -109,7 +109,7 @@ def sweep(recipe: Recipe, shown: TrainingsTable | None = None, notice: Notice = 
     foreseen = _foreseen(recipe, prepared)
     if not cluster.joins():
         # refused before a cluster is started for it
-        _plan(foreseen, settings)
+        _plan(foreseen, settings, _count(settings))
     claim(settings.directory, _SETTINGS, _decisive(recipe), "a sweep", TRIALS)
     trials = Trials(recipe, prepared, shown)
     if trials.left:
@@ -180,11 +180,10 @@ def _in_words(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in values.items())
 
 
-def _plan(trainings: Sequence[Recipe], settings: Sweep, count: int | None = None) -> cluster.Plan:
+def _plan(trainings: Sequence[Recipe], settings: Sweep, count: int) -> cluster.Plan:
     """The plan of the most demanding of these. Raises UserError when one of them could never be held."""
     demands = dict.fromkeys((one.resources, one.data.stream_from == "flat") for one in trainings)
-    number = _count(settings) if count is None else count
-    plans = [cluster.plan_trainings(resources, number, flat=flat, most=settings.concurrent) for resources, flat in demands]
+    plans = [cluster.plan_trainings(resources, count, flat=flat, most=settings.concurrent) for resources, flat in demands]
     return min(plans, key=lambda plan: plan.at_once)
 
 
@@ -223,7 +222,7 @@ class Trials:
             trial = self._begin(self._waiting.pop(0))
             try:
                 recipe = _checked(self._recipe, trial.number, trial.values, self._prepared)
-                _plan([recipe], self._settings)
+                _plan([recipe], self._settings, 1)
             except UserError as error:
                 self.ended(trial.name, Outcome("failed", str(error)))
                 continue

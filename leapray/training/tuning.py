@@ -125,7 +125,8 @@ def _resources(config: dict[str, Any]) -> ray.tune.PlacementGroupFactory:
     """What the process of a trial takes itself: all of a training in it, next to nothing when it only waits for workers."""
     own = parse_recipe(config["recipe"]).resources
     if own.workers:
-        return ray.tune.PlacementGroupFactory([{"CPU": 0.001}])
+        # a byte: Tune wants something, and a part of a CPU could be what the workers then lack
+        return ray.tune.PlacementGroupFactory([{"memory": 1}])
     return ray.tune.PlacementGroupFactory([{"CPU": own.cpus_per_worker} | ({"GPU": own.gpus_per_worker} if own.use_gpu else {})])
 
 

@@ -11,7 +11,7 @@ from leapray.climsim.schema import INPUTS, LEARNED, SCORED, TARGETS
 from leapray.errors import UserError
 from leapray.recipe import Choice, Training
 from leapray.training import checkpoint
-from leapray.training.loop import Loop
+from leapray.training.loop import Loop, chosen, ranked
 from leapray.training.pace import Peers
 
 CPU = torch.device("cpu")
@@ -58,6 +58,11 @@ def training(**changes):
 def linear(dropout=0.0):
     torch.manual_seed(3)
     return torch.nn.Sequential(torch.nn.Dropout(dropout), torch.nn.Linear(INPUTS.width, TARGETS.width))
+
+
+def normed():
+    torch.manual_seed(3)
+    return torch.nn.Sequential(torch.nn.Linear(INPUTS.width, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, TARGETS.width))
 
 
 def fit(loop):
@@ -148,6 +153,9 @@ VARIANTS = {
     "pair": {"loss": {"name": "pair"}},
     "accumulated and clipped": {"accumulate": 4, "clip_norm": 0.1},
     "average": {"ema": {"every": 2, "after": 3, "ramp": True}},
+    "average over epochs": {"swa": {"start": 1, "lr": 1e-3, "anneal": 1}, "validations": 2},
+    "average over the last epoch": {"swa": {"start": 2, "lr": 1e-3, "anneal": 2}, "patience": 1},
+    "average with batch norm": {"swa": {"start": 1, "lr": 1e-3, "anneal": 1}},
     "validations": {"validations": 3, "keep_best": 2},
     "plateau": {"schedule": {"name": "plateau", "options": {"patience": 1, "factor": 0.5}}},
     "cosine": {"schedule": {"name": "cosine", "options": {"warmup": 0.5}}},
@@ -162,7 +170,7 @@ def test_resuming_between_any_two_steps_equals_an_undisturbed_run(variant, tmp_p
     states = []
 
     def make():
-        made = Loop(linear(dropout), Batches(steps=4), settings, CPU)
+        made = Loop(normed() if "norm" in variant else linear(dropout), Batches(steps=4), settings, CPU)
         # so that the scale is not what it was at first
         made.step.scaler.set_growth_interval(1) if settings.precision == "fp16" else None
         return made
@@ -254,6 +262,24 @@ def test_the_average_is_what_is_validated_and_saved():
     assert fitted.best is fitted.history[-1]
     assert not same(fitted.weights, loop.bare.state_dict())
     assert same(fitted.weights, loop.evaluated.state_dict())
+
+
+def test_validations_are_ranked_by_members_of_their_average_then_by_r2_then_by_age():
+    def record(step, r2, averaged=None):
+        return {"step": step, "r2": r2} | ({"averaged": averaged} if averaged else {})
+
+    history = [record(1, 0.9), record(2, 0.5), record(3, 0.5), record(4, 0.7)]
+    assert [one["step"] for one in ranked(history)] == [1, 4, 2, 3]
+    averaged = [*history, record(5, 0.3, 1), record(6, 0.1, 2), record(7, 0.2, 2)]
+    assert [one["step"] for one in ranked(averaged)] == [7, 6, 5, 1, 4, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("best", "last", "steps"), [(0, 0, []), (1, 0, [1]), (2, 0, [1, 4]), (0, 2, [3, 4]), (2, 2, [1, 3, 4]), (9, 9, [1, 2, 3, 4])]
+)
+def test_chosen_validations_are_the_best_and_the_last_each_once_oldest_first(best, last, steps):
+    history = [{"step": step, "r2": r2} for step, r2 in enumerate((0.9, 0.5, 0.5, 0.7), 1)]
+    assert [record["step"] for record in chosen(history, best, last)] == steps
 
 
 def test_training_and_validation_loss_of_a_pair_are_the_same_measure():

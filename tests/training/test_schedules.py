@@ -3,11 +3,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.optim.swa_utils import SWALR
 
 from leapray.errors import UserError
-from leapray.recipe import Choice
+from leapray.recipe import Choice, EqualAverage
 from leapray.training import checkpoint
-from leapray.training.schedules import SCHEDULES
+from leapray.training.schedules import SCHEDULES, AveragingRate
 
 STEPS = 5
 CHOICES = [
@@ -118,6 +119,75 @@ def test_a_cosine_saved_inside_its_rise_continues(tmp_path):
     schedule.load_state_dict(state["schedule"])
     optimizer.load_state_dict(state["optimizer"])
     assert run(optimizer, schedule, [0.0] * 3) == undisturbed[3 : 3 + 3 * STEPS]
+
+
+def averaging(choice, epochs, settings, lr=0.3):
+    """An optimizer of two groups with rates of their own, and its schedule."""
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (lr, lr / 10)]
+    optimizer = torch.optim.SGD(groups)
+    return optimizer, AveragingRate(SCHEDULES.build(choice, optimizer, STEPS, epochs), optimizer, settings)
+
+
+def by_torch(choice, epochs, settings, lr=0.3):
+    """The first group's rate in every step: the schedule until averaging begins, and from then on torch's ``SWALR``."""
+    optimizer, _ = averaging(choice, epochs, EqualAverage(start=epochs + 1), lr)
+    before = SCHEDULES.build(choice, optimizer, STEPS, epochs)
+    rates, annealing = [], None
+    for epoch in range(1, epochs + 1):
+        if epoch == settings.start:
+            annealing = SWALR(optimizer, swa_lr=settings.lr, anneal_epochs=settings.anneal, anneal_strategy="cos")
+        for _ in range(STEPS):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            if annealing is None:
+                before.step_ended()
+        if annealing is None:
+            before.epoch_ended()
+        else:
+            annealing.step()
+    return rates
+
+
+@pytest.mark.parametrize("anneal", [0, 1, 4])
+@pytest.mark.parametrize("start", [1, 3, 6])
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.name)
+def test_the_rate_of_weight_averaging_is_that_of_torch(choice, start, anneal):
+    settings, epochs = EqualAverage(start=start, lr=1e-3, anneal=anneal), 9
+    found = run(*averaging(choice, epochs, settings), np.linspace(0, 1, epochs))
+    np.testing.assert_allclose(found, by_torch(choice, epochs, settings), rtol=1e-9, atol=1e-15)
+    last = min(start - 1 + anneal, epochs) * STEPS
+    assert found[last:] == pytest.approx([1e-3] * (epochs * STEPS - last), rel=1e-12)
+
+
+def test_the_rate_of_weight_averaging_rises_too_and_that_of_every_group():
+    settings = EqualAverage(start=2, lr=1.0, anneal=4)
+    optimizer, schedule = averaging(CHOICES[0], 9, settings, lr=0.1)
+    run(optimizer, schedule, [0.0] * 3)
+    # two epochs of averaging are over, half of the way
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([(0.1 + 1) / 2, (0.01 + 1) / 2])
+
+
+def test_a_plateau_no_longer_counts_once_averaging_has_begun():
+    choice = Choice(name="plateau", options={"patience": 0, "factor": 0.5})
+    rates = np.reshape(run(*averaging(choice, 9, EqualAverage(start=4, lr=0.01, anneal=2)), [0.5] + [0.1] * 8), (-1, STEPS))[:, 0]
+    # the validation at the end of the third epoch comes when the fourth one's rate is set
+    assert rates == pytest.approx([0.3, 0.3, 0.15, 0.15, (0.15 + 0.01) / 2] + [0.01] * 4)
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.name)
+@pytest.mark.parametrize("start", [1, 4])
+@pytest.mark.parametrize("epochs", range(7))
+def test_a_saved_rate_of_weight_averaging_continues_in_a_fresh_one(tmp_path, choice, start, epochs):
+    settings, r2 = EqualAverage(start=start, lr=1e-3, anneal=2), [0.1, 0.3, 0.2, 0.2, 0.1, 0.1, 0.1]
+    undisturbed = run(*averaging(choice, len(r2), settings), r2)
+    optimizer, schedule = averaging(choice, len(r2), settings)
+    run(optimizer, schedule, r2[:epochs])
+    checkpoint.save(str(tmp_path / "saved"), {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()})
+    optimizer, schedule = averaging(choice, len(r2), settings)
+    state = checkpoint.load(str(tmp_path / "saved"))
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    assert run(optimizer, schedule, r2[epochs:]) == undisturbed[epochs * STEPS :]
 
 
 @pytest.mark.parametrize("options", [{}, {"milestones": []}, {"milestones": [3, 1]}, {"milestones": [2, 2]}, {"milestones": [0]}])
