@@ -43,7 +43,8 @@ class Trial(Section):
     """The best that a validation found."""
     epochs: NonNegativeInt = 0
     """The epoch that it came to."""
-    validations: NonNegativeInt = 0
+    curve: tuple[float, ...] = ()
+    """R2 of each validation."""
     seconds: float = 0
     """Of training and validation."""
 
@@ -117,7 +118,8 @@ def sweep(recipe: Recipe, shown: TrainingsTable | None = None, notice: Notice = 
             plan = _plan(foreseen, settings, trials.left)
             notice(plan.words)
             validations = recipe.training.epochs * recipe.training.validations
-            stopping = Stopping(settings.stopping, validations, settings.grace, settings.reduction)
+            earlier = [trial.curve for trial in trials.done if trial.state != "failed"]
+            stopping = Stopping(settings.stopping, validations, settings.grace, settings.reduction, earlier)
             work_off(trials, trials.left, plan, stopping, shown.add if shown else None)
     if all(trial.state == "failed" for trial in trials.done):
         raise UserError(f"all {len(trials.done)} trials failed, {trials.done[0].name} because: {trials.done[0].cause}")
@@ -282,7 +284,12 @@ def _figures(history: Sequence[Record]) -> dict[str, Any]:
     if not history:
         return {}
     seconds = sum(record.get("seconds", 0.0) + record["val_seconds"] for record in history)
-    return {"r2": ranked(history)[0]["r2"], "epochs": history[-1]["epoch"], "validations": len(history), "seconds": seconds}
+    return {
+        "r2": ranked(history)[0]["r2"],
+        "epochs": history[-1]["epoch"],
+        "curve": tuple(record["r2"] for record in history),
+        "seconds": seconds,
+    }
 
 
 def _write(done: Swept, settings: Sweep) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -63,6 +63,13 @@ class Queue(Protocol):
 
 
 @dataclass(frozen=True)
+class _Earlier:
+    """What a scheduler knows a trial by."""
+
+    trial_id: str
+
+
+@dataclass(frozen=True)
 class Stopping:
     """When a training that lags behind the others is stopped, counted in validations (see :class:`leapray.recipe.Sweep`)."""
 
@@ -71,13 +78,28 @@ class Stopping:
     """Of a training that runs to its end."""
     grace: int = 1
     reduction: int = 3
+    earlier: Sequence[Sequence[float]] = ()
+    """R2 of every validation of trainings that ended before, which the others are compared with too."""
 
     def scheduler(self) -> TrialScheduler:
+        """The rule as Tune takes it, told of the earlier trainings."""
+        scheduler = self._scheduler()
+        for number, curve in enumerate(self.earlier):
+            trial = _Earlier(f"earlier-{number}")
+            scheduler.on_trial_add(None, trial)
+            for validation, r2 in enumerate(curve, start=1):
+                decided = scheduler.on_trial_result(None, trial, {_METRIC: r2, _TIME: validation})
+                if decided == TrialScheduler.STOP and self.rule == "median":
+                    # which takes no more of what it has stopped
+                    break
+        return scheduler
+
+    def _scheduler(self) -> TrialScheduler:
         at = {"time_attr": _TIME, "metric": _METRIC, "mode": "max"}
-        if self.rule == "asha":
-            # a training ends by itself, after its last validation, when its model is written
-            longest = max(self.validations, self.grace) + 1
-            return AsyncHyperBandScheduler(**at, max_t=longest, grace_period=self.grace, reduction_factor=self.reduction)
+        if self.rule == "asha" and self.validations > self.grace:
+            rungs = {"grace_period": self.grace, "max_t": self.validations - 1, "reduction_factor": self.reduction}
+            # none at the last validation, and no end at a time: a training ends by itself, when its model is written
+            return AsyncHyperBandScheduler(**at, **rungs, stop_last_trials=False)
         if self.rule == "median":
             # without the last, a training that has too few to compare with makes way for one that waits, and starts anew after it
             return MedianStoppingRule(**at, grace_period=self.grace, min_samples_required=2, min_time_slice=float("inf"))

@@ -5,6 +5,7 @@ import os
 import select
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ from leapray.training.run import Run
 from leapray.training.space import draw
 from leapray.training.sweep import TRIALS, Trials, show, sweep
 from leapray.training.trainer import train
-from leapray.training.tuning import Outcome
+from leapray.training.tuning import Outcome, Stopping
 from tests.samples import recipe_values, sample_recipe, write_flat
 
 LR, DECAY, LOSS = "training.optimizer.options.lr", "training.optimizer.options.weight_decay", "training.loss.name"
@@ -96,8 +97,8 @@ def test_what_a_trial_reached_is_its_best_validation_and_all_the_time_that_it_to
     trials = Trials(recipe_of(tmp_path), UNUSED)
     end(trials, trials.next(), "stopped", 0.25, 0.5, 0.375)
     (first,) = trials.done
-    assert (first.r2, first.epochs, first.validations, first.seconds, first.state) == (0.5, 3, 3, 7.5, "stopped")
-    assert noted(tmp_path) == [first.model_dump()]
+    assert (first.r2, first.epochs, first.curve, first.seconds, first.state) == (0.5, 3, (0.25, 0.5, 0.375), 7.5, "stopped")
+    assert noted(tmp_path) == [first.model_dump(mode="json")]
 
 
 def test_an_interrupted_sweep_takes_up_what_ran_then_what_was_never_begun_and_nothing_that_ended(tmp_path: Path) -> None:
@@ -247,6 +248,26 @@ def test_a_directory_is_continued_by_the_same_sweep_only(tmp_path: Path, reach: 
         with pytest.raises(UserError, match=words):
             sweep(recipe_of(tmp_path, **changes))
     assert len(noted(tmp_path)) == 3
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a scheduler knows a trial by."""
+
+    trial_id: str = "another"
+
+
+@pytest.mark.parametrize("rule", ["asha", "median"])
+def test_trials_are_compared_with_those_of_an_earlier_start(rule: str) -> None:
+    def decided(r2: float, *earlier: list[float]) -> str:
+        scheduler = Stopping(rule, validations=9, earlier=earlier).scheduler()  # type: ignore[arg-type]
+        scheduler.on_trial_add(None, Known())
+        return scheduler.on_trial_result(None, Known(), {"r2": r2, "validation": 1})
+
+    earlier = [0.2, 0.3, 0.4], [0.1], [0.3, 0.35, 0.5, 0.6]
+    assert decided(0.05) == "CONTINUE"
+    assert decided(0.05, *earlier) == "STOP"
+    assert decided(0.5, *earlier) == "CONTINUE"
 
 
 def test_the_best_trial_is_written_as_a_plain_recipe_beside_the_plots(
