@@ -167,13 +167,13 @@ def train(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
 def finetune(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
     """Train variants of a base model in parallel, or go on with them, and compare them with it."""
     from leapray.recipe import load_recipe
+    from leapray.training.comparison import show as show_variants
     from leapray.training.finetune import finetune as run
-    from leapray.training.finetune import show as show_variants
 
     loaded = load_recipe(recipe, overrides)
     with trainings_table("finetune", list(loaded.finetune.variants) if loaded.finetune else []) as shown:
         done = run(loaded, shown, notice=_notice)
-    show_variants(done)
+    show_variants(done.entries)
     say(f"wrote {done.url}: {len(done.entries) - 1 - len(done.failed)} variants of {done.base}, {len(done.failed)} failed")
 
 

@@ -17,6 +17,8 @@ import torch
 from leapray.errors import UserError
 from leapray.recipe import Resources
 
+ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
+"""With this the threads of a new process share the memory that :func:`leapray.training.memory.keep_freed_memory` is about."""
 _LOCAL_ENVIRONMENT = {
     # ray.train.report waits for the controller's poll: 2 s by default
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -24,13 +26,13 @@ _LOCAL_ENVIRONMENT = {
     "RAY_raylet_start_wait_time_s": "120",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # the threads of a process share the memory that a training keeps
+    **ONE_ARENA,
     # the C++ part of a driver logs to the terminal, at its start even that it was told not to
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 _MINIMUM_LOCAL_CPUS = 8
 _ROUNDING = 1e-9
-ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
-"""With this the threads of a new process share the memory that :func:`leapray.training.memory.keep_freed_memory` is about."""
 # libgomp reads this as torch is loaded, which in a worker may be before leapray sets it
 _CPU_ENVIRONMENT = {"GOMP_SPINCOUNT": os.environ["GOMP_SPINCOUNT"]}
 

@@ -39,8 +39,8 @@ from leapray.models.linear import solved
 from leapray.models.registry import build_network
 from leapray.recipe import Choice, Recipe, load_recipe
 from leapray.settings import claim
+from leapray.training.comparison import show as show_variants
 from leapray.training.finetune import finetune
-from leapray.training.finetune import show as show_variants
 from leapray.training.trainer import train
 
 RECIPE = Path(__file__).resolve().parent.parent / "jobs" / "recipes" / "demo.yaml"
@@ -68,7 +68,7 @@ class Size:
 
 
 FULL = Size(low_res_stride=509, aqua_planet_stride=877, overrides=())
-QUICK = Size(low_res_stride=797, aqua_planet_stride=1301, overrides=())
+QUICK = Size(low_res_stride=797, aqua_planet_stride=1301, overrides=("training.epochs=3",))
 
 
 def run(directory: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Score]:
@@ -171,7 +171,7 @@ def _finetune(recipe: Recipe) -> dict[str, str]:
     started = time.monotonic()
     with trainings_table("finetune", list(recipe.finetune.variants)) as shown:
         done = finetune(recipe, shown)
-    show_variants(done)
+    show_variants(done.entries)
     finished = {entry.name: entry.model for entry in done.entries if entry.state == "finished"}
     say(f"finetuned   {len(finished)} variants of {_MODEL} side by side, {time.monotonic() - started:.0f} s")
     return finished

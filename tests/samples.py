@@ -36,12 +36,14 @@ def write_flat(
     steps: int = 6,
     columns: int = 8,
     seed: int = 0,
+    stride: int = 1,
 ) -> Path:
-    """One flat parquet file a month, of ``steps`` snapshots each."""
+    """One flat parquet file a month, of ``steps`` snapshots each, every ``stride``-th step."""
     directory.mkdir(parents=True, exist_ok=True)
     for month in month_range(Month.parse(start), Month.parse(stop)):
         snapshots = [
-            Snapshot(kind, month.first_step + step, random_rows(columns, seed + 1000 * month.first_step + step)) for step in range(steps)
+            Snapshot(kind, month.first_step + step, random_rows(columns, seed + 1000 * month.first_step + step))
+            for step in range(0, steps * stride, stride)
         ]
         pq.write_table(pa.concat_tables(to_table(snapshot) for snapshot in snapshots), directory / f"{kind}.{month}.parquet")
     return directory

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from leapray import storage
 from leapray.data.shards import Prepared
 from leapray.data.stream import Stream
+from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.models.directory import INFO_FILE, load_info, load_model, save_model
 from leapray.models.registry import build_network
-from leapray.recipe import Average, Recipe
+from leapray.recipe import Average, Recipe, parse_recipe
 from leapray.training.averaging import recompute_batch_norm
 from leapray.training.loop import chosen
 from leapray.training.run import Run
@@ -62,17 +63,24 @@ def make_average(recipe: Recipe, name: str, prepared: Prepared, device: torch.de
     assert recipe.finetune is not None
     average = recipe.finetune.variants[name].average
     assert average is not None
-    found, url = candidates(recipe, name), Run(storage.join(recipe.finetune.directory, name)).model
+    found = candidates(recipe, name)
     weights = {candidate.url: load_info(candidate.url).weights_sha256 for candidate in found}
+    run, digest = Run(storage.join(recipe.finetune.directory, name)), prepared.transform.digest()
+    if storage.exists(run.recipe):
+        raise UserError(f"{run.url}: holds a run of a variant that was trained; choose another name for the average, or remove it")
+    for candidate in found:
+        if Transform.from_dict(load_info(candidate.url).transform, candidate.url).digest() != digest:
+            raise UserError(f"{candidate.url}: its data was scaled otherwise than {prepared.url}, where averages are scored")
     asked = average.model_dump(mode="json") | {"candidates": weights}
-    if storage.exists(storage.join(url, INFO_FILE)) and load_info(url).history[-1].get("asked") == asked:
+    if run.finished and load_info(run.model).history[-1].get("asked") == asked:
         return
     states = [load_model(candidate.url).emulator.network.state_dict() for candidate in found]
     network = build_network(recipe.network.name, recipe.network.options, len(recipe.data.features))
+    trained = parse_recipe(load_info(found[0].url).recipe)
     split = "blend" if prepared.split("blend") else "validation"
 
     def r2(weights: Mapping[str, Tensor], on: str) -> float:
-        _load(network, weights, recipe, prepared, device)
+        _load(network, weights, trained, prepared, device)
         return score_network(network, prepared, on, device).score().learned
 
     members = greedy(states, lambda weights: r2(weights, split)) if average.greedy else list(range(len(states)))
@@ -84,7 +92,7 @@ def make_average(recipe: Recipe, name: str, prepared: Prepared, device: torch.de
         "members": [found[member].url for member in members],
         "asked": asked,
     }
-    save_model(url, network.state_dict(), recipe.network, prepared.transform, recipe=recipe.to_dict(), history=[record])
+    save_model(run.model, network.state_dict(), recipe.network, prepared.transform, recipe=recipe.to_dict(), history=[record])
 
 
 def greedy(states: Sequence[Mapping[str, Tensor]], r2: Callable[[Mapping[str, Tensor]], float]) -> list[int]:
@@ -98,11 +106,15 @@ def greedy(states: Sequence[Mapping[str, Tensor]], r2: Callable[[Mapping[str, Te
 
 
 def _load(network: nn.Module, weights: Mapping[str, Tensor], recipe: Recipe, prepared: Prepared, device: torch.device) -> None:
+    """Give the network these weights, and where it normalises batches, statistics of the rows that the recipe trains on."""
     network.load_state_dict(dict(weights))
     network.to(device)
 
     def inputs() -> Any:
-        batches = Stream(prepared, batch_size=recipe.training.batch_size, lanes=recipe.lanes, seed=recipe.training.seed)
+        training = recipe.training
+        batches = Stream(
+            prepared, batch_size=training.batch_size, lanes=recipe.lanes, seed=training.seed, sources=recipe.trained, shares=recipe.shares
+        )
         for batch in batches.train(0):
             yield torch.from_numpy(batch["inputs"]).to(device)
 

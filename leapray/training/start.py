@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from leapray import storage
+from leapray.data.shards import Prepared
 from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.models.directory import INFO_FILE, load_info, load_model
 from leapray.models.registry import network_options
 from leapray.recipe import Recipe, Start
 from leapray.settings import difference
+from leapray.training.choices import check_choices
+
+
+def check_trainable(recipe: Recipe, prepared: Prepared) -> None:
+    """Raise UserError for a choice that cannot be built, or a model to begin with that does not fit. The data is the recipe's own."""
+    check_choices(recipe)
+    check_start(recipe, prepared.transform)
 
 
 def check_start(recipe: Recipe, transform: Transform) -> None:
@@ -33,6 +42,13 @@ def check_start(recipe: Recipe, transform: Transform) -> None:
             f"{start.model}: its inputs were scaled by transform {theirs_transform.digest()}, but the data was prepared with "
             f"{transform.digest()}; prepare it with data.statistics: {start.model}/{INFO_FILE}, or set transform: any beside it"
         )
+
+
+def start_digest(start: Start | None) -> str | None:
+    """The sha256 of the weights to begin with; None where there are none, or none any more."""
+    if start is None or not storage.exists(storage.join(start.model, INFO_FILE)):
+        return None
+    return load_info(start.model).weights_sha256
 
 
 def starting_weights(start: Start) -> dict[str, Tensor]:

@@ -17,11 +17,10 @@ from leapray.evaluation.plots.searched import searched, short_names
 from leapray.evaluation.plots.style import number as in_digits
 from leapray.recipe import Recipe, Section, Sweep, validate
 from leapray.settings import claim
-from leapray.training.choices import check_choices
 from leapray.training.loop import Record, ranked
 from leapray.training.run import Run
 from leapray.training.space import OptunaSampler, draw, grid_size
-from leapray.training.start import check_start
+from leapray.training.start import check_trainable
 from leapray.training.trainer import resolve
 from leapray.training.tuning import Outcome, Stopping, work_off
 
@@ -43,6 +42,8 @@ class Trial(Section):
     """The best that a validation found."""
     epochs: NonNegativeInt = 0
     """The epoch that it came to."""
+    again: bool = False
+    """Whether it failed by an accident, and the next start goes on with it."""
     curve: tuple[float, ...] = ()
     """R2 of each validation."""
     seconds: float = 0
@@ -171,8 +172,7 @@ def _checked(recipe: Recipe, number: int, values: Mapping[str, Any], prepared: P
     """The recipe of a trial. Raises UserError, naming its values, when it cannot run."""
     trial = recipe.trial(number, values)
     try:
-        check_choices(trial)
-        check_start(trial, (prepared if trial.data == recipe.data else open_prepared(trial.data)).transform)
+        check_trainable(trial, prepared if trial.data == recipe.data else open_prepared(trial.data))
     except UserError as error:
         raise UserError(f"sweep.space with {_in_words(values)}: {error}") from error
     return trial
@@ -200,6 +200,9 @@ class Trials:
         self._recipe, self._settings, self._prepared, self._shown = recipe, _settings(recipe), prepared, shown
         self._url = storage.join(self._settings.directory, TRIALS)
         noted = validate(_Noted, storage.read_json(self._url), self._url).trials if storage.exists(self._url) else ()
+        noted = tuple(
+            trial.model_copy(update={"state": "running", "cause": "", "again": False}) if trial.again else trial for trial in noted
+        )
         self.done = [trial for trial in noted if trial.state != "running"]
         """In the order in which they ended."""
         self._running = {trial.name: trial for trial in noted if trial.state == "running"}
@@ -240,8 +243,8 @@ class Trials:
         history = [record for record in run.records() if record["event"] == "validation"] if run else []
         if outcome.state == "stopped" and (self._settings.stopping == "none" or not history):
             # it was not the scheduler that stopped it
-            outcome = Outcome("failed", outcome.cause or "its process ended")
-        trial = trial.model_copy(update={"state": outcome.state, "cause": outcome.cause, **_figures(history)})
+            outcome = Outcome("failed", outcome.cause or "its process ended", again=True)
+        trial = trial.model_copy(update={"state": outcome.state, "cause": outcome.cause, "again": outcome.again, **_figures(history)})
         self.done.append(trial)
         if self._sampler and trial.state == "failed":
             self._sampler.forget(trial.number)

@@ -26,14 +26,14 @@ from leapray.data.stream import Stream
 from leapray.errors import UserError
 from leapray.models.directory import INFO_FILE, load_info, save_model
 from leapray.models.registry import build_network, users_module
-from leapray.recipe import Recipe, parse_recipe
+from leapray.recipe import Recipe, Start, parse_recipe
 from leapray.training import checkpoint
 from leapray.training.choices import check_choices, with_defaults
 from leapray.training.loop import Loop, Record, chosen, ranked
 from leapray.training.memory import keep_freed_memory
 from leapray.training.pace import Peers
 from leapray.training.run import RecordLog, Run, following
-from leapray.training.start import check_start, starting_weights
+from leapray.training.start import check_start, start_digest, starting_weights
 from leapray.training.trackers import Trackers
 
 _KEEP = 2
@@ -284,7 +284,7 @@ def _work(config: dict[str, Any], place: _Alone) -> None:
     # rank 0 decides, so that all continue from the same checkpoint
     found = place.agree(checkpoint.complete(run.checkpoints)[-1:])
     if found:
-        _restore(loop, found[0], prepared)
+        _restore(loop, found[0], prepared, recipe.training.start)
     elif recipe.training.start:
         loop.begin_with(starting_weights(recipe.training.start))
     keeper = _Keeper(run, recipe, prepared, loop) if rank == 0 else None
@@ -306,6 +306,7 @@ class _Keeper:
     def __init__(self, run: Run, recipe: Recipe, prepared: Prepared, loop: Loop) -> None:
         self._run, self._recipe, self._prepared, self._loop = run, recipe, prepared, loop
         self._log = RecordLog(run, loop.history)
+        self._start = start_digest(recipe.training.start)
 
     def log(self, record: Record) -> None:
         """Log a record; a validation's model is saved when it is among the best or the last ones so far."""
@@ -321,7 +322,7 @@ class _Keeper:
 
     def keep(self) -> None:
         """Write a checkpoint of the loop as it is now."""
-        state = {"transform": self._prepared.transform.digest(), "loop": self._loop.state()}
+        state = {"transform": self._prepared.transform.digest(), "start": self._start, "loop": self._loop.state()}
         # one place for each state, so that a checkpoint is never written over
         url = checkpoint.step_url(self._run.checkpoints, self._loop.done, len(self._loop.history))
         if url not in checkpoint.complete(self._run.checkpoints):
@@ -333,8 +334,10 @@ class _Keeper:
         save_model(url, weights, self._recipe.network, self._prepared.transform, recipe=self._recipe.to_dict(), history=history)
 
 
-def _restore(loop: Loop, url: str, prepared: Prepared) -> None:
-    state = checkpoint.load(url)
+def _restore(loop: Loop, url: str, prepared: Prepared, start: Start | None) -> None:
+    state, digest = checkpoint.load(url), start_digest(start)
+    if start and digest and state.get("start") not in (None, digest):
+        raise UserError(f"{url}: began with other weights than {start.model} holds now; choose another training.run or remove this one")
     if state["transform"] != prepared.transform.digest():
         raise UserError(
             f"{url}: made with transform {state['transform']}, but {prepared.url} was prepared anew with {prepared.transform.digest()}; "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol
@@ -32,6 +32,8 @@ _WORST = -1e300
 _ENVIRONMENT = {
     # a training that an earlier start left without its model has nothing more to report
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # a user's own network and relative places are found from where the command was given
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # Ctrl-C ends a command here as everywhere; what it leaves behind goes on
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -50,6 +52,8 @@ class Outcome:
 
     state: State
     cause: str = ""
+    again: bool = False
+    """It failed by no fault of its recipe that is known: another start may do better."""
 
 
 class Queue(Protocol):
@@ -173,13 +177,18 @@ def _training(threads: int) -> Callable[[dict[str, Any]], None]:
     return run
 
 
+def _shown(follow: Callable[[str, Record], None], name: str, record: Record) -> None:
+    """Show a record; a terminal that has gone stops no training."""
+    with suppress(OSError):
+        follow(name, record)
+
+
 class _Running:
     """The trainings of a queue that have begun, by Tune's names of their trials."""
 
     def __init__(self, queue: Queue, follow: Callable[[str, Record], None] | None, stack: ExitStack) -> None:
-        self._queue, self._follow = queue, follow
+        self._queue, self._follow, self._stack = queue, follow, stack
         self._begun: dict[str, tuple[str, Run, ExitStack]] = {}
-        stack.push(self._close)
 
     def begin(self, trial: str) -> dict[str, Any] | None:
         """The configuration of another trial; None when there is none."""
@@ -189,24 +198,22 @@ class _Running:
         name, recipe = item
         run, follower = Run(recipe.training.run), ExitStack()
         if self._follow is not None:
-            follower.enter_context(following(run, partial(self._follow, name)))
+            # the outer stack closes it whatever else happens
+            self._stack.enter_context(follower)
+            follower.enter_context(following(run, partial(_shown, self._follow, name)))
         self._begun[trial] = name, run, follower
         return {"recipe": recipe.to_dict()}
 
-    def end(self, trial: str, cause: str) -> None:
+    def end(self, trial: str, cause: str, again: bool = False) -> None:
         """A trial has ended: with its model, stopped before it, or for the cause given."""
         name, run, follower = self._begun.pop(trial)
         follower.close()
         state: State = "finished" if run.finished else "failed" if cause else "stopped"
-        self._queue.ended(name, Outcome(state, "" if state == "finished" else cause))
+        self._queue.ended(name, Outcome(state, "" if state == "finished" else cause, again and state == "failed"))
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune keeps a copy of what it was given, which nobody reads
         return {}
-
-    def _close(self, *error: object) -> None:
-        for _, _, follower in self._begun.values():
-            follower.close()
 
 
 class _Suggestions(Searcher):
@@ -240,7 +247,8 @@ class _Endings(ray.tune.Callback):
         self._running.end(trial.trial_id, (trial.last_result or {}).get(_CAUSE, ""))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._running.end(trial.trial_id, _in_one_line(trial.get_error()))
+        error = trial.get_error()
+        self._running.end(trial.trial_id, _in_one_line(error), again=cluster.find_user_error(error) is None)
 
 
 def _in_one_line(error: BaseException | None) -> str:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 from ray.util import placement_group_table
+from typer.testing import CliRunner
 
+from leapray.cli import app
 from leapray.console import trainings_table
 from leapray.data.prepare import prepare
 from leapray.errors import UserError
@@ -41,7 +45,8 @@ VARIANTS = {
 @pytest.fixture(scope="module")
 def root(ray_cluster, tmp_path_factory):
     root = tmp_path_factory.mktemp("finetune")
-    write_flat(root / "flat", stop="0001-06")
+    # three days of each month
+    write_flat(root / "flat", stop="0001-06", stride=36)
     values = recipe_values(root, epochs=1, batch_size=16, run=str(root / "base"))
     values["data"]["sources"]["low_res"]["test"] = {"start": "0001-05", "stop": "0001-06"}
     prepare(parse_recipe(values))
@@ -93,10 +98,10 @@ def test_models_are_compared_on_months_that_chose_nothing(root, done):
         assert entry.test_r2 == pytest.approx(scores[entry.name].score().learned, abs=1e-12)
     base = scores["base"].score().learned
     for entry in done.entries:
+        assert entry.interval.low < entry.test_r2 < entry.interval.high
         if entry.name != "base":
-            # six snapshots of one day: too few to resample
-            assert entry.difference is None
-            assert entry.test_r2 - base == pytest.approx(scores[entry.name].score().learned - base)
+            assert entry.difference.value == pytest.approx(entry.test_r2 - base, abs=1e-12)
+            assert entry.difference.low <= entry.difference.value <= entry.difference.high
     ranks = [entry.test_r2 for entry in done.entries]
     assert ranks == sorted(ranks, reverse=True)
     written = json.loads((root / "variants" / "variants.json").read_text())
@@ -140,6 +145,49 @@ def test_what_cannot_run_is_refused_before_anything_starts(root, tmp_path):
     refused("wants 1 worker x 1 GPU = 1 GPUs, and this machine has 0", resources__use_gpu=True)
     with pytest.raises(UserError, match="has no section finetune"):
         finetune(parse_recipe(recipe_values(root)))
+
+
+def test_a_base_that_was_scaled_otherwise_is_not_compared(root, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(root / "base" / "model", base)
+    info = json.loads((base / "model.json").read_text())
+    info["transform"]["inputs"]["mean"][0] += 1.0
+    (base / "model.json").write_text(json.dumps(info))
+    values = values_of(root, tmp_path / "variants", {"a": {"training": {"epochs": 1}}})
+    values["finetune"] |= {"base": str(base)}
+    with pytest.raises(UserError, match="its inputs were scaled by transform"):
+        finetune(parse_recipe(values))
+    values["finetune"] |= {"transform": "any"}
+    found = {entry.name: entry for entry in finetune(parse_recipe(values)).entries}
+    assert found["base"].test_r2 is None
+    assert found["a"].test_r2 is not None
+    assert found["a"].difference is None
+
+
+def test_the_verb_tells_what_it_wrote(root, done, tmp_path):
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps(values_of(root, root / "variants")))
+    result = CliRunner().invoke(app, ["finetune", str(recipe)])
+    assert result.exit_code == 0, result.output
+    assert "swa_1  kept" in result.output
+    assert f"wrote {root}/variants/variants.json: 6 variants of {root}/base/model, 0 failed" in result.output.replace("\n", "")
+
+
+def test_trials_with_workers_that_scale_flat_files_all_end(root, done, tmp_path):
+    # each a Trainer whose workers and data tasks want CPUs beside those of the others
+    variants = {name: VARIANTS[name] for name in ("continue", "ema")}
+    values = values_of(root, tmp_path / "variants", variants) | {"resources": {"workers": 1}}
+    values["data"] |= {
+        "prepared": str(tmp_path / "prepared"),
+        "stream_from": "flat",
+        "shuffle_rows": 64,
+        "statistics": str(root / "base/model/model.json"),
+    }
+    prepare(parse_recipe(values))
+    found = finetune(parse_recipe(values))
+    assert not found.failed
+    assert load_info(found.entries[0].model).recipe["resources"]["workers"] == 1
+    assert [group for group in placement_group_table().values() if group["state"] == "CREATED"] == []
 
 
 DRIVER = """
@@ -186,22 +234,31 @@ def test_a_killed_variant_goes_on_and_ends_with_the_same_models(root, done, tmp_
             torch.testing.assert_close(tensor, theirs[key], rtol=0, atol=1e-6)
 
 
-def test_a_killed_driver_goes_on_and_ends_with_the_same_models(root, done, tmp_path):
-    variants = {"continue": VARIANTS["continue"], "ema": VARIANTS["ema"]}
-    values = values_of(root, tmp_path / "variants", variants)
-    (tmp_path / "recipe.json").write_text(json.dumps(values))
-    command = [sys.executable, "-c", DRIVER, str(tmp_path / "recipe.json")]
+def killed_when(command: list[str], happened: Callable[[], bool]) -> None:
+    """Run a driver with a cluster of its own and kill both as soon as something has happened."""
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     driver = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        first = Run(str(tmp_path / "variants" / "continue"))
-        while driver.poll() is None and not first.lines():
-            time.sleep(0.05)
+        while driver.poll() is None and not happened():
+            time.sleep(0.02)
+        assert driver.poll() is None, "the driver ended before it was killed"
     finally:
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()
+
+
+def test_a_driver_killed_again_and_again_ends_with_the_same_models(root, done, tmp_path):
+    variants = tmp_path / "variants"
+    values = values_of(root, variants)
+    (tmp_path / "recipe.json").write_text(json.dumps(values))
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "recipe.json")]
+    killed_when(command, lambda: bool(list(variants.glob("*/checkpoints/*/state.json"))))
+    killed_when(command, lambda: len(list(variants.glob("*/model/model.json"))) >= 2)
+    finished = {path: path.stat().st_mtime_ns for path in variants.glob("*/model/model.json")}
+    assert len(finished) >= 2
     finetune(parse_recipe(values))
-    for name in variants:
-        ours, theirs = (weights(directory / name / "model") for directory in (tmp_path / "variants", root / "variants"))
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    for name in VARIANTS:
+        ours, theirs = (weights(directory / name / "model") for directory in (variants, root / "variants"))
         for key, tensor in ours.items():
             torch.testing.assert_close(tensor, theirs[key], rtol=0, atol=1e-6)
