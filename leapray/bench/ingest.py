@@ -20,7 +20,7 @@ from leapray import cluster, storage
 from leapray.bench.compare import Bar, Comparison, Figures, Progress, Settings, interleave
 from leapray.bench.data import COLUMNS, FILE_STEPS, KIND, Flat, make_flat
 from leapray.bench.loaders import FILE_ROWS, Batch, BlockFiles, ShardRows, arrow_loader, flat_batches, original_loader, save_blocks
-from leapray.bench.machine import cores, one_core, worker_memory
+from leapray.bench.machine import cores, one_core, largest_memory
 from leapray.climsim.schema import INPUTS
 from leapray.data.flat import list_pieces, read_piece
 from leapray.data.moments import Moments
@@ -57,7 +57,7 @@ def run(settings: Settings, progress: Progress | None = None) -> list[Comparison
         "flat": partial(stream, str(flat)),
         "flat, one core": partial(pack, small, str(flat)),
     }
-    memory = {name: [worker_memory(contestants[name])] for name in ("shards", "original", "arrow")}
+    memory = {name: [largest_memory(contestants[name])] for name in ("shards", "original", "arrow")}
     with cluster.connected():
         found = interleave(contestants, settings, progress)
     per_core = [rate / cores() for rate in found["flat"]["rows/s"]]
@@ -73,7 +73,7 @@ def run(settings: Settings, progress: Progress | None = None) -> list[Comparison
             for name in ("original", "arrow")
         ),
         Comparison.of("ingest", "first batch, flat parquet", "s", found["flat"]["first"], found["flat, one core"]["first"]),
-        *(Comparison.of("ingest", f"worker, {name}", "MB", memory["shards"], memory[name]) for name in ("original", "arrow")),
+        *(Comparison.of("ingest", f"largest process, {name}", "MB", memory["shards"], memory[name]) for name in ("original", "arrow")),
     ]
 
 

@@ -55,9 +55,9 @@ def memory_taken(function: Callable[[], Any]) -> float:
     return _in_child(_taken, function)
 
 
-def worker_memory(function: Callable[[], Any]) -> float:
-    """MB of anonymous memory of the largest worker that ``function``, run in a fresh process, has at any time."""
-    return _in_child(_largest_worker, function)
+def largest_memory(function: Callable[[], Any]) -> float:
+    """MB of anonymous memory, at any time, of the largest of a fresh process that runs ``function`` and the workers that it has."""
+    return _in_child(_largest, function)
 
 
 def _in_child(measure: Callable[[Callable[[], Any]], float], function: Callable[[], Any]) -> float:
@@ -73,8 +73,8 @@ def _taken(function: Callable[[], Any]) -> float:
     return (watch.peaks[own] - before) / 1e6
 
 
-def _largest_worker(function: Callable[[], Any]) -> float:
-    with MemoryWatch(lambda: _workers(os.getpid()), _WORKERS_INTERVAL_S) as watch:
+def _largest(function: Callable[[], Any]) -> float:
+    with MemoryWatch(lambda: _family(os.getpid()), _WORKERS_INTERVAL_S) as watch:
         function()
     return max(watch.peaks.values(), default=0) / 1e6
 
@@ -107,13 +107,13 @@ class MemoryWatch:
             self.peaks[process] = max(_anonymous(process), self.peaks.get(process, 0))
 
 
-def _workers(root: int) -> list[int]:
-    """The descendants of a process, without the services of Ray."""
+def _family(root: int) -> list[int]:
+    """A process and its descendants, without the services of Ray."""
     parents = {int(path.name): _status(int(path.name), "PPid:") for path in _PROC.glob("[0-9]*")}
     found = [root]
     for process in found:
         found += [child for child, parent in parents.items() if parent == process]
-    return [process for process in found[1:] if not _is_service(process)]
+    return [process for process in found if not _is_service(process)]
 
 
 def _is_service(process: int) -> bool:
