@@ -161,11 +161,12 @@ def plan_trainings(resources: Resources, count: int = 1, *, flat: bool = False, 
         " + 1 CPU for the tasks that scale data" if readers else ""
     )
     if cpus < needed:
-        raise UserError(f"training wants {said} = {needed} CPUs, and {where} has {cpus:g}")
+        real = f", {cores:g} of them real" if cores < cpus else ""
+        raise UserError(f"training wants {said} = {needed} CPUs, and {where} has {cpus:g}{real}")
     if resources.use_gpu:
         wanted = processes * resources.gpus_per_worker
         if gpus < wanted:
-            asked = f"{_counted(processes, 'worker')} x {resources.gpus_per_worker:g} GPU = {wanted:g} GPUs"
+            asked = f"{_counted(processes, 'worker')} x {resources.gpus_per_worker:g} GPU = {wanted:g} GPU"
             raise UserError(f"training wants {asked}, and {where} has {gpus:g}")
         said += f" and {resources.gpus_per_worker:g} GPU"
     held = sum(_workers_held(resources, *node) for node in nodes)

@@ -20,7 +20,7 @@ from leapray import cluster, storage
 from leapray.bench.compare import Bar, Comparison, Figures, Progress, Settings, interleave
 from leapray.bench.data import COLUMNS, FILE_STEPS, KIND, Flat, make_flat
 from leapray.bench.loaders import FILE_ROWS, Batch, BlockFiles, ShardRows, arrow_loader, flat_batches, original_loader, save_blocks
-from leapray.bench.machine import cores, one_core, largest_memory
+from leapray.bench.machine import cores, largest_memory, one_core
 from leapray.climsim.schema import INPUTS
 from leapray.data.flat import list_pieces, read_piece
 from leapray.data.moments import Moments

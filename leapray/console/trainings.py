@@ -24,7 +24,7 @@ State = Literal["training", "failed", "waiting", "finished", "stopped", "kept"]
 """What a training can be doing, in the order that a short terminal shows them; ``kept`` is finished since an earlier start."""
 
 _FIGURES = ("epoch", "done", "R2", "best", "loss", "rows/s", "left")
-_REFRESHES, _SUMMARY_SECONDS, _NOTES = 2.0, 30.0, 3
+_REFRESHES, _SUMMARY_SECONDS, _NOTES, _FEW = 2.0, 30.0, 3, 4
 """Of the terminal in a second; least time between a log's summaries; notes that are shown below the table."""
 _FRAME = 6
 """Lines of a terminal that are neither trainings nor notes: title, header and its rule, what is left out, summary, the cursor's."""
@@ -123,6 +123,7 @@ class TrainingsTable:
 
     def _summary(self) -> str:
         """How many are in which state, and the best of all."""
+        [f"{name} {texts['done']}" for name, t in self._trainings.items() if t.state == "training" and "done" in (texts := t.figures())]
         best = max(((t.best, name) for name, t in self._trainings.items() if math.isfinite(t.best)), default=None)
         return _counts(self._trainings.values()) + (f"; best {best[1]} {best[0]:.4f}" if best else "")
 
@@ -197,7 +198,12 @@ class _Lines(TrainingsTable):
         now = self._clock()
         if now - self._summarised >= _SUMMARY_SECONDS:
             self._summarised = now
-            terminal.say(self._summary())
+            terminal.say(self._summary() + self._far())
+
+    def _far(self) -> str:
+        """How far those are that train, the first few of them."""
+        far = [f"{name} {t.figures().get('done', '0%')}" for name, t in self._trainings.items() if t.state == "training"]
+        return f" ({', '.join(far[:_FEW])})" if far else ""
 
 
 def _counts(trainings: Iterable[_Training]) -> str:

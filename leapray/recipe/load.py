@@ -95,6 +95,7 @@ _EXPECTED = {
     "model_type": "expected a mapping of keys",
     "model_attributes_type": "expected a mapping of keys",
     "dict_type": "expected a mapping of keys",
+    "too_short": "expected at least one of them",
 }
 
 
@@ -106,6 +107,8 @@ def _sentence(model: type[BaseModel], error: Any) -> str:
         close = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
         return f"unknown key {where!r}; {hint}"
+    if error["type"] == "missing" and location[-1].isdigit():
+        return f"{'.'.join(location[:-1])} lacks a value, expected at least {int(location[-1]) + 1}"
     if error["type"] == "missing":
         return f"key {where!r} is missing"
     message = _EXPECTED.get(error["type"], error["msg"].removeprefix("Value error, "))

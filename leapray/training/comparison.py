@@ -49,6 +49,8 @@ class Entry:
     """Of training."""
     members: Sequence[str] = ()
     """Of an average, the models that it is made of."""
+    weights_sha256: str = ""
+    """By which it is told that an average is one variant over again."""
 
 
 def measured(entries: Sequence[Entry], directory: str, prepared: Prepared, resources: Resources) -> list[Entry]:
@@ -83,14 +85,15 @@ def _rank(entry: Entry) -> float:
 
 def _told(model: str) -> dict[str, Any]:
     """What a model's own history tells."""
-    history = load_info(model).history
-    if not history:
-        return {}
-    best = ranked(history)[0]
+    info = load_info(model)
+    told: dict[str, Any] = {"weights_sha256": info.weights_sha256}
+    if not info.history:
+        return told
+    best = ranked(info.history)[0]
     if best.get("event") == EVENT:
-        return {"validation_r2": best["r2"], "members": tuple(best["members"])}
-    seconds = sum(record.get("seconds", 0.0) + record.get("val_seconds", 0.0) for record in history)
-    return {"validation_r2": best["r2"], "epochs": history[-1]["epoch"], "seconds": seconds}
+        return told | {"validation_r2": best["r2"], "members": tuple(best["members"])}
+    seconds = sum(record.get("seconds", 0.0) + record.get("val_seconds", 0.0) for record in info.history)
+    return told | {"validation_r2": best["r2"], "epochs": info.history[-1]["epoch"], "seconds": seconds}
 
 
 Moments = TimedMoments | str | None
@@ -166,13 +169,11 @@ def show(entries: Sequence[Entry]) -> None:
     tested = any(entry.test_r2 is not None for entry in entries)
     header = ("", "validation", *(("test", "from base", "95 % within") if tested else ()), "epochs", "s")
     rows = [_row(entry, tested) for entry in entries if entry.state != "failed"]
-    title = "R2 over the learned columns" + (
-        ", by that on the test months, which chose nothing" if tested else "; no test months to compare on"
-    )
+    title = "R2 over the learned columns; " + ("the test months chose nothing" if tested else "there are no test months to compare on")
     table(title, header, rows)
     for entry in entries:
         if entry.cause:
-            say(f"{entry.name} failed: {entry.cause}")
+            say(f"{entry.name} {entry.state}: {entry.cause}")
 
 
 def _row(entry: Entry, tested: bool) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from leapray.console import TrainingsTable
 from leapray.data.shards import Prepared, open_prepared
 from leapray.data.tasks import run_tasks
 from leapray.errors import UserError
-from leapray.models.directory import load_info
+from leapray.models.directory import INFO_FILE, load_info
 from leapray.recipe import BASE, Finetune, Recipe
 from leapray.settings import claim
 from leapray.training.comparison import VARIANTS, Entry, device_of, measured, write
@@ -69,7 +69,7 @@ class _Variants:
         variant = self.variant(name)
         try:
             check_trainable(variant, prepared if variant.data == self.recipe.data else open_prepared(variant.data))
-            self._run(name).check(variant)
+            self._run(name).check(variant, remedy="give the variant another name or remove its run")
         except UserError as error:
             raise UserError(f"variant {name}: {error}") from error
 
@@ -116,14 +116,14 @@ def finetune(recipe: Recipe, shown: TrainingsTable | None = None, notice: Notice
     """
     recipe = resolve(recipe)
     settings = _settings(recipe)
-    prepared = open_prepared(recipe.data)
     variants = _Variants(recipe, shown)
-    for name in settings.trained:
-        variants.check(name, prepared)
     if not cluster.joins():
         # refused before a cluster is started for it
         variants.plan()
-    base = {"base": load_info(settings.base).weights_sha256, "transform": prepared.transform.digest()}
+    prepared = open_prepared(recipe.data)
+    base = {"base": _digest_of_base(settings.base), "transform": prepared.transform.digest()}
+    for name in settings.trained:
+        variants.check(name, prepared)
     with cluster.connected():
         plan = variants.plan()
         claim(settings.directory, "finetune.json", base, "variants", "model.json")
@@ -146,6 +146,15 @@ def _settings(recipe: Recipe) -> Finetune:
     return recipe.finetune
 
 
+def _digest_of_base(url: str) -> str:
+    try:
+        return load_info(url).weights_sha256
+    except UserError as error:
+        inside = storage.join(url, "model")
+        hint = f"; did you mean {inside}?" if storage.exists(storage.join(inside, INFO_FILE)) else ""
+        raise UserError(f"finetune.base: {error}{hint}") from error
+
+
 def _make_averages(variants: _Variants, prepared: Prepared) -> None:
     """All averages, each by a task; one that fails stops no other."""
     recipe, resources = variants.recipe, variants.recipe.resources
@@ -159,4 +168,7 @@ def _make_averages(variants: _Variants, prepared: Prepared) -> None:
         return ""
 
     for name, cause in zip(names, run_tasks(make, len(names), gpus=resources.gpus_per_worker if resources.use_gpu else 0), strict=True):
-        variants.ended(name, Outcome("failed" if cause else "finished", cause))
+        average = _settings(recipe).variants[name].average
+        lost = [member for member in (average.of if average else ()) if variants.outcomes[member].state == "failed"]
+        without = f"without {', '.join(lost)}, which failed" if lost else ""
+        variants.ended(name, Outcome("failed", cause) if cause else Outcome("finished", without))

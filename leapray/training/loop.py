@@ -309,7 +309,7 @@ class Loop:
         raise UserError(
             f"training loss is {losses[first]} at epoch {epoch + 1}, step {step + 1} of {self.batches.steps}, in rows of "
             f"{' and '.join(sources)}, in {_in_words(columns)}; a lower training.optimizer.options.lr, training.clip_norm or "
-            f"training.precision float32 may help, in another training.run"
+            f"training.precision float32 may help, in a new run"
         )
 
 

@@ -43,8 +43,8 @@ class Run:
         """Where the model of a validation lies, if it is among those that the run keeps."""
         return checkpoint.step_url(self.validated, record["step"])
 
-    def check(self, recipe: Recipe) -> None:
-        """Raise UserError when the directory holds other things than a run, or another recipe's, with the difference."""
+    def check(self, recipe: Recipe, remedy: str = "choose another training.run or remove it") -> None:
+        """Raise UserError when the directory holds other things than a run, or another recipe's, with the difference and the remedy."""
         if not storage.exists(self.recipe):
             if not storage.is_empty(self.url):
                 raise UserError(f"{self.url}: holds other things than a run; choose an empty training.run")
@@ -59,7 +59,7 @@ class Run:
                 f"{self.recipe}: not the recipe of a run ({reason}); choose another training.run or remove the directory"
             ) from error
         if changed := difference(_decisive(recipe), theirs):
-            raise UserError(f"{self.url}: holds a run of another recipe ({changed}); choose another training.run or remove it")
+            raise UserError(f"{self.url}: holds a run of another recipe ({changed}); {remedy}")
 
     def claim(self, recipe: Recipe) -> None:
         """Mark the directory as this recipe's. Raises UserError as :meth:`check` does."""

@@ -71,9 +71,9 @@ def test_a_log_has_a_line_for_each_validation_and_each_new_state(log):
 
 def test_a_log_sums_up_at_most_every_half_minute(log):
     lines = log([(second, "plain", step(second)) for second in range(1, 100)] + [(100, "swa_13", validation(1, 0.25))])
-    assert [line for line in lines if ";" in line or "waiting" in line] == ["1 training, 1 waiting"] * 3
+    assert [line for line in lines if ";" in line or "waiting" in line] == [f"1 training, 1 waiting (plain {done}%)" for done in (3, 6, 9)]
     (last,) = log([(0, "a", "kept"), (0, "plain", validation(1, 0.25)), (0, "swa_13", validation(1, 0.5)), (30, "plain", step(2))])[-1:]
-    assert last == "2 training, 1 kept; best swa_13 0.5000"
+    assert last == "2 training, 1 kept; best swa_13 0.5000 (plain 0%, swa_13 0%)"
 
 
 def test_a_training_that_is_over_is_not_called_training_for_a_record_that_comes_late(log, screen):
