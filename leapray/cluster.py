@@ -166,7 +166,7 @@ def plan_trainings(resources: Resources, count: int = 1, *, flat: bool = False, 
     if resources.use_gpu:
         wanted = processes * resources.gpus_per_worker
         if gpus < wanted:
-            asked = f"{_counted(processes, 'worker')} x {resources.gpus_per_worker:g} GPU = {wanted:g} GPU"
+            asked = f"{_counted(processes, 'worker')} x {resources.gpus_per_worker:g} GPU = {wanted:g} GPU{'' if wanted == 1 else 's'}"
             raise UserError(f"training wants {asked}, and {where} has {gpus:g}")
         said += f" and {resources.gpus_per_worker:g} GPU"
     held = sum(_workers_held(resources, *node) for node in nodes)

@@ -64,7 +64,7 @@ def test_overrides_reach_any_depth_and_keep_their_type(tmp_path: Path) -> None:
         ("training={swa: {}, ema: {}, run: r, epochs: 13, batch_size: 8}", "training: swa and ema exclude each other"),
         ("training.swa.lr=0", "training.swa.lr is 0: input should be greater than 0"),
         ("training.sources=[aqua]", "training.sources names 'aqua', expected sources with training months: low_res"),
-        ("training.sources=[]", "training.sources is []: tuple should have at least 1 item"),
+        ("training.sources=[]", "training.sources is []: expected at least one of them"),
         ("training.sources=low_res", "training.sources is 'low_res': expected a list"),
         ("training.start={transform: any}", "key 'training.start.model' is missing"),
         ("resources={workers: 2, gpus_per_worker: 0.5}", "gpus_per_worker 0.5 of 2 workers: only a lone worker can share a GPU"),

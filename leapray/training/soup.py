@@ -76,11 +76,10 @@ def make_average(recipe: Recipe, name: str, prepared: Prepared, device: torch.de
         return
     states = [load_model(candidate.url).emulator.network.state_dict() for candidate in found]
     network = build_network(recipe.network.name, recipe.network.options, len(recipe.data.features))
-    trained = parse_recipe(load_info(found[0].url).recipe)
     split = "blend" if prepared.split("blend") else "validation"
 
     def r2(weights: Mapping[str, Tensor], on: str) -> float:
-        _load(network, weights, trained, prepared, device)
+        _load(network, weights, found[0], prepared, device)
         return score_network(network, prepared, on, device).score().learned
 
     members = greedy(states, lambda weights: r2(weights, split)) if average.greedy else list(range(len(states)))
@@ -105,12 +104,13 @@ def greedy(states: Sequence[Mapping[str, Tensor]], r2: Callable[[Mapping[str, Te
     return members
 
 
-def _load(network: nn.Module, weights: Mapping[str, Tensor], recipe: Recipe, prepared: Prepared, device: torch.device) -> None:
-    """Give the network these weights, and where it normalises batches, statistics of the rows that the recipe trains on."""
+def _load(network: nn.Module, weights: Mapping[str, Tensor], member: Candidate, prepared: Prepared, device: torch.device) -> None:
+    """Give the network these weights, and where it normalises batches, statistics of the rows that the member was trained on."""
     network.load_state_dict(dict(weights))
     network.to(device)
 
     def inputs() -> Any:
+        recipe = parse_recipe(load_info(member.url).recipe)
         training = recipe.training
         batches = Stream(
             prepared, batch_size=training.batch_size, lanes=recipe.lanes, seed=training.seed, sources=recipe.trained, shares=recipe.shares

@@ -100,7 +100,7 @@ def test_options_are_filled_in():
         ("low-res-aqua", {"head": [0]}, ["head.0", "0", "greater than 0"]),
         ("low-res-high-res", {"pooling": "max"}, ["pooling", "max", "attention"]),
         ("low-res-aqua", {"dropout": 1.5}, ["dropout", "1.5", "less than 1"]),
-        ("low-res-aqua", {"encoder": []}, ["encoder", "at least 1"]),
+        ("low-res-aqua", {"encoder": []}, ["encoder", "at least one"]),
         ("nowhere.at_all:Net", {}, ["nowhere.at_all:Net", "cannot import"]),
         (":Net", {}, [":Net", "expected package.module:Class"]),
         ("collections:OrderedDict", {}, ["OrderedDict", "torch.nn.Module"]),

@@ -64,9 +64,9 @@ def make_run(ours, name, transform, seed=0, finished=True):
             key: tensor + spread * torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
             for key, tensor in network.state_dict().items()
         }
-        save_model(run.validated_model(history[-1]), state, ours.network, transform, history=history)
+        save_model(run.validated_model(history[-1]), state, ours.network, transform, recipe=ours.to_dict(), history=history)
     if finished:
-        save_model(run.model, state, ours.network, transform, history=history)
+        save_model(run.model, state, ours.network, transform, recipe=ours.to_dict(), history=history)
     return run
 
 
