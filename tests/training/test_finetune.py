@@ -142,7 +142,7 @@ def test_what_cannot_run_is_refused_before_anything_starts(root, tmp_path):
     refused("not a model directory", finetune__base=str(tmp_path / "nowhere"))
     refused("variant a: .*its network is not the recipe's", network__options={"hidden": [8]})
     refused("9 workers x 1 CPU = 9 CPUs, and this machine has 8", resources__workers=9, training__batch_size=144)
-    refused("wants 1 worker x 1 GPU = 1 GPUs, and this machine has 0", resources__use_gpu=True)
+    refused("wants 1 worker x 1 GPU = 1 GPU, and this machine has 0", resources__use_gpu=True)
     with pytest.raises(UserError, match="has no section finetune"):
         finetune(parse_recipe(recipe_values(root)))
 
