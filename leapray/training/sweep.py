@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -109,8 +110,8 @@ def sweep(recipe: Recipe, shown: TrainingsTable | None = None, notice: Notice = 
     recipe, settings = resolve(recipe), _settings(recipe)
     prepared = open_prepared(recipe.data)
     foreseen = _foreseen(recipe, prepared)
-    if not cluster.joins():
-        # refused before a cluster is started for it
+    with cluster.connected() if cluster.joins() else nullcontext():
+        # refused before a cluster is started for it, or anything is written
         _plan(foreseen, settings, _count(settings))
     claim(settings.directory, _SETTINGS, _decisive(recipe), "a sweep", TRIALS)
     trials = Trials(recipe, prepared, shown)
