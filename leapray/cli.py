@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from leapray import __version__
 from leapray.console import bar, errors, say, training_bar, trainings_table
 from leapray.errors import UserError
+
+if TYPE_CHECKING:
+    from leapray.recipe import Recipe
 
 app = typer.Typer(
     name="leapray", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train emulators of ClimSim on Ray."
@@ -152,10 +155,9 @@ def prepare(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B00
 @app.command()
 def train(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
     """Train a network, or go on with its run."""
-    from leapray.recipe import load_recipe
+    loaded = _trainable(recipe, overrides)
     from leapray.training.trainer import train as run
 
-    loaded = load_recipe(recipe, overrides)
     with training_bar("train") as follow:
         trained = run(loaded, progress=follow)
     best, last = trained.best, trained.history[-1]
@@ -166,11 +168,10 @@ def train(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
 @app.command()
 def finetune(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
     """Train variants of a base model in parallel, or go on with them, and compare them with it."""
-    from leapray.recipe import load_recipe
+    loaded = _trainable(recipe, overrides)
     from leapray.training.comparison import show as show_variants
     from leapray.training.finetune import finetune as run
 
-    loaded = load_recipe(recipe, overrides)
     with trainings_table("finetune", list(loaded.finetune.variants) if loaded.finetune else []) as shown:
         done = run(loaded, shown, notice=_notice)
     show_variants(done.entries)
@@ -180,11 +181,10 @@ def finetune(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B0
 @app.command()
 def sweep(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
     """Train trials drawn from a search space in parallel, or go on with them, and write the best one's recipe."""
-    from leapray.recipe import load_recipe
+    loaded = _trainable(recipe, overrides)
     from leapray.training.sweep import show as show_trials
     from leapray.training.sweep import sweep as run
 
-    loaded = load_recipe(recipe, overrides)
     with trainings_table("sweep", []) as shown:
         done = run(loaded, shown, notice=_notice)
     show_trials(done)
@@ -303,3 +303,13 @@ def bench(
 
 def _notice(sentence: str) -> None:
     errors.print(f"note: {sentence}", soft_wrap=True, markup=False)
+
+
+def _trainable(recipe: str, overrides: list[str]) -> Recipe:
+    """A recipe that this machine can hold, as far as can be told before torch and Ray, which take seconds, are imported."""
+    from leapray.capacity import require
+    from leapray.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    require(loaded)
+    return loaded

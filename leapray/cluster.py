@@ -7,13 +7,13 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 import ray.data
-import torch
 
+from leapray import capacity
+from leapray.capacity import MINIMUM_LOCAL_CPUS, Capacity, Plan
 from leapray.errors import UserError
 from leapray.recipe import Resources
 
@@ -31,8 +31,6 @@ _LOCAL_ENVIRONMENT = {
     # the C++ part of a driver logs to the terminal, at its start even that it was told not to
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
-_MINIMUM_LOCAL_CPUS = 8
-_ROUNDING = 1e-9
 # libgomp reads this as torch is loaded, which in a worker may be before leapray sets it
 _CPU_ENVIRONMENT = {"GOMP_SPINCOUNT": os.environ["GOMP_SPINCOUNT"]}
 
@@ -63,7 +61,7 @@ def start(cpus: int | None = None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if not os.environ.get("RAY_ADDRESS"):
         options |= {
-            "num_cpus": cpus or max(os.cpu_count() or 1, _MINIMUM_LOCAL_CPUS),
+            "num_cpus": cpus or max(os.cpu_count() or 1, MINIMUM_LOCAL_CPUS),
             "include_dashboard": True,
             "dashboard_host": "127.0.0.1",
         }
@@ -131,75 +129,26 @@ def find_user_error(error: object, depth: int = 8) -> UserError | None:
     return UserError(match[1]) if match else None
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How many of several trainings run at a time."""
-
-    at_once: int
-    threads: int
-    """Of a process that trains on the CPU."""
-    words: str
-    """What was decided, and why, in one line."""
-
-
 def joins() -> bool:
     """Whether :func:`connected` joins a cluster that is there already, so that what it holds is known only then."""
-    return ray.is_initialized() or bool(os.environ.get("RAY_ADDRESS"))
+    return ray.is_initialized() or capacity.joins()
 
 
 def plan_trainings(resources: Resources, count: int = 1, *, flat: bool = False, most: int | None = None) -> Plan:
-    """Share this cluster, or the machine that would become one, among ``count`` trainings, at most ``most`` at a time.
-
-    A training that scales ``flat`` files as it goes leaves one CPU for the tasks that do. Refuses, with the arithmetic, a training that
-    could never be held. A local cluster has more logical CPUs than real ones: they decide what can run, the real ones what runs at once.
-    """
-    where, nodes, cores = _capacity()
-    cpus, gpus = (sum(parts) for parts in zip(*nodes, strict=True))
-    processes, readers = max(resources.workers, 1), int(flat)
-    needed = processes * resources.cpus_per_worker + readers
-    said = f"{_counted(processes, 'worker')} x {resources.cpus_per_worker} CPU" + (
-        " + 1 CPU for the tasks that scale data" if readers else ""
-    )
-    if cpus < needed:
-        real = f", {cores:g} of them real" if cores < cpus else ""
-        raise UserError(f"training wants {said} = {needed} CPUs, and {where} has {cpus:g}{real}")
-    if resources.use_gpu:
-        wanted = processes * resources.gpus_per_worker
-        if gpus < wanted:
-            asked = f"{_counted(processes, 'worker')} x {resources.gpus_per_worker:g} GPU = {wanted:g} GPU{'' if wanted == 1 else 's'}"
-            raise UserError(f"training wants {asked}, and {where} has {gpus:g}")
-        said += f" and {resources.gpus_per_worker:g} GPU"
-    held = sum(_workers_held(resources, *node) for node in nodes)
-    if held < processes:
-        raise UserError(
-            f"training wants {said}, and the {len(nodes)} nodes of {where} hold {_counted(held, 'such worker')}, each on one node"
-        )
-    fits = [count, max(int(cores // needed), 1), int(cpus // needed), held // processes]
-    at_once = min([*fits, most] if most else fits)
-    threads = max(int(cores // (at_once * processes)), resources.cpus_per_worker)
-    has = f"{cores:g} CPUs" + (f" and {gpus:g} GPUs" if resources.use_gpu else "")
-    return Plan(at_once, threads, f"{_counted(count, 'training')}, {at_once} at a time: each takes {said}, and {where} has {has}")
+    """:func:`leapray.capacity.plan_trainings` on this cluster, or on the machine that would become one."""
+    return capacity.plan_trainings(_capacity(resources.use_gpu), resources, count, flat=flat, most=most)
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" + ("" if count == 1 else "s")
-
-
-def _workers_held(resources: Resources, cpus: float, gpus: float) -> int:
-    """How many workers a node holds. A worker's part is of one GPU: what two have left over is of no use."""
-    held = int(cpus // resources.cpus_per_worker)
-    return min(held, int(gpus) * int(1 / resources.gpus_per_worker + _ROUNDING)) if resources.use_gpu else held
-
-
-def _capacity() -> tuple[str, list[tuple[float, float]], float]:
-    """Where trainings would run, each node's logical CPUs and GPUs, and the real CPUs, which no machine has fewer of than it works with."""
-    own = os.cpu_count() or 1
+def _capacity(use_gpu: bool) -> Capacity:
+    """Where trainings would run."""
     if not ray.is_initialized():
-        return "this machine", [(max(own, _MINIMUM_LOCAL_CPUS), torch.cuda.device_count())], own
+        return capacity.this_machine(use_gpu)
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     nodes = [(have.get("CPU", 0), have.get("GPU", 0)) for have in alive]
     cpus = sum(node[0] for node in nodes)
-    return ("this machine", nodes, min(cpus, own)) if len(nodes) == 1 else ("the cluster", nodes, cpus)
+    if len(nodes) == 1:
+        return Capacity("this machine", nodes, min(cpus, os.cpu_count() or 1))
+    return Capacity("the cluster", nodes, cpus)
 
 
 def training_environment(use_gpu: bool, modules: Iterable[str] = ()) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from leapray import cluster, storage
+from leapray.capacity import Plan
 from leapray.console import TrainingsTable
 from leapray.data.shards import Prepared, open_prepared
 from leapray.data.tasks import run_tasks
@@ -73,7 +74,7 @@ class _Variants:
         except UserError as error:
             raise UserError(f"variant {name}: {error}") from error
 
-    def plan(self) -> cluster.Plan:
+    def plan(self) -> Plan:
         """How many of those that wait are trained at a time."""
         resources, flat = self.recipe.resources, self.recipe.data.stream_from == "flat"
         return cluster.plan_trainings(resources, max(len(self.waiting), 1), flat=flat, most=_settings(self.recipe).concurrent)

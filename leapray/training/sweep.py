@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import NonNegativeInt
 
 from leapray import cluster, storage
+from leapray.capacity import Plan
 from leapray.console import TrainingsTable, say, table
 from leapray.data.shards import Prepared, open_prepared
 from leapray.errors import UserError
@@ -183,7 +184,7 @@ def _in_words(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in values.items())
 
 
-def _plan(trainings: Sequence[Recipe], settings: Sweep, count: int) -> cluster.Plan:
+def _plan(trainings: Sequence[Recipe], settings: Sweep, count: int) -> Plan:
     """The plan of the most demanding of these. Raises UserError when one of them could never be held."""
     demands = dict.fromkeys((one.resources, one.data.stream_from == "flat") for one in trainings)
     plans = [cluster.plan_trainings(resources, count, flat=flat, most=settings.concurrent) for resources, flat in demands]

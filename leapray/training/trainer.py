@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from leapray import cluster, storage
+from leapray.capacity import Plan
 from leapray.data.shards import Prepared, open_prepared
 from leapray.data.stream import Stream
 from leapray.errors import UserError
@@ -147,7 +148,7 @@ def resolve(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": data, "training": training, "finetune": finetune, "sweep": sweep})
 
 
-def _plan(recipe: Recipe) -> cluster.Plan:
+def _plan(recipe: Recipe) -> Plan:
     resources = recipe.resources
     plan = cluster.plan_trainings(resources, flat=recipe.data.stream_from == "flat")
     if resources.use_gpu and resources.workers == 0 and not torch.cuda.is_available():

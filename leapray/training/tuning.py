@@ -19,6 +19,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from ray.tune.search import Searcher
 
 from leapray import cluster
+from leapray.capacity import Plan
 from leapray.errors import UserError
 from leapray.recipe import Recipe, parse_recipe
 from leapray.training.loop import Record
@@ -111,7 +112,7 @@ class Stopping:
 
 
 def work_off(
-    queue: Queue, count: int, plan: cluster.Plan, stopping: Stopping = Stopping(), follow: Callable[[str, Record], None] | None = None
+    queue: Queue, count: int, plan: Plan, stopping: Stopping = Stopping(), follow: Callable[[str, Record], None] | None = None
 ) -> None:
     """Train what the queue gives, ``count`` trainings at most, as many at a time as planned; those that fail stop no other.
 
