@@ -162,6 +162,11 @@ def modules_environment(modules: Iterable[str]) -> dict[str, Any]:
     return {"py_modules": shipped} if shipped and (os.environ.get("RAY_ADDRESS") or len(ray.nodes()) > 1) else {}
 
 
+def gpus() -> float:
+    """The GPUs of the cluster."""
+    return float(ray.cluster_resources().get("GPU", 0))
+
+
 def parallelism(use_gpu: bool = False) -> int:
     """Actors that can work at once: one per GPU, or one per CPU; on one machine, per real CPU, however many logical ones it has."""
     resources = ray.cluster_resources()

@@ -14,9 +14,9 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar, cast
 
 import fsspec
@@ -360,3 +360,12 @@ def remove(url: str) -> None:
             fs.rm(path, recursive=True)
 
     _ask(url, delete, "remove")
+
+
+def short_names(urls: Sequence[str]) -> list[str]:
+    """A name for each directory: the last part of its path that is not ``model``, with the part before it, or else a number, where two
+    would have the same."""
+    parts = [[part for part in PurePosixPath(url).parts if part != "model"] or ["model"] for url in urls]
+    names = [part[-1] for part in parts]
+    longer = ["-".join(part[-2:]) if names.count(name) > 1 else name for part, name in zip(parts, names, strict=True)]
+    return [f"{name}-{longer[:index].count(name) + 1}" if longer.count(name) > 1 else name for index, name in enumerate(longer)]

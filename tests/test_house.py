@@ -11,6 +11,7 @@ FLOORS = [
     {"models"},
     {"training"},
     {"inference"},
+    {"experiment"},
     {"demo", "bench"},
     {"cli"},
 ]

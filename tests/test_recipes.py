@@ -17,7 +17,9 @@ from leapray.training.choices import check_choices
 from leapray.training.trainer import train
 from tests.samples import random_rows, write_flat
 
-RECIPES = {path.stem: path for path in sorted((Path(__file__).parent.parent / "jobs" / "recipes").glob("*.yaml"))}
+FILES = sorted((Path(__file__).parent.parent / "jobs" / "recipes").glob("*.yaml"))
+# a file of several recipes is an experiment
+RECIPES = {path.stem: path for path in FILES if "recipes" not in yaml.safe_load(path.read_text())}
 PARAMETERS = {
     "demo": 813_484,
     "low_res_aqua": 18_525_030,

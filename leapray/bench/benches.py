@@ -16,6 +16,7 @@ BENCHES = {
     "statistics": "leapray.bench.statistics",
     "ingest": "leapray.bench.ingest",
     "train-step": "leapray.bench.train_step",
+    "predict": "leapray.bench.predict",
 }
 """Modules whose ``run(settings, progress)`` gives the comparisons; each is imported only when it is asked for."""
 

@@ -10,14 +10,14 @@ about the bootstrap): it is the interval of the R2 of so many days.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
 
 from leapray.climsim.calendar import STEPS_PER_DAY
-from leapray.climsim.schema import TARGETS
+from leapray.climsim.schema import LEARNED, TARGETS
 from leapray.evaluation.metrics import ErrorMoments, Score
 
 LEVEL = 0.95
@@ -26,6 +26,9 @@ _MOST_BLOCKS = 400
 """With more blocks neighbouring ones are drawn together, which costs no precision and takes in what one day tells of the next."""
 _CHUNK_NUMBERS = 2**20
 """Numbers that a chunk of resamples holds at a time, 8 bytes each: what stays in a core's cache."""
+
+Figures = Callable[[np.ndarray], np.ndarray]
+"""From R2 by column ``(..., 368)`` to the figures that are asked for ``(..., k)``, such as means over some columns."""
 
 
 def time_blocks(steps: np.ndarray) -> np.ndarray:
@@ -45,15 +48,16 @@ class TimedMoments:
             raise ValueError(f"blocks {blocks.shape} must be one to each of the {len(truth)} rows of truth")
         for block in np.unique(blocks).tolist():
             rows = blocks == block
-            self._take(block, ErrorMoments.of(truth[rows], prediction[rows]))
+            self.take(block, ErrorMoments.of(truth[rows], prediction[rows]))
 
-    def _take(self, block: int, moments: ErrorMoments) -> None:
+    def take(self, block: int, moments: ErrorMoments) -> None:
+        """Take in moments of some rows of one block."""
         self.blocks[block] = self.blocks.get(block, ErrorMoments()) + moments
 
     def __add__(self, other: TimedMoments) -> TimedMoments:
         merged = TimedMoments(dict(self.blocks))
         for block, moments in other.blocks.items():
-            merged._take(block, moments)
+            merged.take(block, moments)
         return merged
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -83,7 +87,8 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """Headline R2 of a variant less that of its base, and the interval in which it lies with probability ``level``."""
+    """A figure of R2, as a rule the headline, of a variant less that of its base, and the interval in which it lies with probability
+    ``level``; its ends are NaN where none can be told."""
 
     value: float
     low: float
@@ -98,7 +103,9 @@ def interval(moments: TimedMoments, level: float = LEVEL, resamples: int = _RESA
     """
     if not _resamples_tell(moments):
         return None
-    return Interval(*_about(moments.score().learned, _headlines(moments, resamples, seed), len(moments.blocks), level), level)
+    headline = moments.score().r2[LEARNED].mean()
+    low, high = _about(headline, _headlines(moments, resamples, seed), len(moments.blocks), level)
+    return Interval(float(low), float(high), level)
 
 
 def difference(
@@ -111,9 +118,23 @@ def difference(
     _check_same_rows(base, variant)
     if not (_resamples_tell(base) and _resamples_tell(variant)):
         return None
-    differences = _headlines(variant, resamples, seed) - _headlines(base, resamples, seed)
-    value = variant.score().learned - base.score().learned
-    return Difference(value, *_about(value, differences, len(base.blocks), level), level)
+    return differences(base, variant, _headline, level, resamples, seed)[0]
+
+
+def differences(
+    base: TimedMoments, variant: TimedMoments, figures: Figures, level: float = LEVEL, resamples: int = _RESAMPLES, seed: int = 0
+) -> list[Difference]:
+    """Differences as :func:`difference` gives them, of any figures of R2 at once, each with an interval of its own.
+
+    Ends are NaN of fewer than two blocks, and of figures that are no numbers. Raises ValueError as :func:`difference` does.
+    """
+    _check_same_rows(base, variant)
+    values = figures(variant.score().r2) - figures(base.score().r2)
+    low = high = np.full_like(values, np.nan)
+    if len(base.blocks) > 1:
+        resampled = figures(_resampled_r2(variant, resamples, seed)) - figures(_resampled_r2(base, resamples, seed))
+        low, high = _about(values, resampled, len(base.blocks), level)
+    return [Difference(*ends, level) for ends in zip(values.tolist(), low.tolist(), high.tolist(), strict=True)]
 
 
 def _resamples_tell(moments: TimedMoments) -> bool:
@@ -129,21 +150,30 @@ def _check_same_rows(base: TimedMoments, variant: TimedMoments) -> None:
             raise ValueError(f"a paired difference needs the same rows in both; block {block} has {moments.count} and {other}")
 
 
-def _about(value: float, resampled: np.ndarray, blocks: int, level: float) -> tuple[float, float]:
-    """Ends of the interval about a value, from the values of its resamples."""
-    low, middle, high = np.quantile(resampled, [(1 - level) / 2, 0.5, (1 + level) / 2])
+def _about(value: np.ndarray, resampled: np.ndarray, blocks: int, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the intervals about values ``(k,)``, from the values of their resamples ``(resamples, k)``."""
+    low, middle, high = np.quantile(resampled, [(1 - level) / 2, 0.5, (1 + level) / 2], axis=0)
     widening = math.sqrt(blocks / (blocks - 1))
-    return float(value + (low - middle) * widening), float(value + (high - middle) * widening)
+    return value + (low - middle) * widening, value + (high - middle) * widening
+
+
+def _headline(r2: np.ndarray) -> np.ndarray:
+    return r2[..., LEARNED].mean(axis=-1, keepdims=True)
 
 
 def _headlines(moments: TimedMoments, resamples: int, seed: int) -> np.ndarray:
-    """Headline of each resample, ``(resamples,)``; blocks alike in number are drawn alike by the same seed."""
+    """Headline of each resample, ``(resamples,)``."""
+    return _headline(_resampled_r2(moments, resamples, seed))[:, 0]
+
+
+def _resampled_r2(moments: TimedMoments, resamples: int, seed: int) -> np.ndarray:
+    """R2 of each resample, ``(resamples, 368)``; blocks alike in number are drawn alike by the same seed."""
     parts = _parts(moments)
     count = len(parts)
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
     chunk = max(_CHUNK_NUMBERS // (count * TARGETS.width), 1)
     resampled = (moment for start in range(0, resamples, chunk) for moment in _resampled(parts, draws[start : start + chunk]))
-    return np.array([ErrorMoments.from_array(moment).score().learned for moment in resampled])
+    return np.array([ErrorMoments.from_array(moment).score().r2 for moment in resampled])
 
 
 def _parts(moments: TimedMoments) -> np.ndarray:

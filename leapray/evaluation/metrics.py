@@ -78,13 +78,13 @@ class ErrorMoments:
             raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} must both be (n, {TARGETS.width})")
         if not len(truth):
             return cls()
-        # where, not a product: NaN in a column that does not count stays out
-        truth = np.where(SCORED, truth, 0.0).astype(np.float64, copy=False)
-        prediction = np.where(SCORED, prediction, 0.0).astype(np.float64, copy=False)
+        truth, prediction = truth.astype(np.float64, copy=False), prediction.astype(np.float64, copy=False)
         mean = truth.mean(axis=0)
         deviation = np.square(truth - mean).sum(axis=0)
         error = np.square(truth - prediction).sum(axis=0)
-        return cls(len(truth), mean, deviation, error, truth.min(axis=0), truth.max(axis=0))
+        moments = (mean, deviation, error, truth.min(axis=0), truth.max(axis=0))
+        # where, not a product: NaN in a column that does not count stays out
+        return cls(len(truth), *(np.where(SCORED, moment, 0.0) for moment in moments))
 
     def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
         """Take in one batch, truth and prediction ``(n, 368)``."""

@@ -1,7 +1,7 @@
 """Tables of ``sample_id`` and the 368 targets, parquet or csv, one file or many: read by column name, in bounded memory.
 
-A source is the URL of a file, of a directory of them, or a list of such URLs; rows count through its files in order of name.
-Predictions, submissions and truth all come in this form.
+A source is the URL of a file, of a directory of them, or a list of such URLs; rows count through its files in order of name. Below a
+directory, names that begin with ``_`` are no part of it, as in Arrow. Predictions, submissions and truth all come in this form.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -27,16 +28,24 @@ ROWS = 8192
 CSV_BLOCK_BYTES = 16 << 20
 """Bytes of a csv that are parsed at once."""
 
+ROW = "row"
+"""Column of predictions that tells rows apart where their ids begin anew in every file."""
+
 Source = str | Sequence[str]
 
 
 def files(source: Source) -> list[str]:
     """The parquet or csv files of a source. Raises UserError when there are none."""
     urls = [source] if isinstance(source, str) else list(source)
-    found = [file for url in urls for file in storage.list_files(url) if file.endswith(SUFFIXES)]
+    found = [file for url in urls for file in storage.list_files(url) if file.endswith(SUFFIXES) and not _hidden(file, url)]
     if not found:
         raise UserError(f"{', '.join(urls) or 'no path given'}: no {' or '.join(SUFFIXES)} file there")
     return found
+
+
+def _hidden(file: str, url: str) -> bool:
+    """Whether a name below ``url`` on the way to ``file`` begins with ``_``."""
+    return any(part.startswith("_") for part in file.removeprefix(storage.absolute(url)).split("/"))
 
 
 def columns(url: str) -> list[str]:
@@ -65,20 +74,59 @@ def _nth(names: Sequence[str], index: int) -> str:
     return names[index] if index < len(names) else str(index)
 
 
-def read_ids(source: Source) -> pa.ChunkedArray:
-    """Every ``sample_id`` of a source as strings, in order. Raises UserError when one stands twice, naming it."""
-    chunks: list[pa.Array] = []
+@dataclass(frozen=True)
+class Keys:
+    """What tells the rows of a source apart, in order: ids, and the int64 keys of the column ``row`` where every file has one."""
+
+    name: str
+    ids: pa.ChunkedArray
+    rows: np.ndarray | None = None
+
+    @property
+    def unique(self) -> bool:
+        """Whether every id stands there once."""
+        return int(pc.count_distinct(self.ids, mode="all").as_py()) == len(self.ids)
+
+    def require_unique(self) -> None:
+        """Raises UserError when an id stands twice, naming it."""
+        if not self.unique:
+            counts = pc.value_counts(self.ids)
+            twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+            raise UserError(f"{self.name}: {SAMPLE_ID} must be unique, and {some(twice)} stands there more than once")
+
+
+def read_keys(source: Source) -> Keys:
+    """Every ``sample_id`` of a source as strings, and its row keys, in order."""
+    ids: list[pa.Array] = []
+    rows: list[np.ndarray] | None = []
     for file in files(source):
         _require(file, [SAMPLE_ID])
-        for batch in _batches(file, [SAMPLE_ID]):
+        keyed = _is_keyed(file)
+        for batch in _batches(file, [SAMPLE_ID, ROW] if keyed else [SAMPLE_ID]):
             with readable(file):
-                chunks.append(batch.column(0).cast(pa.string()))
-    ids = pa.chunked_array(chunks, pa.string())
-    if pc.count_distinct(ids, mode="all").as_py() < len(ids):
-        counts = pc.value_counts(ids)
-        twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-        raise UserError(f"{name(source)}: {SAMPLE_ID} must be unique, and {some(twice)} stands there more than once")
-    return ids
+                ids.append(batch.column(SAMPLE_ID).cast(pa.string()))
+            if keyed and rows is not None:
+                rows.append(batch.column(ROW).to_numpy(zero_copy_only=False))
+        if not keyed:
+            rows = None
+    return Keys(
+        name(source), pa.chunked_array(ids, pa.string()), np.concatenate([np.zeros(0, np.int64), *rows]) if rows is not None else None
+    )
+
+
+def _is_keyed(file: str) -> bool:
+    """Whether a file has our column ``row``, which a csv never has."""
+    if not file.endswith(".parquet") or ROW not in columns(file):
+        return False
+    with readable(file), storage.open_input(file) as opened:
+        return bool(pa.types.is_int64(pq.read_schema(opened).field(ROW).type))
+
+
+def read_ids(source: Source) -> pa.ChunkedArray:
+    """Every ``sample_id`` of a source as strings, in order. Raises UserError when one stands twice, naming it."""
+    keys = read_keys(source)
+    keys.require_unique()
+    return keys.ids
 
 
 def read_targets(source: Source) -> Iterator[np.ndarray]:

@@ -14,18 +14,26 @@ import pyarrow.parquet as pq
 from leapray import storage
 from leapray.climsim.schema import SAMPLE_ID, TARGETS
 from leapray.errors import UserError
+from leapray.evaluation.metrics import Score
 from leapray.evaluation.sample import SampleSubmission, read_sample
-from leapray.evaluation.tables import ROWS, Source, gather, locate, name, read_ids, some
+from leapray.evaluation.score import score_files
+from leapray.evaluation.tables import ROWS, Source, gather, locate, name, read_ids, read_targets, some
 
 _TARGET_INDEX = {name: index for index, name in enumerate(TARGETS.columns)}
+
+
+def submit(predictions: Source, sample_submission: str, destination: str, truth: Source | None = None) -> tuple[int, Score | None]:
+    """:func:`write_submission`, and what the file that was written scores against ``truth``, in physical units, where it is given."""
+    rows = write_submission(predictions, sample_submission, destination)
+    return rows, None if truth is None else score_files(destination, truth, sample_submission)
 
 
 def write_submission(predictions: Source, sample_submission: str, destination: str) -> int:
     """Write a submission, ``.csv`` or ``.parquet``, that appears whole or not at all; returns its rows.
 
     ``predictions`` are in physical units, with at least the sample's ids; others are left out. Numbers keep every bit of a
-    float64. The predictions are held in memory once (3 kB a row). Raises UserError for ids that are missing or stand twice,
-    predictions that are not finite, and a sample that is not one (see ``read_sample``).
+    float64. Predictions in the sample's order are streamed, others are held in memory once (3 kB a row). Raises UserError for ids
+    that are missing or stand twice, predictions that are not finite, and a sample that is not one (see ``read_sample``).
     """
     if not destination.endswith((".csv", ".parquet")):
         raise UserError(f"{destination}: a submission's name must end with .csv or .parquet")
@@ -38,12 +46,24 @@ def write_submission(predictions: Source, sample_submission: str, destination: s
             f"{name(predictions)}: {missing.sum()} of {len(sample.ids)} ids of {sample_submission} are missing: "
             f"{some(sample.ids.filter(pa.array(missing)))}"
         )
-    physical = gather(predictions, places, len(sample.ids))
-    _require_finite(physical, sample.ids, name(predictions))
+    start = 0
     with storage.atomic_file(destination) as file, _writer(file, destination, sample.columns) as writer:
-        for start in range(0, len(physical), ROWS):
-            writer.write_table(_block(sample, physical, start))
-    return len(physical)
+        for physical in _in_order(predictions, places, len(sample.ids)):
+            ids = sample.ids[start : start + len(physical)]
+            _require_finite(physical, ids, name(predictions))
+            writer.write_table(_table(sample, ids, physical))
+            start += len(physical)
+    return start
+
+
+def _in_order(predictions: Source, places: np.ndarray, rows: int) -> Iterator[np.ndarray]:
+    """Predictions ``(n, 368)``, some at a time; the i-th is to stand in row ``places[i]`` of ``rows``, or nowhere if that is -1."""
+    if np.array_equal(places, np.arange(rows)):
+        yield from read_targets(predictions)
+        return
+    physical = gather(predictions, places, rows)
+    for start in range(0, rows, ROWS):
+        yield physical[start : start + ROWS]
 
 
 def _require_finite(physical: np.ndarray, ids: pa.ChunkedArray, label: str) -> None:
@@ -51,16 +71,14 @@ def _require_finite(physical: np.ndarray, ids: pa.ChunkedArray, label: str) -> N
     if not finite.all():
         row, column = np.unravel_index(np.argmin(finite), finite.shape)
         raise UserError(
-            f"{label}: {(~finite).any(axis=1).sum()} rows hold predictions that are NaN or Inf, "
-            f"the first {TARGETS.columns[column]} of {ids[int(row)].as_py()}; they must be finite numbers"
+            f"{label}: {TARGETS.columns[column]} of {ids[int(row)].as_py()} is {physical[row, column]}; predictions must be finite numbers"
         )
 
 
-def _block(sample: SampleSubmission, physical: np.ndarray, start: int) -> pa.Table:
-    block = slice(start, start + ROWS)
-    weighted = np.asfortranarray(physical[block] * sample.weights)
+def _table(sample: SampleSubmission, ids: pa.ChunkedArray, physical: np.ndarray) -> pa.Table:
+    weighted = np.asfortranarray(physical * sample.weights)
     arrays = [pa.array(weighted[:, _TARGET_INDEX[name]]) for name in sample.columns]
-    return pa.table([sample.ids[block], *arrays], schema=_schema(sample.columns))
+    return pa.table([ids, *arrays], schema=_schema(sample.columns))
 
 
 def _schema(columns: tuple[str, ...]) -> pa.Schema:

@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor, nn
 
-from leapray.climsim.schema import ABLATED, EXACT, INPUTS, STEP_SECONDS, TARGETS
+from leapray.climsim.schema import ABLATED, EXACT, FLUXES, INPUTS, STEP_SECONDS, TARGETS
 from leapray.data.transform import Transform
 
 _FIRST_WATER, _LAST_WATER = "q0001", "q0003"
@@ -13,8 +13,8 @@ _FIRST_WATER, _LAST_WATER = "q0001", "q0003"
 class Physics(nn.Module):
     """What holds for every column without learning, applied once to physical predictions (DESIGN section 3, Emulator).
 
-    Ablated targets are 0; the exact ones are ``-state_q0002 / 1200`` (FACTS section 2); and no water species loses more in a
-    step than there is: ``ptend_q = max(ptend_q, -state_q / 1200)`` (FACTS section 4e).
+    Ablated targets are 0; the exact ones are ``-state_q0002 / 1200`` (FACTS section 2); no water species loses more in a step than there
+    is: ``ptend_q = max(ptend_q, -state_q / 1200)`` (FACTS section 4e); and no flux or precipitation at the surface is negative.
     """
 
     ablated: Tensor
@@ -25,6 +25,7 @@ class Physics(nn.Module):
         self.step_seconds = float(STEP_SECONDS)
         self.state_start, self.state_stop = INPUTS[f"state_{_FIRST_WATER}"].start, INPUTS[f"state_{_LAST_WATER}"].stop
         self.water_start, self.water_stop = TARGETS[f"ptend_{_FIRST_WATER}"].start, TARGETS[f"ptend_{_LAST_WATER}"].stop
+        self.fluxes_start = TARGETS[FLUXES[0].name].start
         self.register_buffer("ablated", torch.from_numpy(ABLATED.copy()), persistent=False)
         self.register_buffer("exact", torch.from_numpy(EXACT[self.water_start : self.water_stop].copy()), persistent=False)
 
@@ -34,7 +35,8 @@ class Physics(nn.Module):
         removal = (0.0 - x[:, self.state_start : self.state_stop].double()) / self.step_seconds
         water = torch.maximum(y[:, self.water_start : self.water_stop], removal)
         water = torch.where(self.exact, removal, water)
-        corrected = torch.cat([y[:, : self.water_start], water, y[:, self.water_stop :]], dim=1)
+        fluxes = y[:, self.fluxes_start :].clamp_min(0.0)
+        corrected = torch.cat([y[:, : self.water_start], water, y[:, self.water_stop : self.fluxes_start], fluxes], dim=1)
         return corrected.masked_fill(self.ablated, 0.0)
 
 

@@ -7,6 +7,7 @@ names and checks the options.
 from collections.abc import Sequence
 
 from leapray.recipe.data import SPLITS, Data, Source
+from leapray.recipe.ensemble import Ensemble, Predictions
 from leapray.recipe.load import read_recipe, validate
 from leapray.recipe.recipe import Recipe, parse_recipe
 from leapray.recipe.sections import Choice, Months, Section
@@ -20,10 +21,12 @@ __all__ = [
     "Choice",
     "Data",
     "Dimension",
+    "Ensemble",
     "EqualAverage",
     "Finetune",
     "Months",
     "MovingAverage",
+    "Predictions",
     "Recipe",
     "Resources",
     "Section",

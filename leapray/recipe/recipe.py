@@ -12,12 +12,15 @@ from pydantic import model_validator
 from leapray import storage
 from leapray.errors import UserError
 from leapray.recipe.data import Data
+from leapray.recipe.ensemble import Ensemble
 from leapray.recipe.load import assign, merged, validate
 from leapray.recipe.sections import Choice, Section
 from leapray.recipe.training import Resources, Training
 from leapray.recipe.variants import Finetune, Sweep
 
 _LANES = 8
+_MADE_OF_IT = ("finetune", "sweep", "ensemble")
+"""Sections that do not belong to a single training."""
 
 
 class Recipe(Section):
@@ -32,6 +35,8 @@ class Recipe(Section):
     """Variants of a base model, for ``leapray finetune``."""
     sweep: Sweep | None = None
     """A search, for ``leapray sweep``."""
+    ensemble: Ensemble | None = None
+    """Models and their weights, for ``leapray ensemble``."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -132,12 +137,12 @@ class Recipe(Section):
         return parse_recipe(content | {"name": f"{self.name}: trial {number}"}, f"sweep.space with {said}")
 
     def _alone(self) -> dict[str, Any]:
-        return {key: value for key, value in self.to_dict().items() if key not in ("finetune", "sweep")}
+        return {key: value for key, value in self.to_dict().items() if key not in _MADE_OF_IT}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as YAML and json hold them; without what it does not have of variants and sweeps."""
+        """Plain values, as YAML and json hold them; without what it does not have of variants, sweeps and ensembles."""
         values = self.model_dump(mode="json")
-        return {key: value for key, value in values.items() if value is not None or key not in ("finetune", "sweep")}
+        return {key: value for key, value in values.items() if value is not None or key not in _MADE_OF_IT}
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)

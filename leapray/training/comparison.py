@@ -63,7 +63,7 @@ def measured(entries: Sequence[Entry], directory: str, prepared: Prepared, resou
     wanted = [(entry, split) for entry in entries if entry.state != "failed" for split in test]
     # a base may come from anywhere, validated on other months
     wanted += [(entry, "validation") for entry in entries if entry.name == BASE]
-    scores = dict(zip([(entry.name, split) for entry, split in wanted], _scores(wanted, directory, prepared, resources), strict=True))
+    scores = dict(zip([(entry.name, split) for entry, split in wanted], score_all(wanted, prepared, resources, directory), strict=True))
     base = scores.get((BASE, "test"))
     found = []
     for entry in entries:
@@ -107,13 +107,13 @@ def _tested(base: Moments, ours: Moments, name: str) -> dict[str, Any]:
     return {"test_r2": ours.score().learned, "interval": interval(ours)} | compared
 
 
-def _scores(wanted: Sequence[tuple[Entry, str]], directory: str, prepared: Prepared, resources: Resources) -> list[Moments]:
-    """Every model's moments on a split, by tasks; what an earlier start left is taken."""
+def score_all(wanted: Sequence[tuple[Entry, str]], prepared: Prepared, resources: Resources, directory: str | None = None) -> list[Moments]:
+    """Every model's moments on a split, by tasks; what an earlier start left in ``directory`` is taken."""
 
     def score(number: int) -> dict[str, np.ndarray] | str | None:
         entry, split = wanted[number]
         try:
-            return _score(entry, split, directory, prepared, device_of(resources))
+            return _score(entry, split, prepared, device_of(resources), directory)
         except Exception as error:
             # one model that is damaged, or too large, must not end the comparison of the others
             return str(error) or type(error).__name__
@@ -122,10 +122,12 @@ def _scores(wanted: Sequence[tuple[Entry, str]], directory: str, prepared: Prepa
     return [TimedMoments.from_arrays(moments) if isinstance(moments, dict) else moments for moments in found]
 
 
-def _score(entry: Entry, split: str, directory: str, prepared: Prepared, device: torch.device) -> dict[str, np.ndarray] | None:
+def _score(entry: Entry, split: str, prepared: Prepared, device: torch.device, directory: str | None) -> dict[str, np.ndarray] | None:
     info = load_info(entry.model)
     if info.transform != prepared.transform.to_dict():
         return None
+    if directory is None:
+        return score_network(load_model(entry.model).emulator.network, prepared, split, device).to_arrays()
     rows = [(manifest.source, manifest.checksum or manifest.input, manifest.rows) for manifest in prepared.split(split)]
     key = hashlib.sha256(json.dumps([info.weights_sha256, prepared.transform.digest(), rows]).encode()).hexdigest()[:16]
     url = storage.join(directory, _SCORES, f"{entry.name}-{split}-{key}.npz")

@@ -66,7 +66,7 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None, thre
     cluster, a loss that diverges.
     """
     # what else may be made of the recipe is not this run's
-    recipe = with_defaults(resolve(recipe)).model_copy(update={"finetune": None, "sweep": None})
+    recipe = with_defaults(resolve(recipe)).model_copy(update={"finetune": None, "sweep": None, "ensemble": None})
     check_choices(recipe)
     run = Run(recipe.training.run)
     run.check(recipe)

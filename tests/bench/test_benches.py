@@ -16,6 +16,7 @@ BARS = {
     "statistics": {"time, files of ours": 1.3, "time, files of pandas": 1.3, "memory, 8x rows against 1x": 1.1},
     "ingest": {"shards, original": 3, "shards, arrow": 1, "flat parquet, a core": 0.8},
     "train-step": {"step, network alone": 0.95, "Ray Train, loop without Ray": 0.95},
+    "predict": {"submission, original's loop": 3},
 }
 
 
@@ -37,7 +38,7 @@ def test_a_bench_compares_every_row_of_its_bars(ray_cluster: None, tmp_path: Pat
 
 
 def test_mistakes_are_told_before_anything_is_made(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="bench 'conver' is not one of convert, statistics, ingest, train-step"):
+    with pytest.raises(UserError, match="bench 'conver' is not one of convert, statistics, ingest, train-step, predict"):
         run_bench("conver", directory=tmp_path)
     with pytest.raises(UserError, match="rounds = 0 is not 1 or more"):
         run_bench("convert", rounds=0, directory=tmp_path)

@@ -2,15 +2,19 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from leapray.climsim.schema import TARGETS
-from leapray.data.flat import list_pieces, read_piece
+from leapray import storage
+from leapray.climsim.calendar import Month
+from leapray.climsim.schema import INPUTS, TARGETS
+from leapray.data.flat import Selection, list_pieces, read_piece
 from leapray.data.moments import Moments
 from leapray.data.transform import Fitting
 from leapray.errors import UserError
+from leapray.inference.parts import member_directory
 from leapray.inference.predict import predict
 from leapray.models.directory import load_model, save_model
 from leapray.models.registry import build_network
@@ -30,7 +34,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     rows = random_rows(200)
     transform = Fitting(Choice(name="standard"), ()).fit(Moments.of(rows), {})
     network = Choice(name="mlp", options={"hidden": [8]})
-    urls = [str(tmp_path_factory.mktemp("model")) for _ in range(2)]
+    urls = [str(tmp_path_factory.mktemp(name) / "model") for name in ("plain", "swa")]
     for seed, url in enumerate(urls):
         torch.manual_seed(seed)
         save_model(url, build_network(network.name, network.options).state_dict(), network, transform)
@@ -42,9 +46,23 @@ def read(url: str) -> tuple[list[str], np.ndarray]:
     return table["sample_id"].to_pylist(), np.stack([table[name].to_numpy() for name in TARGETS.columns], axis=1)
 
 
+def keys(url: str) -> list[int]:
+    return [row for path in sorted(Path(url).glob("*.parquet")) for row in pq.read_table(path)["row"].to_pylist()]
+
+
 def flat_inputs(flat: Path) -> tuple[list[str], torch.Tensor]:
     blocks = [block for piece in list_pieces(str(flat)) for block in read_piece(piece)]
     return [id_ for block in blocks for id_ in block.sample_id.to_pylist()], torch.from_numpy(np.concatenate([b.inputs for b in blocks]))
+
+
+@torch.inference_mode()
+def tendencies(model: str, x: torch.Tensor) -> np.ndarray:
+    return load_model(model).emulator.tendencies(x).numpy()
+
+
+@torch.inference_mode()
+def with_physics(model: str, x: torch.Tensor, y: np.ndarray) -> np.ndarray:
+    return load_model(model).emulator.physics(x, torch.from_numpy(y)).numpy()
 
 
 def test_every_row_is_predicted_once_as_the_emulator_gives_it(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None) -> None:
@@ -53,6 +71,7 @@ def test_every_row_is_predicted_once_as_the_emulator_gives_it(flat: Path, models
     expected_ids, x = flat_inputs(flat)
     assert (done.rows, done.files) == (96, 2)
     assert ids == expected_ids
+    assert keys(done.url) == [row for piece in list_pieces(str(flat)) for block in read_piece(piece) for row in block.row.tolist()]
     with torch.inference_mode():
         np.testing.assert_allclose(values, load_model(models[0]).emulator(x).numpy(), rtol=1e-5, atol=1e-7)
 
@@ -94,3 +113,79 @@ def test_inputs_that_are_not_finite_are_refused_and_leave_no_part(flat: Path, mo
     with pytest.raises(UserError, match=f"1 rows hold NaN or Inf inputs, the first {bad_id}"):
         predict(models[:1], str(tmp_path / "bad.0001-02.parquet"), str(tmp_path / "predictions"))
     assert list((tmp_path / "predictions").glob("*part*")) == []
+
+
+def test_members_are_weighted_by_column_and_kept_as_they_are(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None) -> None:
+    weights = np.linspace(0, 1, TARGETS.width)
+    done = predict(models, str(flat), str(tmp_path / "predictions"), weights=np.stack([weights, 1 - weights]), members=True)
+    expected_ids, x = flat_inputs(flat)
+    own = [tendencies(model, x) for model in models]
+    ids, values = read(done.url)
+    assert ids == expected_ids
+    np.testing.assert_allclose(values, with_physics(models[0], x, weights * own[0] + (1 - weights) * own[1]), rtol=1e-5, atol=1e-7)
+    for name, expected in zip(storage.short_names(models), own, strict=True):
+        ids, values = read(member_directory(done.url, name))
+        assert ids == expected_ids
+        assert keys(member_directory(done.url, name)) == keys(done.url)
+        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_piece_without_its_seal_is_made_again_with_its_members(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None) -> None:
+    url = str(tmp_path / "predictions")
+    predict(models, str(flat), url, members=True)
+    swa = member_directory(url, storage.short_names(models)[1])
+    before = read(url), read(swa)
+    for path in (Path(url) / "part-000001.parquet", Path(swa) / "part-000001.parquet"):
+        path.unlink()
+    assert predict(models, str(flat), url, members=True).rows == 96
+    after = read(url), read(swa)
+    for (ids, values), (ids_after, values_after) in zip(before, after, strict=True):
+        assert ids_after == ids
+        np.testing.assert_array_equal(values_after, values)
+
+
+def test_a_place_is_bound_to_weights_members_and_rows(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None) -> None:
+    url, weights = str(tmp_path / "predictions"), np.full((1, TARGETS.width), 0.5)
+    predict(models[:1], str(flat), url, weights=weights)
+    for change in ({"weights": 2 * weights}, {"members": True}, {"selection": Selection(stride=2)}):
+        with pytest.raises(UserError, match="holds a prediction of other settings"):
+            predict(models[:1], str(flat), url, **({"weights": weights} | change))
+
+
+def test_only_the_selected_months_and_steps_are_predicted(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None) -> None:
+    selection = Selection(start=Month.parse("0001-03"), stride=2, phase=1)
+    done = predict(models[:1], str(flat), str(tmp_path / "predictions"), selection=selection)
+    chosen = [row for piece in list_pieces(str(flat), selection) for block in read_piece(piece) for row in block.row.tolist()]
+    assert done.rows == len(chosen) == 24
+    assert keys(done.url) == chosen
+    with pytest.raises(UserError, match="no rows"):
+        predict(models[:1], str(flat), str(tmp_path / "none"), selection=Selection(stride=7, phase=6))
+
+
+def test_a_csv_is_predicted_row_by_row(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None) -> None:
+    table = pa.concat_tables(pq.read_table(path) for path in sorted(flat.glob("*.parquet")))
+    pyarrow.csv.write_csv(table.select(["sample_id", *INPUTS.columns]), tmp_path / "test.csv")
+    done = predict(models[:1], str(tmp_path / "test.csv"), str(tmp_path / "predictions"))
+    ids, values = read(done.url)
+    _, x = flat_inputs(flat)
+    assert done.rows == 96
+    assert ids == table["sample_id"].to_pylist()
+    np.testing.assert_allclose(values, with_physics(models[0], x, tendencies(models[0], x)), rtol=1e-5, atol=1e-7)
+
+
+def test_a_missing_column_and_a_folder_that_is_no_model_are_refused(
+    flat: Path, models: list[str], tmp_path: Path, ray_cluster: None
+) -> None:
+    table = pq.read_table(sorted(flat.glob("*.parquet"))[0]).drop_columns(["state_u_3"])
+    pq.write_table(table, tmp_path / "short.parquet")
+    with pytest.raises(UserError, match=r"short\.parquet: column state_u_3 missing"):
+        predict(models[:1], str(tmp_path / "short.parquet"), str(tmp_path / "predictions"))
+    with pytest.raises(UserError, match="not a model directory"):
+        predict([str(tmp_path)], str(flat), str(tmp_path / "predictions"))
+    assert not (tmp_path / "predictions").exists()
+
+
+@pytest.mark.parametrize(("share", "words"), [(1.0, "Ray finds none here"), (0.0, "GPU share 0: expected more than 0 and at most 1")])
+def test_gpus_that_are_not_there_are_refused(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None, share, words) -> None:
+    with pytest.raises(UserError, match=words):
+        predict(models[:1], str(flat), str(tmp_path / "predictions"), use_gpu=True, gpus_per_actor=share)

@@ -2,6 +2,7 @@ import csv
 
 import numpy as np
 import pytest
+from sklearn.metrics import r2_score
 
 from leapray.climsim.schema import SCORED, TARGETS
 from leapray.errors import UserError
@@ -9,7 +10,7 @@ from leapray.evaluation.sample import read_sample
 from leapray.evaluation.score import score_files
 from leapray.evaluation.tables import read_ids, read_targets
 from leapray.inference import submission
-from leapray.inference.submission import write_submission
+from leapray.inference.submission import submit, write_submission
 from tests.target_tables import write_targets
 
 ROWS = 9
@@ -47,6 +48,21 @@ def test_a_submission_has_the_samples_order_and_weights_to_the_last_bit(tmp_path
     np.testing.assert_array_equal(values, PHYSICAL[[IDS.index(i) for i in ASKED]] * weights)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_predictions_in_the_samples_order_are_streamed_to_the_same_file(tmp_path, monkeypatch, predictions, suffix):
+    write_targets(tmp_path / "predictions" / "1.parquet", IDS[4:], PHYSICAL[4:])
+    sample = write_sample(tmp_path / "sample.csv", INVERSE_STD, ids=IDS)
+    held = str(tmp_path / f"held{suffix}")
+    write_submission([f"{predictions}/1.parquet", f"{predictions}/0.parquet"], sample, held)
+    monkeypatch.setattr(submission, "gather", lambda *_: pytest.fail("held in memory"))
+    streamed = str(tmp_path / f"streamed{suffix}")
+    assert write_submission(predictions, sample, streamed) == ROWS
+    assert read_ids(streamed).to_pylist() == read_ids(held).to_pylist() == IDS
+    values = [np.concatenate(list(read_targets(url))) for url in (streamed, held)]
+    np.testing.assert_array_equal(values[0], PHYSICAL * INVERSE_STD)
+    np.testing.assert_array_equal(values[0], values[1])
+
+
 def test_the_csv_is_plain_to_any_reader(tmp_path, predictions):
     write_submission(predictions, write_sample(tmp_path / "sample.parquet", INVERSE_STD), str(tmp_path / "s.csv"))
     with open(tmp_path / "s.csv", newline="") as file:
@@ -65,6 +81,16 @@ def test_a_submission_scores_as_its_predictions(tmp_path, predictions):
     write_submission(predictions, sample, str(tmp_path / "s.csv"))
     plain = write_targets(tmp_path / "plain.parquet", IDS, PHYSICAL)
     np.testing.assert_allclose(score_files(str(tmp_path / "s.csv"), truth, sample).r2, score_files(plain, truth).r2, rtol=1e-12, atol=1e-12)
+
+
+def test_a_submission_is_scored_where_the_truth_is_known(tmp_path, predictions):
+    truth_values = PHYSICAL * RNG.uniform(0.5, 1.5, PHYSICAL.shape)
+    truth, sample = write_targets(tmp_path / "truth.parquet", IDS, truth_values), write_sample(tmp_path / "sample.csv")
+    assert submit(predictions, sample, str(tmp_path / "s.csv")) == (ROWS, None)
+    rows, score = submit(predictions, sample, str(tmp_path / "s.csv"), truth)
+    assert (rows, score.rows) == (ROWS, ROWS)
+    np.testing.assert_allclose(score.r2[SCORED], r2_score(truth_values, PHYSICAL, multioutput="raw_values")[SCORED], rtol=1e-9, atol=1e-9)
+    assert (score.r2[~SCORED] == 1).all()
 
 
 def refused(tmp_path, predictions, sample, destination="s.csv") -> str:
@@ -91,7 +117,7 @@ def test_predictions_that_are_not_finite_are_refused(tmp_path, value):
     bad = PHYSICAL.copy()
     bad[5, 7] = bad[5, 9] = value
     message = refused(tmp_path, write_targets(tmp_path / "bad.parquet", IDS, bad), write_sample(tmp_path / "sample.csv"))
-    assert "bad.parquet: 1 rows hold predictions that are NaN or Inf, the first ptend_t_7 of test_5" in message
+    assert f"bad.parquet: ptend_t_7 of test_5 is {value}; predictions must be finite numbers" in message
 
 
 @pytest.mark.parametrize(

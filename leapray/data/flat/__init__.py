@@ -4,7 +4,7 @@ Reads our own files and those that people already have (FACTS section 2): the co
 groups of a million rows, integer or float32 columns, columns in any order, further columns.
 """
 
-from leapray.data.flat.blocks import Block, read_columns, read_piece
+from leapray.data.flat.blocks import Block, read_chosen, read_columns, read_piece
 from leapray.data.flat.layout import ROW_GROUP_ROWS, flat_schema, to_table
 from leapray.data.flat.listing import Piece, Survey, list_pieces, survey
 from leapray.data.flat.selection import Selection
@@ -17,6 +17,7 @@ __all__ = [
     "Survey",
     "flat_schema",
     "list_pieces",
+    "read_chosen",
     "read_columns",
     "read_piece",
     "survey",

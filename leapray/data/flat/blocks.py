@@ -21,6 +21,15 @@ from leapray.evaluation.tables import ROWS, readable
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """Chosen columns of some rows of a piece, float64 ``(n, c)``, F-contiguous; ids and keys as in :class:`Block`."""
+
+    values: np.ndarray
+    sample_id: pa.Array
+    row: np.ndarray
+
+
+@dataclass(frozen=True)
 class Block:
     """Some rows of a piece, in file order: float64 inputs ``(n, 556)`` and targets ``(n, 368)``, string ids, int64 keys.
 
@@ -46,19 +55,27 @@ def read_piece(
     step 7·(r div 384). Raises UserError where the file breaks off, holds text for a number, another kind, empty ids, or rows whose
     months are asked for and cannot be told.
     """
+    for chosen in read_chosen(piece, wanted_columns(targets=targets), kind=kind, max_rows=max_rows, limit=limit):
+        yield Block(chosen.values[:, : INPUTS.width], chosen.values[:, INPUTS.width :], chosen.sample_id, chosen.row)
+
+
+def read_chosen(
+    piece: Piece, names: Sequence[str], *, kind: str | None = None, max_rows: int = ROWS, limit: int | None = None
+) -> Iterator[Chosen]:
+    """The rows of a piece as :func:`read_piece` gives them, but of the columns ``names`` alone, in that order."""
     read = 0
     with readable(piece.path):
-        for place, columns in _batches(piece, wanted_columns(targets=targets), max_rows, limit):
-            matrix = packed(columns)
+        for place, columns in _batches(piece, tuple(names), max_rows, limit):
+            matrix = packed(columns) if names else np.empty((place.num_rows, 0))
             row = row_keys(place, piece.path, Position(piece.month, piece.file, piece.part, read), kind)
             read += len(matrix)
             ids = _ids(piece.path, place)
             if piece.selection is not None:
-                chosen = _chosen(piece, piece.selection, place, row)
-                if not chosen.all():
-                    matrix, row, ids = matrix.T[:, chosen].T, row[chosen], ids.filter(pa.array(chosen))
+                taken = _taken(piece, piece.selection, place, row)
+                if not taken.all():
+                    matrix, row, ids = matrix.T[:, taken].T, row[taken], ids.filter(pa.array(taken))
             if len(row):
-                yield Block(matrix[:, : INPUTS.width], matrix[:, INPUTS.width :], ids, row)
+                yield Chosen(matrix, ids, row)
     if limit is None and piece.rows not in (-1, read):
         raise UserError(f"{piece.path}: row group {piece.row_group} holds {read} rows, expected {piece.rows} as when it was listed")
 
@@ -97,7 +114,7 @@ def _ids(path: str, place: pa.RecordBatch) -> pa.Array:
     return ids
 
 
-def _chosen(piece: Piece, selection: Selection, place: pa.RecordBatch, row: np.ndarray) -> np.ndarray:
+def _taken(piece: Piece, selection: Selection, place: pa.RecordBatch, row: np.ndarray) -> np.ndarray:
     """bool ``(n,)``: the rows that belong to the selection. Raises UserError where a row does not tell when it is."""
     step = steps_of(place, piece.path, row)
     if step is not None:

@@ -1,0 +1,40 @@
+"""The command line: one verb per stage, no logic. Each verb imports what it needs, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from leapray import __version__
+from leapray.cli import data, inference, training, whole  # noqa: F401
+from leapray.cli.app import app
+from leapray.console import errors, say
+from leapray.errors import UserError
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Run the command line: status 0 on success, 2 on a user's mistake (one sentence), 1 on anything else."""
+    try:
+        app()
+    except UserError as error:
+        errors.print(f"error: {error}", soft_wrap=True, markup=False)
+        sys.exit(2)
+    except SystemExit as exited:
+        if exited.code == 130:
+            errors.print("interrupted; the same command goes on where it can")
+        raise
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        say(f"leapray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version")] = False) -> None:
+    pass

@@ -1,0 +1,56 @@
+"""The application that the verbs belong to, and what several of them take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from leapray.console import errors
+
+if TYPE_CHECKING:
+    from leapray.data.flat import Selection
+    from leapray.evaluation.metrics import Score
+    from leapray.recipe import Recipe
+
+app = typer.Typer(
+    name="leapray", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train emulators of ClimSim on Ray."
+)
+recipe_app = typer.Typer(no_args_is_help=True, help="Look at a recipe without running it.")
+app.add_typer(recipe_app, name="recipe")
+
+RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file, such as jobs/recipes/low_res_aqua.yaml")]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override section.key of the recipe; may be repeated")]
+Start = Annotated[str | None, typer.Option(help="First month")]
+Stop = Annotated[str | None, typer.Option(help="Month to stop before")]
+Stride = Annotated[int, typer.Option(help="Take the steps with step % stride == phase")]
+Phase = Annotated[int, typer.Option(help="Remainder of the steps to take, 0 to stride - 1")]
+
+
+def notice(sentence: str) -> None:
+    """Tell what is worth knowing and stops nothing."""
+    errors.print(f"note: {sentence}", soft_wrap=True, markup=False)
+
+
+def selected(start: str | None, stop: str | None, stride: int, phase: int) -> Selection:
+    """The rows that the four options of a selection take."""
+    from leapray.climsim.calendar import Month
+    from leapray.data.flat import Selection
+
+    first, last = (Month.parse(month) if month else None for month in (start, stop))
+    return Selection(first, last, stride, phase)
+
+
+def trainable(recipe: str, overrides: list[str]) -> Recipe:
+    """A recipe that this machine can hold, as far as can be told before torch and Ray, which take seconds, are imported."""
+    from leapray.capacity import require
+    from leapray.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    require(loaded)
+    return loaded
+
+
+def in_words(score: Score) -> str:
+    """The three means of R2, in a line."""
+    return f"R2 over the learned columns {score.learned:.4g}, over the scored {score.scored:.4g}, over all {score.all:.4g}"

@@ -1,0 +1,157 @@
+"""Verbs that make something of trained models."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from leapray.cli.app import Overrides, Phase, RecipeFile, Start, Stop, Stride, app, in_words, notice, selected
+from leapray.console import bar, say
+from leapray.errors import UserError
+
+
+@app.command()
+def predict(
+    paths: Annotated[list[str], typer.Argument(metavar="MODEL... INPUT DEST", help="Model directories, flat parquet or csv, destination")],
+    weights: Annotated[str | None, typer.Option(help="ensemble.json; without MODEL its own models predict")] = None,
+    members: Annotated[bool, typer.Option("--members", help="Also keep each model's own output, before the physics")] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Predict on GPUs")] = False,
+    gpu_share: Annotated[float, typer.Option(help="GPU of an actor, which holds all models: 0.5 lets two share one")] = 1.0,
+    start: Start = None,
+    stop: Stop = None,
+    stride: Stride = 1,
+    phase: Phase = 0,
+) -> None:
+    """Predict physical tendencies; several models are averaged before the physics."""
+    from leapray.inference.predict import predict as run
+    from leapray.inference.weights import weighted_models
+
+    if len(paths) < (least := 2 if weights else 3):
+        raise UserError(f"predict takes MODEL... INPUT DEST, at least {least} paths, and got {len(paths)}")
+    *models, source, dest = paths
+    chosen, matrix, names = weighted_models(weights, models) if weights else (models, None, None)
+    with bar("predict") as update:
+        done = run(
+            chosen,
+            source,
+            dest,
+            weights=matrix,
+            members=members,
+            names=names,
+            use_gpu=gpu,
+            gpus_per_actor=gpu_share,
+            selection=selected(start, stop, stride, phase),
+            progress=update,
+            notice=notice,
+        )
+    say(f"wrote predictions of {done.rows} rows by {len(chosen)} model{'s' * (len(chosen) > 1)} to {done.url}")
+
+
+@app.command()
+def ensemble(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
+    """Solve for the weights of several models on the blend months, and predict the test months with them."""
+    from leapray.inference.ensemble import ensemble as run
+    from leapray.inference.ensemble import show as show_ensemble
+    from leapray.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    with bar("ensemble") as update:
+        done = run(loaded, progress=update, notice=notice)
+    show_ensemble(done.weights)
+    applied = f", predictions of the test months to {done.predictions}" if done.predictions else ""
+    say(f"wrote the weights of {len(done.weights.members)} members to {done.url}{applied}")
+
+
+@app.command()
+def submit(
+    predictions: Annotated[str, typer.Argument(help="Directory that predict wrote")],
+    dest: Annotated[str, typer.Argument(help="Submission, .csv or .parquet")],
+    sample_submission: Annotated[str, typer.Option(help="The competition's sample: ids, order of columns, weights")],
+    truth: Annotated[str | None, typer.Option(help="Flat parquet or csv with the targets of these ids, to score by")] = None,
+) -> None:
+    """Write a submission in the order and with the weights of a sample submission, and score it where the truth is known."""
+    from leapray.inference.submission import submit as run
+
+    rows, score = run(predictions, sample_submission, dest, truth)
+    say(f"wrote {rows} rows to {dest}" + (f": {in_words(score)}" if score else ""))
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[str, typer.Argument(help="Predictions or a submission")],
+    truth: Annotated[str, typer.Argument(help="Flat parquet or csv with targets")],
+    dest: Annotated[str, typer.Argument(help="Directory for scores.json and report.html")],
+    beside: Annotated[
+        list[str], typer.Option(metavar="NAME=PREDICTIONS", help="Other predictions of the same rows, to stand beside; may be repeated")
+    ] = [],  # noqa: B006
+    members: Annotated[
+        bool | None, typer.Option("--members/--no-members", help="Also evaluate each model's own output; default: where there is one")
+    ] = None,
+    grid: Annotated[str | None, typer.Option(help="netCDF with lat, lon and area of the columns, which high-res needs")] = None,
+    sample_submission: Annotated[str | None, typer.Option(help="Set when predictions are a submission: the weights of its values")] = None,
+    start: Start = None,
+    stop: Stop = None,
+    stride: Stride = 1,
+    phase: Phase = 0,
+    run: Annotated[list[str], typer.Option(help="Run whose learning curve the report shows; may be repeated")] = [],  # noqa: B006
+    variants: Annotated[list[str], typer.Option(help="variants.json for the report; may be repeated")] = [],  # noqa: B006
+    ensemble: Annotated[str | None, typer.Option(help="ensemble.json for the report")] = None,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html beside the numbers")] = True,
+) -> None:
+    """Evaluate predictions: the competition's R2, ClimSim's own metrics, and a report."""
+    from leapray import storage
+    from leapray.inference.evaluate import evaluate as judge
+
+    with bar("evaluate") as update:
+        found = judge(
+            predictions,
+            truth,
+            dest,
+            selection=selected(start, stop, stride, phase),
+            beside=_named(beside),
+            members=members,
+            grid=grid,
+            sample_submission=sample_submission,
+            runs=dict(zip(storage.short_names(run), run, strict=True)),
+            variants=variants,
+            ensemble=ensemble,
+            report=report,
+            progress=update,
+            notice=notice,
+        )
+    score = found[0].moments.score()
+    for name, value in score.by_variable().items():
+        say(f"{name:<16} {value:10.4g}")
+    for sentence in found[0].lacking:
+        notice(sentence)
+    say(in_words(score))
+    say(f"wrote the scores of {score.rows} rows{' and a report' if report else ''} to {dest}")
+
+
+@app.command()
+def export(
+    paths: Annotated[list[str], typer.Argument(metavar="MODEL... DEST", help="Model directories, destination directory")],
+    form: Annotated[str, typer.Option("--format", help="torchscript or torch-export")],
+    layout: Annotated[str, typer.Option(help="Order of the inputs that the host passes: kaggle556 or v2_rh557")] = "kaggle556",
+    weights: Annotated[str | None, typer.Option(help="ensemble.json with the weights of several models; default: their mean")] = None,
+) -> None:
+    """Write models as one emulator that a climate model can call: raw inputs in, physical tendencies out."""
+    from leapray.inference.export import export as run
+
+    if len(paths) < 2:
+        raise UserError(f"export takes MODEL... DEST, at least two paths, and got {len(paths)}")
+    *models, dest = paths
+    done = run(models, dest, form, layout=layout, weights=weights)
+    say(f"wrote {' and '.join(done.files)} to {done.url}, members: {done.members}; read back, self-test of {done.rows} rows passed")
+
+
+def _named(pairs: list[str]) -> dict[str, str]:
+    """Values NAME=VALUE of an option, by name."""
+    named = {}
+    for pair in pairs:
+        name, given, value = pair.partition("=")
+        if not (name and given and value) or name in named:
+            raise UserError(f"{pair}: expected NAME=PREDICTIONS, each name once")
+        named[name] = value
+    return named

@@ -1,0 +1,117 @@
+"""ClimSim's own metrics (Yu et al. 2023; FACTS section 6): errors of energy fluxes over time in each column of the grid, then over columns.
+
+Truth and prediction are first multiplied by mass ``dp / g`` (tendencies of temperature and water), by ``area / mean(area)`` and by an
+energy factor. Official code takes winds as one speed of both; here they stay unweighted. Shapes: c = 368 targets, n rows, g grid columns.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from leapray.climsim.schema import TARGETS
+from leapray.evaluation.grouping import Groups
+from leapray.evaluation.results import ClimSim
+
+HEAT_CAPACITY = 1004.64
+"""Of dry air, J/(kg K)."""
+LATENT_HEAT = 2.501e6
+"""Of vaporisation, J/kg; ClimSim takes it for ice too."""
+WATER_DENSITY = 1000.0
+"""kg/m3."""
+_WINDS = ("ptend_u", "ptend_v")
+_FACTORS = {"ptend_t": HEAT_CAPACITY, **dict.fromkeys(("ptend_q0001", "ptend_q0002", "ptend_q0003"), LATENT_HEAT)} | dict.fromkeys(
+    ("cam_out_PRECSC", "cam_out_PRECC"), LATENT_HEAT * WATER_DENSITY
+)
+UNITS = {variable.name: variable.units if variable.name in _WINDS else "W/m2" for variable in TARGETS.variables}
+"""Unit of the metrics of each target variable, R2 aside."""
+_MASSIVE = [variable.name for variable in TARGETS.profiles if variable.name not in _WINDS]
+_ROUNDING = 8 * np.finfo(np.float64).eps
+
+
+def energy_factors() -> np.ndarray:
+    """Factor ``(368,)`` of every target: J/kg/K or J/kg of what its mass carries, 1 for fluxes of energy and for winds."""
+    return np.concatenate([np.full(variable.levels, _FACTORS.get(variable.name, 1.0)) for variable in TARGETS.variables])
+
+
+def horizontal_weights(area: np.ndarray) -> np.ndarray:
+    """``area / mean(area)`` of each column for every target ``(368, g)``, 1 for winds."""
+    weights = np.tile(area / area.mean(), (TARGETS.width, 1))
+    weights[TARGETS.mask(_WINDS)] = 1.0
+    return weights
+
+
+def times_mass(values: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """Values ``(368, n)``, those of temperature and water times the mass of their layers ``(60, n)`` in kg/m2."""
+    weighted = values.copy()
+    for name in _MASSIVE:
+        weighted[TARGETS[name]] *= mass
+    return weighted
+
+
+class TruthByColumn:
+    """Streaming moments of the truth, weighted by mass, in each of ``columns`` grid columns: ``mean`` and ``deviation (368, g)``.
+
+    Merged about the means (Chan et al. 1983).
+    """
+
+    def __init__(self, columns: int) -> None:
+        self.count = np.zeros(columns)
+        self.mean, self.deviation = np.zeros((2, TARGETS.width, columns))
+
+    def update(self, groups: Groups, weighted: np.ndarray) -> None:
+        """Take in weighted truth ``(368, n)`` of rows of the grid columns ``groups``."""
+        at, count = groups.keys, self.count[groups.keys] + groups.counts
+        mean = groups.sums(weighted) / groups.counts
+        deviation = groups.sums(np.square(weighted - groups.spread(mean)))
+        shift = mean - self.mean[:, at]
+        self.deviation[:, at] += deviation + np.square(shift) * (self.count[at] * groups.counts / count)
+        self.mean[:, at] += shift * (groups.counts / count)
+        self.count[at] = count
+
+    def varies(self) -> np.ndarray:
+        """Boolean ``(368, g)``: whether the truth of a column is more than one number and its rounding."""
+        return self.deviation > self.count * np.square(_ROUNDING * self.mean)
+
+
+class ErrorByColumn:
+    """Sums of errors ``(368, g)``, prediction less truth weighted by mass: as they are, magnitudes, squares, and of the CRPS."""
+
+    def __init__(self, columns: int) -> None:
+        self.signed, self.absolute, self.squared = np.zeros((3, TARGETS.width, columns))
+        self.crps: np.ndarray | None = None
+
+    def update(self, groups: Groups, weighted: np.ndarray) -> None:
+        """Take in weighted errors ``(368, n)`` of rows of the grid columns ``groups``."""
+        at = groups.keys
+        self.signed[:, at] += groups.sums(weighted)
+        self.absolute[:, at] += groups.sums(np.abs(weighted))
+        self.squared[:, at] += groups.sums(np.square(weighted))
+
+    def update_crps(self, groups: Groups, weighted: np.ndarray) -> None:
+        """Take in the weighted CRPS ``(368, n)`` of rows of the grid columns ``groups``."""
+        if self.crps is None:
+            self.crps = np.zeros_like(self.signed)
+        self.crps[:, groups.keys] += groups.sums(weighted)
+
+
+def climsim(truth: TruthByColumn, error: ErrorByColumn, area: np.ndarray) -> ClimSim:
+    """The metrics of what was taken in, over the columns that were met; ``area (g,)`` is of the whole grid."""
+    met = truth.count > 0
+    scale = (energy_factors()[:, None] * horizontal_weights(area))[:, met]
+    count = truth.count[met]
+    varies = truth.varies()[:, met]
+    explained = 1.0 - error.squared[:, met] / np.where(varies, truth.deviation[:, met], 1.0)
+    return ClimSim(
+        mae=(scale * error.absolute[:, met] / count).mean(axis=1),
+        rmse=(scale * np.sqrt(error.squared[:, met] / count)).mean(axis=1),
+        r2=np.where(varies.all(axis=1), explained.mean(axis=1), np.nan),
+        bias=(scale * error.signed[:, met] / count).mean(axis=1),
+        crps=None if error.crps is None else (scale * error.crps[:, met] / count).mean(axis=1),
+    )
+
+
+def column_moistening(targets: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """Tendency of a column's water in all phases, kg/m2/s ``(n,)``: targets ``(368, n)``, layer mass ``(60, n)``."""
+    water = np.stack([targets[TARGETS[name]] for name in _MASSIVE if _FACTORS[name] == LATENT_HEAT])
+    moistening: np.ndarray = np.einsum("skn,kn->n", water, mass)
+    return moistening

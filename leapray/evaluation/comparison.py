@@ -1,0 +1,62 @@
+"""Two evaluations of the same rows, one less the other, with 95 % intervals by days."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from leapray.climsim.schema import LEARNED, SCORED, TARGETS
+from leapray.errors import UserError
+from leapray.evaluation.groups import GROUPS, group_mask
+from leapray.evaluation.intervals import Difference, differences
+from leapray.evaluation.results import Evaluation
+
+
+@dataclass(frozen=True)
+class ColumnDifferences:
+    """Differences of R2 by column and the ends of their intervals, each ``(368,)``; ends are NaN where days cannot tell."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """R2 of one evaluation less that of its base: ``headlines`` over the learned, the scored and all columns, means over the learned
+    columns of ``groups`` of variables and of ``variables``, and ``columns``. Ends of intervals are NaN where days cannot tell."""
+
+    base: str
+    other: str
+    rows: int
+    headlines: dict[str, Difference]
+    groups: dict[str, Difference]
+    variables: dict[str, Difference]
+    columns: ColumnDifferences
+
+
+def compare_evaluations(base: Evaluation, other: Evaluation) -> Comparison:
+    """``other`` less ``base``, paired: the same days are drawn for both. Raises UserError when they are not of the same rows."""
+    headlines = {"learned": LEARNED, "scored": SCORED, "all": np.ones(TARGETS.width, dtype=bool)}
+    groups = {group: group_mask(group) for group in GROUPS}
+    variables = {variable.name: TARGETS.mask([variable.name], range(variable.levels)) & LEARNED for variable in TARGETS.variables}
+    masks = [*headlines.values(), *groups.values(), *variables.values()]
+
+    def figures(r2: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.stack([r2[..., mask].mean(axis=-1) for mask in masks], axis=-1), r2], axis=-1)
+
+    try:
+        found = differences(base.moments, other.moments, figures)
+    except ValueError as error:
+        raise UserError(f"{base.name} and {other.name} are not evaluations of the same rows: {error}") from error
+    named, columns = iter(found), found[len(masks) :]
+    return Comparison(
+        base=base.name,
+        other=other.name,
+        rows=base.rows,
+        headlines={name: next(named) for name in headlines},
+        groups={name: next(named) for name in groups},
+        variables={name: next(named) for name in variables},
+        columns=ColumnDifferences(*(np.array([getattr(one, end) for one in columns]) for end in ("value", "low", "high"))),
+    )

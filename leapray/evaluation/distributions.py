@@ -1,0 +1,89 @@
+"""How values are distributed: truth and prediction of the scalars together, and how often it rains how much.
+
+Shapes: c = 368 targets, n rows, s = 8 scalars, b bins.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from leapray.climsim.calendar import STEPS_PER_DAY
+from leapray.climsim.grid import figures
+from leapray.climsim.schema import STEP_SECONDS, TARGETS
+from leapray.evaluation.climsim import WATER_DENSITY, column_moistening
+from leapray.evaluation.results import Joint, Precipitation
+
+SECONDS_PER_DAY = STEP_SECONDS * STEPS_PER_DAY
+_MM_PER_DAY = WATER_DENSITY * SECONDS_PER_DAY
+"""Of 1 m/s of water: a millimetre of it is a kg/m2."""
+_SCALARS = slice(TARGETS[TARGETS.scalars[0].name].start, TARGETS.width)
+_PRECIPITATION = TARGETS["cam_out_PRECC"].start
+_BINS = 50
+_LEAST, _MOST = 0.01, 1000.0
+"""Precipitation in mm/day: below the least it is as good as dry."""
+
+
+def precipitation_edges() -> np.ndarray:
+    """Edges in mm/day ``(b + 1,)``: 0, then logarithmic from 0.01 to 1000."""
+    return np.append(0.0, np.geomspace(_LEAST, _MOST, _BINS))
+
+
+@lru_cache
+def scalar_edges() -> np.ndarray:
+    """Edges ``(s, b + 1)`` in each scalar's unit, the same for every evaluation: even between the least and most that ClimSim's own
+    table tells of a flux, :func:`precipitation_edges` for snow and rain."""
+    table = figures("low_res_columns")
+    return np.stack([_edges(scalar.name, table, table["column"].index(scalar.name)) for scalar in TARGETS.scalars])
+
+
+def _edges(name: str, table: dict[str, tuple[str, ...]], row: int) -> np.ndarray:
+    if TARGETS.units[TARGETS[name].start] == "m/s":
+        return precipitation_edges() / _MM_PER_DAY
+    return np.linspace(float(table["min"][row]), float(table["max"][row]), _BINS + 1)
+
+
+class JointCounts:
+    """Streaming :class:`Joint`."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros((len(TARGETS.scalars), _BINS, _BINS), np.int64)
+
+    def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
+        """Take in targets ``(368, n)`` in physical units."""
+        for counts, edges, y, f in zip(self.counts, scalar_edges(), truth[_SCALARS], prediction[_SCALARS], strict=True):
+            pair = _bin(edges, y) * _BINS + _bin(edges, f)
+            counts += np.bincount(pair, minlength=_BINS**2).reshape(_BINS, _BINS)
+
+    def result(self) -> Joint:
+        return Joint(scalar_edges(), self.counts)
+
+
+class PrecipitationCounts:
+    """Streaming :class:`Precipitation`; what is beyond an end is counted in the last bin there."""
+
+    def __init__(self) -> None:
+        self.truth, self.prediction = np.zeros((2, _BINS), np.int64)
+        self._water = np.zeros((_BINS, 2))
+        self._weighed = False
+
+    def update(self, truth: np.ndarray, prediction: np.ndarray, mass: np.ndarray | None) -> None:
+        """Take in targets ``(368, n)`` in physical units, and the mass of layers ``(60, n)`` in kg/m2 where it is known."""
+        edges = precipitation_edges() / _MM_PER_DAY
+        rains = _bin(edges, truth[_PRECIPITATION])
+        self.truth += np.bincount(rains, minlength=_BINS)
+        self.prediction += np.bincount(_bin(edges, prediction[_PRECIPITATION]), minlength=_BINS)
+        if mass is not None:
+            self._weighed = True
+            for index, targets in enumerate((truth, prediction)):
+                self._water[:, index] += np.bincount(rains, column_moistening(targets, mass), _BINS)
+
+    def result(self) -> Precipitation:
+        with np.errstate(invalid="ignore"):
+            mean = self._water * SECONDS_PER_DAY / np.where(self.truth > 0, self.truth, np.nan)[:, None]
+        return Precipitation(precipitation_edges(), self.truth, self.prediction, mean if self._weighed else np.full_like(mean, np.nan))
+
+
+def _bin(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)

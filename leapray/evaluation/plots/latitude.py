@@ -1,0 +1,98 @@
+"""Skill and bias by latitude and pressure, of the six tendencies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+
+from leapray.climsim.grid import REFERENCE_PRESSURE, hybrid_levels, pressure
+from leapray.climsim.schema import LEARNED
+from leapray.evaluation.plots.quantity import PROFILES, Quantity
+from leapray.evaluation.plots.style import png, ticks
+from leapray.evaluation.results import Zonal
+
+_LATITUDES = (-60, -30, -15, 0, 15, 30, 60)
+_CONTOURS = (0.7, 0.9)
+_SKILL_COLORS, _BIAS_COLORS = "viridis", "PuOr_r"
+_GRID: dict[str, Any] = {"left": 0.06, "right": 0.985, "bottom": 0.075, "top": 0.95, "wspace": 0.16, "hspace": 0.27}
+_WIDTH, _HEIGHT, _DPI = 13.5, 7.4, 140
+_NO_DATA = "#c8c8c8"
+_NOTABLE = 0.25
+"""A negative bias beyond this share of the scale gets a dot, for its colour is no other in grey."""
+
+
+def zonal_skill(zonal: Zonal) -> bytes:
+    """A PNG of R2 of daily zonal means (FACTS section 6): sine of latitude against pressure, from 0 to 1, with lines at 0.7 and 0.9."""
+    return png(_skill_figure(zonal))
+
+
+def zonal_bias(zonal: Zonal) -> bytes:
+    """A PNG of the mean of prediction less truth by latitude and pressure; negative ones are dotted."""
+    return png(_bias_figure(zonal))
+
+
+def _skill_figure(zonal: Zonal) -> Figure:
+    figure, panels = _panels()
+    for axes, quantity in zip(panels, PROFILES, strict=True):
+        r2 = _section(zonal.r2, quantity)
+        mesh = _draw(axes, zonal, r2, cmap=_SKILL_COLORS, vmin=0, vmax=1)
+        if np.isfinite(r2).any() and np.nanmin(r2) < _CONTOURS[-1] and np.nanmax(r2) > _CONTOURS[0]:
+            lines = axes.contour(*_middles(zonal), r2, levels=_CONTOURS, colors=("white", "black"), linewidths=1.1)
+            axes.clabel(lines, fmt="%.1f", fontsize=8)
+        _dress(figure, axes, quantity, mesh, f"R² of daily zonal mean {quantity.symbol}", "min")
+    return figure
+
+
+def _bias_figure(zonal: Zonal) -> Figure:
+    figure, panels = _panels()
+    for axes, quantity in zip(panels, PROFILES, strict=True):
+        bias = _section(zonal.bias, quantity) * quantity.factor
+        finite = np.abs(bias[np.isfinite(bias)])
+        # one column of a steep profile must not bleach the others
+        scale = float(np.quantile(finite, 0.98)) if finite.size and finite.max() > 0 else 1.0
+        mesh = _draw(axes, zonal, bias, cmap=_BIAS_COLORS, vmin=-scale, vmax=scale)
+        sines, pressures = np.meshgrid(*_middles(zonal))
+        negative = bias < -_NOTABLE * scale
+        axes.plot(
+            sines[negative], pressures[negative], "o", markersize=2.2, markerfacecolor="black", markeredgecolor="white", markeredgewidth=0.4
+        )
+        _dress(figure, axes, quantity, mesh, f"bias of {quantity.symbol} ({quantity.unit}); dots: negative", "both")
+    return figure
+
+
+def _panels() -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(_WIDTH, _HEIGHT), dpi=_DPI)
+    return figure, figure.subplots(2, 3, sharey=True, gridspec_kw=_GRID).ravel()
+
+
+def _section(values: np.ndarray, quantity: Quantity) -> np.ndarray:
+    """Values by level and band ``(60, z)``, NaN where a column is not learned."""
+    return np.where(LEARNED, values, np.nan)[:, quantity.columns].T
+
+
+def _middles(zonal: Zonal) -> tuple[np.ndarray, np.ndarray]:
+    sines = np.sin(np.radians(zonal.edges))
+    return (sines[:-1] + sines[1:]) / 2, pressure(np.array([REFERENCE_PRESSURE]))[0] / 100
+
+
+def _draw(axes: Axes, zonal: Zonal, values: np.ndarray, **colors: Any) -> ScalarMappable:
+    levels = hybrid_levels()
+    interfaces = (levels.a_interface + levels.b_interface) * REFERENCE_PRESSURE / 100
+    axes.set_facecolor(_NO_DATA)
+    return axes.pcolormesh(np.sin(np.radians(zonal.edges)), interfaces, values, **colors)
+
+
+def _dress(figure: Figure, axes: Axes, quantity: Quantity, mesh: ScalarMappable, label: str, extend: str) -> None:
+    axes.set_xticks(np.sin(np.radians(_LATITUDES)), [f"{abs(lat)}°{'S' if lat < 0 else 'N' if lat else ''}" for lat in _LATITUDES])
+    axes.set_ylim(1000, 0)
+    axes.tick_params(labelsize=8)
+    if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
+        axes.set_ylabel("pressure (hPa)", fontsize=9)
+    axes.set_title(quantity.words, fontsize=9.5, loc="left")
+    bar = figure.colorbar(mesh, ax=axes, pad=0.02, extend=extend, ticks=ticks(5))
+    bar.set_label(label, fontsize=8.5)
+    bar.ax.tick_params(labelsize=8)

@@ -1,0 +1,101 @@
+"""The eight scalars at the surface: their R2 as bars, and truth against prediction as joint densities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from leapray.evaluation.plots.levels import MOST, Curve
+from leapray.evaluation.plots.quantity import SCALARS, Quantity
+from leapray.evaluation.plots.style import BELOW, DARK, LINES, MIDDLE, dress, number, png, shortened, svg, ticks
+from leapray.evaluation.results import Joint
+
+_HATCHES = ("", "////", "....", "xxxx")
+_THICK = 0.8
+"""Share of a scalar's room that its bars take."""
+_LONGEST_NAME = 40
+
+
+def scalar_bars(curves: Sequence[Curve]) -> bytes:
+    """An SVG with a bar of R2 for each scalar and curve, cut at -0.5, its value beside it. Raises ValueError for too many curves."""
+    return svg(_bar_figure(curves))
+
+
+def joint_densities(joint: Joint) -> bytes:
+    """A PNG with a panel for each scalar: how many rows have which truth and prediction, on a logarithmic scale."""
+    return png(_joint_figure(joint))
+
+
+def _bar_figure(curves: Sequence[Curve]) -> Figure:
+    if not 0 < len(curves) <= MOST:
+        raise ValueError(f"{len(curves)} curves cannot be told apart, expected 1 to {MOST}")
+    height = 1.1 + len(SCALARS) * (0.2 + 0.16 * len(curves))
+    figure = Figure(figsize=(10.5, height))
+    room = {"left": 0.36, "right": 0.93, "bottom": 0.5 / height, "top": 1 - 0.4 / height}
+    axes = figure.subplots(gridspec_kw=room)
+    thick = _THICK / len(curves)
+    for index, curve in enumerate(curves):
+        r2 = np.array([curve.values[quantity.columns][0] for quantity in SCALARS])
+        places = np.arange(len(SCALARS)) + (index - (len(curves) - 1) / 2) * thick
+        color = LINES[index]["color"]
+        axes.barh(
+            places,
+            np.maximum(r2, -BELOW),
+            thick,
+            color=color if not index else "white",
+            edgecolor=color,
+            hatch=_HATCHES[index],
+            label=shortened(curve.name, _LONGEST_NAME),
+        )
+        for place, value in zip(places, r2, strict=True):
+            axes.text(max(value, 0.0) + 0.008, place, number(value), va="center", fontsize=7.5, color=DARK)
+    axes.axvline(0, color=MIDDLE, linewidth=0.8)
+    lowest = min(float(np.nanmin([curve.values[quantity.columns][0] for quantity in SCALARS])) for curve in curves)
+    axes.set_xlim(max(min(lowest, 0.0), -BELOW), 1.0)
+    axes.set_ylim(len(SCALARS) - 0.4, -0.6)
+    axes.set_yticks(range(len(SCALARS)), [f"{quantity.words}\n({quantity.symbol})" for quantity in SCALARS], fontsize=8)
+    axes.set_xlabel("R²", fontsize=9)
+    dress(axes)
+    axes.grid(visible=False, axis="y")
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=len(curves), frameon=False, fontsize=9)
+    return figure
+
+
+def _joint_figure(joint: Joint) -> Figure:
+    figure = Figure(figsize=(13.5, 6.9), dpi=140)
+    room = {"left": 0.055, "right": 0.99, "bottom": 0.08, "top": 0.95, "wspace": 0.3, "hspace": 0.32}
+    panels = figure.subplots(2, len(SCALARS) // 2, gridspec_kw=room).ravel()
+    for axes, quantity, edges, counts in zip(panels, SCALARS, joint.edges, joint.counts, strict=True):
+        _draw_joint(figure, axes, quantity, edges * quantity.factor, counts)
+    return figure
+
+
+def _draw_joint(figure: Figure, axes: Axes, quantity: Quantity, edges: np.ndarray, counts: np.ndarray) -> None:
+    even = np.allclose(np.diff(edges), edges[1] - edges[0], rtol=1e-6, atol=0)
+    if not even and edges[0] <= 0:
+        # a logarithmic axis has no 0: the bin of what hardly rains is as wide as the next
+        edges = np.concatenate([[edges[1] ** 2 / edges[2]], edges[1:]])
+    if counts.max() > 0:
+        # truth, the first axis, lies along x
+        shown = np.ma.masked_equal(counts, 0).T
+        mesh = axes.pcolormesh(edges, edges, shown, norm=LogNorm(1, max(counts.max(), 2)), cmap="cividis_r")
+        bar = figure.colorbar(mesh, ax=axes, pad=0.02)
+        bar.ax.tick_params(labelsize=7)
+        bar.ax.set_xlabel("rows", fontsize=7.5, labelpad=9)
+    if not even:
+        axes.set(xscale="log", yscale="log")
+        axes.minorticks_off()
+    axes.plot(edges[[0, -1]], edges[[0, -1]], color="white", linewidth=2.2)
+    axes.plot(edges[[0, -1]], edges[[0, -1]], color="black", linewidth=0.9, linestyle="--")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(ticks(4) if even else LogLocator(numticks=4))
+    axes.set(xlim=edges[[0, -1]], ylim=edges[[0, -1]])
+    axes.set_title(quantity.words, fontsize=8, loc="left")
+    axes.set_xlabel(f"{quantity.symbol}, truth ({quantity.unit})", fontsize=8.5)
+    axes.set_ylabel(f"{quantity.symbol}, prediction ({quantity.unit})", fontsize=8.5)
+    axes.tick_params(labelsize=8)

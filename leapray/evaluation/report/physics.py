@@ -1,0 +1,137 @@
+"""Sections on what predictions are as fields: where they are skilful, their biases, the surface, rain, and ClimSim's own metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from leapray.climsim.schema import TARGETS
+from leapray.evaluation.climsim import UNITS
+from leapray.evaluation.plots.latitude import zonal_bias, zonal_skill
+from leapray.evaluation.plots.levels import MOST, Curve, bias_profiles
+from leapray.evaluation.plots.quantity import PROFILES, SCALARS
+from leapray.evaluation.plots.rain import precipitation
+from leapray.evaluation.plots.surface import joint_densities
+from leapray.evaluation.report.page import Cell, Picture, Section, Table, figure, score, text
+from leapray.evaluation.results import ClimSim, Evaluation
+
+_METRICS = {"mae": "MAE", "rmse": "RMSE", "bias": "bias", "crps": "CRPS", "r2": "R² (ClimSim's)"}
+
+
+def maps(subject: Evaluation) -> Section | None:
+    """Pressure against latitude; None where rows do not tell their place."""
+    if subject.zonal is None:
+        return None
+    picture = Picture(zonal_skill(subject.zonal), f"R² of daily zonal means of {subject.name} by latitude and pressure, six tendencies")
+    words = ["R² over days of means over bands of 10° of latitude, weighted by area; white and black lines are at 0.7 and 0.9."]
+    return Section("maps", "Skill by latitude and pressure", words, [picture])
+
+
+def biases(evaluations: Sequence[Evaluation]) -> Section:
+    """Mean profiles, biases, and their maps."""
+    subject = evaluations[0]
+    curves = [Curve(evaluation.name, evaluation.bias) for evaluation in evaluations[:MOST]]
+    names = ", ".join(curve.name for curve in curves)
+    content: list[Table | Picture] = [
+        Picture(bias_profiles(subject.mean, curves), f"Mean profiles of truth and {subject.name}, and below them biases of {names}")
+    ]
+    if subject.zonal is not None:
+        content.append(Picture(zonal_bias(subject.zonal), f"Bias of {subject.name} by latitude and pressure, six tendencies"))
+    rows = [
+        [
+            text(quantity.words),
+            text(quantity.unit),
+            figure(float(subject.mean[quantity.columns][0]) * quantity.factor),
+            *(figure(float(evaluation.bias[quantity.columns][0]) * quantity.factor, 3) for evaluation in evaluations),
+        ]
+        for quantity in SCALARS
+    ]
+    header = ["surface flux", "unit", "mean of truth", *(f"bias of {evaluation.name}" for evaluation in evaluations)]
+    content.append(Table("Biases at the surface", header, rows))
+    return Section("bias", "Bias", ["Bias is the mean of prediction less truth over all rows, which are not weighted by area."], content)
+
+
+def scalars(subject: Evaluation) -> Section | None:
+    """Truth against prediction at the surface."""
+    if subject.joint is None:
+        return None
+    picture = Picture(
+        joint_densities(subject.joint), f"Joint density of truth and prediction of {subject.name} for the eight surface fluxes"
+    )
+    words = ["Rows by truth and prediction; the dashed line is where both are equal. What lies beyond an edge is counted in the last bin."]
+    return Section("scalars", "Surface fluxes", words, [picture])
+
+
+def rain(evaluations: Sequence[Evaluation]) -> Section | None:
+    """Precipitation's distribution, and the column's moistening."""
+    found = [(evaluation.name, evaluation.precipitation) for evaluation in evaluations if evaluation.precipitation is not None][:MOST]
+    if not found:
+        return None
+    names = ", ".join(name for name, _ in found)
+    picture = Picture(precipitation(found), f"Distribution of precipitation, and moistening by precipitation, of truth and {names}")
+    words = ["Left, how often it rains how much; right, the mean tendency of all water in the column where it truly rains so much."]
+    return Section("precipitation", "Precipitation", words, [picture])
+
+
+def own_metrics(evaluations: Sequence[Evaluation]) -> Section | None:
+    """ClimSim's own metrics and CRPS, where there are any."""
+    subject = evaluations[0]
+    content = []
+    words = []
+    if subject.climsim is not None:
+        words.append(
+            "ClimSim's metrics are of energy fluxes, weighted by mass and area, over time in each column of the grid, then averaged over "
+            "columns: its R² is below the competition's, which pools time and place, wherever a column varies little."
+        )
+        content.append(_metric_table(subject.name, subject.climsim, subject.moments.score().by_variable()))
+    beside = [(evaluation.name, evaluation.climsim) for evaluation in evaluations if evaluation.climsim is not None]
+    if len(beside) > 1:
+        content.append(_error_table(beside))
+    if subject.crps is not None:
+        words.append(
+            "CRPS is the fair score of the members as an ensemble: mean absolute error where all agree, less where they spread rightly."
+        )
+        content.append(_crps_table(subject))
+    return Section("climsim", "ClimSim's own metrics", words, content) if content else None
+
+
+def _metric_table(name: str, metrics: ClimSim, competition: dict[str, float]) -> Table:
+    found = metrics.by_variable()
+    told = [metric for metric in _METRICS if metric in found[TARGETS.variables[0].name]]
+    rows = [
+        [
+            text(variable),
+            _unit(variable),
+            *(figure(values[metric]) if metric != "r2" else score(values[metric]) for metric in told),
+            score(competition[variable]),
+        ]
+        for variable, values in found.items()
+    ]
+    header = ["", "unit", *(_METRICS[metric] for metric in told), "R² (competition)"]
+    return Table(f"{name}: ClimSim's metrics by variable, the mean over levels", header, rows)
+
+
+def _unit(variable: str) -> Cell:
+    return text(UNITS[variable].replace("m2", "m²"))
+
+
+def _error_table(found: Sequence[tuple[str, ClimSim]]) -> Table:
+    values = [metrics.by_variable() for _, metrics in found]
+    rows = [
+        [text(variable.name), _unit(variable.name), *(figure(of[variable.name]["mae"]) for of in values)] for variable in TARGETS.variables
+    ]
+    return Table("ClimSim's MAE by variable", ["", "unit", *(name for name, _ in found)], rows)
+
+
+def _crps_table(subject: Evaluation) -> Table:
+    assert subject.crps is not None
+    rows = [
+        [
+            text(quantity.words),
+            text(quantity.unit),
+            *(figure(float(of[quantity.columns].mean()) * quantity.factor) for of in (subject.crps, subject.mae)),
+        ]
+        for quantity in (*PROFILES, *SCALARS)
+    ]
+    return Table(
+        "CRPS in physical units, the mean over rows and levels", ("", "unit", "CRPS of the members", f"MAE of {subject.name}"), rows
+    )

@@ -1,0 +1,76 @@
+"""``scores.json``: an evaluation's figures in plain values, each under its name, for people and programs that do not read arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from leapray.climsim.schema import TARGETS
+from leapray.evaluation.climsim import UNITS
+from leapray.evaluation.groups import by_group
+from leapray.evaluation.intervals import difference, interval
+from leapray.evaluation.results import Evaluation
+from leapray.evaluation.worst import worst_columns
+
+FILE = "scores.json"
+
+
+def scores(evaluations: Sequence[Evaluation], sources: Mapping[str, str]) -> dict[str, Any]:
+    """Figures of the first evaluation, and of the others ``beside`` it, each with its ``difference``: its headline less the first's.
+
+    ``sources`` are the files by what they are. What is not known, or no number, is None.
+    """
+    subject, *others = evaluations
+    by_column = dict(zip(TARGETS.columns, subject.moments.score().r2.tolist(), strict=True))
+    beside = {other.name: _figures(other) | {"difference": _difference(subject, other)} for other in others}
+    found = {
+        "name": subject.name,
+        "sources": dict(sources),
+        **_figures(subject),
+        "by_column": by_column,
+        "worst": [asdict(column) for column in worst_columns(subject)],
+        "lacking": list(subject.lacking),
+        "beside": beside,
+    }
+    plain: dict[str, Any] = _plain(found)
+    return plain
+
+
+def _figures(evaluation: Evaluation) -> dict[str, Any]:
+    score = evaluation.moments.score()
+    within = interval(evaluation.moments)
+    return {
+        "rows": evaluation.rows,
+        "days": len(evaluation.moments.blocks) if evaluation.timed else None,
+        **score.summary(),
+        "interval": None if within is None else asdict(within),
+        "by_group": by_group(score.r2),
+        "by_variable": score.by_variable(),
+        "climsim": None if evaluation.climsim is None else {"units": UNITS, "by_variable": evaluation.climsim.by_variable()},
+        "crps": None if evaluation.crps is None else _crps(evaluation),
+    }
+
+
+def _crps(evaluation: Evaluation) -> dict[str, Any]:
+    """In physical units, mean over the levels of each variable."""
+    assert evaluation.crps is not None
+    return {
+        variable.name: {"value": float(evaluation.crps[TARGETS[variable.name]].mean()), "units": variable.units}
+        for variable in TARGETS.variables
+    }
+
+
+def _difference(subject: Evaluation, other: Evaluation) -> dict[str, Any] | None:
+    found = difference(subject.moments, other.moments)
+    return None if found is None else asdict(found)
+
+
+def _plain(value: Any) -> Any:
+    """Nested plain values with None for what is no finite number, since json knows none."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,120 @@
+"""Members' predictions as files: of each piece of a source one part, whose rows are given in the order of the truth's.
+
+What ``predict`` keeps of models lies so; predictions of older runs, in whatever files and order, are laid out alike before they are used.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from leapray import storage
+from leapray.climsim.schema import TARGETS
+from leapray.data import flat
+from leapray.errors import UserError
+from leapray.evaluation.tables import columns, files, locate, read_ids, read_targets, readable
+from leapray.inference.parts import ROW, part, part_writer
+
+BLOCK_ROWS = 2048
+"""Rows that are taken at a time, of every member."""
+
+
+class PartReader:
+    """The rows of a part, taken by their keys some at a time, in the order of the part; others are passed over. Bounded in memory."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._batches = self._read()
+        self._row = np.empty(0, np.int64)
+        self._values = np.empty((TARGETS.width, 0))
+
+    def take(self, row: np.ndarray) -> np.ndarray:
+        """Predictions ``(n, 368)`` of the rows with these keys. Raises UserError for rows that the part lacks, or that are not finite."""
+        while (places := _places(row, self._row)) is None:
+            if (batch := next(self._batches, None)) is None:
+                missing = ~np.isin(row, self._row)
+                raise UserError(f"{self.url}: lacks {int(missing.sum())} rows of the input, the first with key {row[missing][0]}")
+            self._row = np.concatenate([self._row, batch[0]])
+            self._values = np.concatenate([self._values, batch[1]], axis=1)
+        found = np.take(self._values, places, axis=1)
+        if not np.isfinite(found).all():
+            raise UserError(f"{self.url}: holds NaN or Inf; predictions must be finite numbers")
+        used = int(places.max(initial=-1)) + 1
+        self._row, self._values = self._row[used:], self._values[:, used:]
+        return found.T
+
+    def _read(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        with readable(self.url), storage.open_input(self.url) as file:
+            for batch in pq.ParquetFile(file).iter_batches(BLOCK_ROWS, columns=[ROW, *TARGETS.columns]):
+                yield batch.column(ROW).to_numpy(), np.array([batch.column(name).to_numpy() for name in TARGETS.columns])
+
+
+def _places(row: np.ndarray, among: np.ndarray) -> np.ndarray | None:
+    """Position of each key among others ``(n,)``; None where one of them is not there."""
+    if not len(among):
+        return None if len(row) else np.empty(0, np.int64)
+    order = np.argsort(among, kind="stable")
+    places = order[np.searchsorted(among, row, sorter=order).clip(max=len(among) - 1)]
+    return places if np.array_equal(among[places], row) else None
+
+
+def lay_out(predictions: str, name: str, source: str, pieces: Sequence[flat.Piece], directory: str) -> None:
+    """Write an older run's predictions of a source as parts, unless they are all there.
+
+    Rows are known by their keys, where the files have a column ``row``, else by ``sample_id``. The files may be parquet or csv, hold
+    further rows, and have any order: their values pass through a temporary file on this machine. Raises UserError for rows that are
+    missing or stand twice.
+    """
+    if all(storage.exists(part(directory, piece.index)) for piece in pieces):
+        return
+    known = _Keys(predictions)
+    with tempfile.TemporaryFile(prefix="leapray-") as file:
+        values = np.memmap(file, np.float64, "w+", shape=(known.rows, TARGETS.width))
+        start = 0
+        for batch in read_targets(predictions):
+            values[start : start + len(batch)] = batch
+            start += len(batch)
+        for piece in pieces:
+            with part_writer(directory, piece.index) as write:
+                for block in flat.read_piece(piece, targets=False):
+                    places = known.places(block)
+                    if (missing := places < 0).any():
+                        first = block.sample_id[int(np.argmax(missing))].as_py()
+                        raise UserError(
+                            f"ensemble.members: {name} lacks predictions of {int(missing.sum())} rows of {piece.path}, the first {first}; "
+                            f"expected all rows of {source} in {predictions}"
+                        )
+                    write(block, values[places], ())
+
+
+class _Keys:
+    """By what the rows of predictions are known, in their order."""
+
+    def __init__(self, predictions: str) -> None:
+        self._by_row = all(file.endswith(".parquet") and ROW in columns(file) for file in files(predictions))
+        self._row, self._ids = np.empty(0, np.int64), pa.chunked_array([], pa.string())
+        if not self._by_row:
+            self._ids = read_ids(predictions)
+            self.rows = len(self._ids)
+            return
+        self._row = np.concatenate([_rows_of(file) for file in files(predictions)])
+        self.rows = len(self._row)
+        if len(np.unique(self._row)) < self.rows:
+            raise UserError(f"{predictions}: column {ROW} must be unique, and a key stands there more than once")
+        self._order = np.argsort(self._row)
+
+    def places(self, block: flat.Block) -> np.ndarray:
+        """Position of each row of a block among the predictions ``(n,)``, -1 where it is not there."""
+        if not self._by_row:
+            return locate(pa.chunked_array([block.sample_id]), self._ids)
+        places = self._order[np.searchsorted(self._row, block.row, sorter=self._order).clip(max=self.rows - 1)]
+        return np.where(self._row[places] == block.row, places, -1)
+
+
+def _rows_of(url: str) -> np.ndarray:
+    with readable(url), storage.open_input(url) as file:
+        return pq.read_table(file, columns=[ROW]).column(ROW).to_numpy()

@@ -1,0 +1,81 @@
+"""Weights of an ensemble: those that minimise the mean over columns of squared error over variance, not negative, with sum 1.
+
+Shapes: M members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+from leapray.climsim.schema import TARGETS
+from leapray.evaluation.groups import GROUPS
+from leapray.inference.ensemble.products import ErrorProducts
+
+ONE = {"all": tuple(variable.name for variable in TARGETS.variables)}
+"""All variables as one group."""
+_RIDGE = 1e-10
+"""Share of the mean diagonal that is added to it: of equal members each then counts alike, and the optimum is one."""
+
+
+def solve(unexplained: np.ndarray) -> np.ndarray:
+    """``argmin w' A w`` with ``w >= 0`` and ``sum w = 1`` for positive semidefinite ``A (M, M)``; the plain mean where A is 0.
+
+    With ``A = R' R`` it is the non-negative least squares problem ``|R u|^2 + (sum u - 1)^2``, scaled to sum 1: along a ray ``u = t w``
+    that is least at ``q / (1 + q)`` with ``q = w' A w``, which grows with q (Lawson & Hanson 1974, Solving least squares problems, ch. 23).
+    """
+    members = len(unexplained)
+    size = np.trace(unexplained) / members
+    if not size > 0:
+        return np.full(members, 1 / members)
+    values, vectors = np.linalg.eigh(unexplained / size + _RIDGE * np.eye(members))
+    root = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
+    found, _ = nnls(np.vstack([root, np.ones(members)]), np.append(np.zeros(members), 1.0))
+    return found / found.sum()
+
+
+def weigh(products: ErrorProducts, groups: Mapping[str, tuple[str, ...]]) -> dict[str, np.ndarray]:
+    """Weights ``(M,)`` solved for in each group: one of :data:`ONE`, or those of ``GROUPS``.
+
+    A group of which no column varies takes the weights of all.
+    """
+    whole = solve(products.unexplained())
+    if groups == ONE:
+        return {"all": whole}
+    return {group: solve(found) if (found := products.unexplained(group)).any() else whole for group in groups}
+
+
+def by_column(weights: Mapping[str, np.ndarray], groups: Mapping[str, tuple[str, ...]]) -> np.ndarray:
+    """Weights of groups as those of target columns ``(M, 368)``."""
+    matrix = np.empty((len(next(iter(weights.values()))), TARGETS.width))
+    for group, variables in groups.items():
+        for variable in variables:
+            matrix[:, TARGETS[variable]] = weights[group][:, None]
+    return matrix
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """R2 of one vector of weights and of one for each group, solved on half of the days and scored on the other half, and the reverse."""
+
+    one: float
+    by_variable: float
+
+    @property
+    def groups(self) -> Mapping[str, tuple[str, ...]]:
+        return GROUPS if self.by_variable > self.one else ONE
+
+
+def held_out(halves: tuple[ErrorProducts, ErrorProducts]) -> HeldOut | None:
+    """Whether groups help on days that they were not solved on; None where one of the halves has no rows or nothing that varies."""
+    if any(not half.varying.any() for half in halves):
+        return None
+
+    def mean_r2(groups: Mapping[str, tuple[str, ...]]) -> float:
+        pairs = (halves, halves[::-1])
+        return float(np.mean([score.r2(by_column(weigh(solved, groups), groups)) for solved, score in pairs]))
+
+    return HeldOut(mean_r2(ONE), mean_r2(GROUPS))

@@ -1,0 +1,63 @@
+"""An ensemble in the terminal: members, weights and worth, and how it did beside its plain mean and its best member."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from leapray.console import say, table
+from leapray.inference.weights import Weights
+
+
+def show(weights: Weights) -> None:
+    """The members' weights and scores, two tables where groups of variables are weighed apart, and what the test months say."""
+    blend, test = weights.figures.get("blend"), weights.figures.get("test")
+    shares = [(member.name, *(f"{member.weights[group]:.3f}" for group in weights.groups)) for member in weights.members]
+    apart = len(weights.groups) > 1
+    if apart:
+        table("Weights of the members by group of variables", ("", *weights.groups), shares)
+    header = ["", *([] if apart else ["weight"])]
+    rows = [list(share[: len(header)]) for share in shares]
+    summary = [[name, *[""] * (len(header) - 1)] for name in ("plain mean", "ensemble")]
+    if blend is not None:
+        header += ["blend R2", "without it", "least like"]
+        for index, row in enumerate(rows):
+            row += [_number(blend["members"][row[0]]), _number(blend["worth"][row[0]], "+"), _least_like(blend, index)]
+        for row, key in zip(summary, ("mean", "ensemble"), strict=True):
+            row += [_number(blend[key]), "", ""]
+    if test is not None:
+        header.append("test R2")
+        for row in rows:
+            row.append(_number(test["members"][row[0]]))
+        for row, key in zip(summary, ("mean", "ensemble"), strict=True):
+            row.append(_number(test[key]))
+    told = [] if blend is None and test is None else summary
+    table("R2 of the members over the learned columns", tuple(header), [tuple(row) for row in rows + told])
+    if blend is not None:
+        say(f"weights: {blend['groups']['why']}")
+    for line in _test_lines(test) if test is not None else ():
+        say(line)
+
+
+def _test_lines(test: Mapping[str, Any]) -> list[str]:
+    beside = {"the plain mean": test["from_mean"], f"{test['best']}, the best member": test["from_best"]}
+    return [
+        f"test months: ensemble less {name} {found['value']:+.4f}, {found['level']:.0%} within {found['low']:+.4f} and {found['high']:+.4f}"
+        if found is not None
+        else f"test months: no interval of the ensemble less {name} can be told from so few days"
+        for name, found in beside.items()
+    ]
+
+
+def _least_like(blend: Mapping[str, Any], index: int) -> str:
+    """The member whose errors go least together with one's own, and the correlation."""
+    names = list(blend["members"])
+    others = [(value, other) for other, value in enumerate(blend["correlation"][index]) if other != index]
+    if not others:
+        return ""
+    value, other = min(others)
+    return f"{names[other]} {value:.2f}"
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "" if value is None else f"{value:{sign}.4f}"

@@ -1,0 +1,108 @@
+"""``leapray evaluate``: predictions, others beside them and an ensemble's members against the truth, as numbers and as a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import leapray
+from leapray import storage
+from leapray.data.flat import Selection
+from leapray.errors import UserError
+from leapray.evaluation.report import Material, write_report
+from leapray.evaluation.results import Evaluation, write_evaluations
+from leapray.evaluation.sample import read_sample
+from leapray.evaluation.summary import FILE, scores
+from leapray.inference.evaluation import Sources, evaluate_files
+from leapray.inference.parts import MEMBERS
+from leapray.inference.truth import TruthFiles
+from leapray.training.comparison import VARIANTS
+from leapray.training.run import Run
+
+ENSEMBLE = "ensemble"
+"""What predictions with members are called."""
+
+
+def evaluate(
+    predictions: str,
+    truth: str,
+    destination: str,
+    *,
+    selection: Selection | None = None,
+    beside: Mapping[str, str] | None = None,
+    members: bool | None = None,
+    grid: str | None = None,
+    sample_submission: str | None = None,
+    runs: Mapping[str, str] | None = None,
+    variants: Sequence[str] = (),
+    ensemble: str | None = None,
+    report: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> list[Evaluation]:
+    """Evaluate predictions, then those ``beside`` them by name, then the members; write numbers, ``scores.json`` and a report.
+
+    ``selection`` are the rows of the truth that were predicted. Members lie in the predictions' ``_members``; None takes them if they are
+    there. With a ``sample_submission``, predictions and those beside them are submissions with its weights. ``grid`` is a netCDF file with
+    the lat, lon and area of the columns, which high-res needs. The report also shows ``runs`` by name, the ``variants`` of finetunings
+    (their directories or ``variants.json``) and the ``ensemble.json``. ``progress`` is called with rows done and rows in all. Raises
+    UserError for rows that are missing, unknown or there twice, for numbers that are not finite, and for what is to be shown and not there.
+    """
+    material = _material(runs or {}, variants, ensemble)
+    own = _members(predictions, members)
+    subject = ENSEMBLE if own else storage.short_names([storage.absolute(predictions)])[0]
+    weights = None if sample_submission is None else read_sample(sample_submission).weights
+    sources = Sources({subject: predictions, **(beside or {})}, own, weights)
+    _require_names([subject, *(beside or {}), *own])
+    files = TruthFiles(truth, selection, grid, notice)
+    evaluations = evaluate_files(sources, files, progress)
+    named = {"predictions": predictions, "truth": f"{truth}{selection or ''}"} | {
+        f"beside {name}": url for name, url in (beside or {}).items()
+    }
+    write_evaluations(destination, evaluations)
+    storage.write_json(storage.join(destination, FILE), scores(evaluations, named))
+    if report:
+        provenance = named | {"leapray": leapray.__version__}
+        write_report(destination, evaluations, Material(f"Evaluation of {subject}", provenance=provenance, **material))
+    return evaluations
+
+
+def _members(predictions: str, wanted: bool | None) -> dict[str, str]:
+    """URL of each member's predictions by name; none where they are not wanted, or not there and not asked for."""
+    folder = storage.join(predictions, MEMBERS)
+    if wanted is False or not storage.exists(folder):
+        if wanted:
+            raise UserError(f"{predictions}: has no members' predictions, expected the folder {MEMBERS} that predict --members writes")
+        return {}
+    return {url.rstrip("/").rpartition("/")[2]: url for url in sorted(storage.list_folder(folder)[1])}
+
+
+def _require_names(names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{name} names two of the predictions, expected another name for each")
+
+
+def _material(runs: Mapping[str, str], variants: Sequence[str], ensemble: str | None) -> dict[str, Any]:
+    """What the report shows beside evaluations. Raises UserError for what is not there."""
+    records = {name: Run(url).records() for name, url in runs.items()}
+    if lacking := [name for name, found in records.items() if not found]:
+        raise UserError(f"{runs[lacking[0]]}: not a run, expected a directory with metrics.jsonl")
+    return {
+        "runs": records,
+        "variants": _together([_variants(url) for url in variants]),
+        "ensemble": None if ensemble is None else storage.read_json(ensemble),
+    }
+
+
+def _variants(url: str) -> dict[str, Any]:
+    found: dict[str, Any] = storage.read_json(url if url.endswith(".json") else storage.join(url, VARIANTS))
+    return found
+
+
+def _together(finetunings: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The variants of several finetunings as of one, each under the name of its own."""
+    if len(finetunings) < 2:
+        return finetunings[0] if finetunings else None
+    entries = [entry | {"name": f"{one['name']} {entry['name']}"} for one in finetunings for entry in one["variants"]]
+    return {"name": " and ".join(one["name"] for one in finetunings), "variants": entries}

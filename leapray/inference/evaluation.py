@@ -1,0 +1,89 @@
+"""Predictions, those beside them and an ensemble's members against the truth, in one pass over all files and in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from leapray.climsim.schema import TARGETS
+from leapray.evaluation.accumulate import Batch, Prediction, Truth
+from leapray.evaluation.crps import fair_crps
+from leapray.evaluation.matching import Matched
+from leapray.evaluation.results import Evaluation
+from leapray.inference.truth import Rows, TruthFiles
+from leapray.models.emulator import Physics
+
+Streams = Sequence[tuple[Matched, Prediction]]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """URLs of parquet or csv by name: predictions ``given``, the first of them the one that is judged, and its ``members``, before the
+    physics. Given ones are in physical units, or submissions with ``weights (368,)``."""
+
+    given: Mapping[str, str]
+    members: Mapping[str, str] = field(default_factory=dict)
+    weights: np.ndarray | None = None
+
+
+def evaluate_files(sources: Sources, truth: TruthFiles, progress: Callable[[int, int], None] | None = None) -> list[Evaluation]:
+    """An evaluation of each of the given predictions, and of each member, to which the physics is applied here.
+
+    Rows are matched by ``sample_id``, or by row keys where ids begin anew in every file; predictions in another order than the truth are
+    held in memory. ``progress`` is called with rows done and rows in all. Raises UserError for rows that are missing, unknown or there
+    twice, and for numbers that are not finite.
+    """
+    accumulated = Truth(timed=truth.timed, weighed=truth.has_inputs, grid=truth.grid)
+    weights = np.ones(TARGETS.width) if sources.weights is None else sources.weights
+    scored = weights > 0
+    given = [(Matched(url, truth.keys), Prediction(name, accumulated, scored=scored)) for name, url in sources.given.items()]
+    members = [(Matched(url, truth.keys), Prediction(name, accumulated, whole=False)) for name, url in sources.members.items()]
+    done = 0
+    for rows in truth.blocks(states=bool(members)):
+        accumulated.take(rows.batch)
+        for matched, prediction in given:
+            values = matched.take(len(rows.batch))
+            prediction.take(rows.batch, values if sources.weights is None else values / np.where(scored, weights, 1.0))
+        _take_members(rows, members, given[0][1])
+        done += len(rows.batch)
+        if progress is not None:
+            progress(done, len(truth.keys.ids))
+    lacking = (*truth.lacking, *_lacking_of_members(members, truth))
+    return [prediction.result(lacking) for _, prediction in (*given, *members)]
+
+
+def _take_members(rows: Rows, members: Streams, ensemble: Prediction) -> None:
+    """Take in each member's rows, with the physics where the truth tells the states, and the ensemble's CRPS."""
+    if not members:
+        return
+    values = np.stack([_with_physics(matched.take(len(rows.batch)), rows.inputs).T for matched, _ in members])
+    for (_, prediction), member in zip(members, values, strict=True):
+        prediction.take(rows.batch, member.T)
+    if len(members) > 1:
+        ensemble.take_crps(rows.batch, _crps(rows.batch, values))
+
+
+@torch.inference_mode()
+def _with_physics(prediction: np.ndarray, inputs: np.ndarray | None) -> np.ndarray:
+    if inputs is None:
+        return prediction
+    corrected: np.ndarray = Physics()(torch.from_numpy(inputs), torch.from_numpy(prediction)).numpy()
+    return corrected
+
+
+def _crps(batch: Batch, members: np.ndarray) -> np.ndarray:
+    """CRPS ``(n, 368)`` of members ``(M, 368, n)``, a variable at a time."""
+    places = (TARGETS[variable.name] for variable in TARGETS.variables)
+    return np.concatenate([fair_crps(batch.targets.T[place], members[:, place]) for place in places]).T
+
+
+def _lacking_of_members(members: Streams, truth: TruthFiles) -> list[str]:
+    lacking = []
+    if members and not truth.has_inputs:
+        lacking.append(f"{truth.source} has no inputs: members are scored as they are, without the physics.")
+    if len(members) == 1:
+        lacking.append("The CRPS needs two members or more.")
+    return lacking

@@ -1,0 +1,123 @@
+"""The truth of an evaluation: its rows in order, where and when they are, and the states that masses and physics need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from leapray.climsim.grid import Grid, low_res_grid
+from leapray.climsim.gridfile import read_grid
+from leapray.climsim.schema import INPUTS, KINDS, TARGETS, row_place
+from leapray.data import flat
+from leapray.data.flat.listing import Notice
+from leapray.errors import UserError
+from leapray.evaluation.accumulate import Batch
+from leapray.evaluation.matching import require_finite
+from leapray.evaluation.tables import ROWS, Keys, columns, files, name, read_keys, read_targets
+
+_PRESSURE = INPUTS["state_ps"].start
+_WATER = slice(INPUTS["state_q0001"].start, INPUTS["state_q0003"].stop)
+_KINDS = {kind.code: kind for kind in KINDS.values()}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch of the truth, and the inputs ``(n, 556)`` of its rows as far as the physics reads them, the others 0; None without inputs."""
+
+    batch: Batch
+    inputs: np.ndarray | None
+
+
+class TruthFiles:
+    """Flat parquet or csv with targets; with the inputs too, it tells pressures and states.
+
+    ``selection`` are the rows that count; ``keys`` are of all these, ``lacking`` says in sentences what cannot be told of them. Raises
+    UserError for files that cannot be read or lack targets, rows that cannot be selected, and a grid that is none.
+    """
+
+    def __init__(self, source: str, selection: flat.Selection | None = None, grid: str | None = None, notice: Notice | None = None) -> None:
+        self.source = source
+        self.lacking: list[str] = []
+        self.has_inputs = all(set(INPUTS.columns) <= set(columns(file)) for file in files(source))
+        if selection is not None and str(selection) and not self.has_inputs:
+            raise UserError(f"{source}: has targets alone, of which no months can be chosen; expected the inputs too")
+        self._pieces = flat.survey(source, notice=notice).pieces(selection) if self.has_inputs else []
+        self.keys = self._read_keys() if self.has_inputs else read_keys(source)
+        self.timed = self.keys.rows is not None and bool((self.keys.rows >= 0).all())
+        self.grid = self._find_grid(grid)
+        if not self.has_inputs:
+            self.lacking.append(
+                f"{source} has no inputs: without surface pressures there are no masses of layers, so none of ClimSim's own metrics."
+            )
+
+    def _read_keys(self) -> Keys:
+        chosen = [block for piece in self._pieces for block in flat.read_chosen(piece, ())]
+        rows = np.concatenate([block.row for block in chosen])
+        return Keys(name(self.source), pa.chunked_array([block.sample_id for block in chosen], pa.string()), rows)
+
+    def _find_grid(self, url: str | None) -> Grid | None:
+        """The grid on which all rows lie; None, with the reason in ``lacking``, where there is none or it is not known."""
+        if not self.timed:
+            self.lacking.append(
+                f"Rows of {self.source} do not tell their time and place, as columns kind, step and ncol do: "
+                "no intervals by days, no bands of latitude, none of ClimSim's own metrics."
+            )
+            return None
+        assert self.keys.rows is not None
+        code, _, ncol = row_place(self.keys.rows)
+        kinds = [_KINDS[one] for one in np.unique(code).tolist()]
+        if len(kinds) > 1:
+            self.lacking.append(
+                f"{self.source} holds {' and '.join(kind.name for kind in kinds)}: bands of latitude and ClimSim's metrics need one kind."
+            )
+            return None
+        met = int(ncol.max()) + 1
+        if url is not None:
+            grid = read_grid(url)
+        elif kinds[0].columns == len(low_res_grid().area):
+            grid = low_res_grid()
+        else:
+            self.lacking.append(f"The grid of {kinds[0].name} is not known: give its lat, lon and area with --grid.")
+            return None
+        if met != len(grid.area):
+            self.lacking.append(
+                f"Rows of {self.source} lie in columns 0 to {met - 1}, and the grid has {len(grid.area)}: no bands of latitude, none of "
+                "ClimSim's own metrics."
+            )
+            return None
+        return grid
+
+    def blocks(self, *, states: bool) -> Iterator[Rows]:
+        """All rows in order, at most 8192 at a time; inputs are read for the physics when ``states`` says so.
+
+        Raises UserError when a number is not finite.
+        """
+        if not self.has_inputs:
+            yield from self._bare()
+            return
+        water = INPUTS.columns[_WATER] if states else ()
+        for piece in self._pieces:
+            for block in flat.read_chosen(piece, (*TARGETS.columns, INPUTS.columns[_PRESSURE], *water), max_rows=ROWS):
+                require_finite(block.values, self.source)
+                targets, pressure = block.values[:, : TARGETS.width], block.values[:, TARGETS.width]
+                inputs = np.zeros((INPUTS.width, len(targets))).T if states else None
+                if inputs is not None:
+                    inputs[:, _WATER] = block.values[:, TARGETS.width + 1 :]
+                yield Rows(self._batch(targets, block.row, pressure), inputs)
+
+    def _bare(self) -> Iterator[Rows]:
+        start = 0
+        for targets in read_targets(self.source):
+            require_finite(targets, self.source)
+            row = None if self.keys.rows is None else self.keys.rows[start : start + len(targets)]
+            start += len(targets)
+            yield Rows(self._batch(targets, row, None), None)
+
+    def _batch(self, targets: np.ndarray, row: np.ndarray | None, pressure: np.ndarray | None) -> Batch:
+        if row is None or not self.timed:
+            return Batch(targets, surface_pressure=pressure)
+        _, step, ncol = row_place(row)
+        return Batch(targets, step, ncol, pressure, self.grid)

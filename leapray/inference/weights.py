@@ -1,0 +1,121 @@
+"""How much each member of an ensemble counts: one weight per target column, kept in ``ensemble.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from leapray import storage
+from leapray.climsim.schema import TARGETS
+from leapray.errors import UserError
+from leapray.models.directory import load_info
+from leapray.recipe import validate
+from leapray.recipe.sections import Section
+
+FILE = "ensemble.json"
+_SUM = 1e-6
+"""How far a group's weights may be from a sum of 1."""
+
+
+class Member(Section):
+    """One member: its model's directory, relative to the list's own or a URL, or none for one of which only predictions are known."""
+
+    name: str
+    model: str | None = None
+    weights_sha256: str = ""
+    """Of the model's weights, by which it is known wherever it lies."""
+    weights: dict[str, float]
+    """By group of variables."""
+
+
+class Weights(Section):
+    """The members of an ensemble and their weights, which are not negative and sum to 1 in every group of variables."""
+
+    method: Literal["solved", "mean", "fixed"]
+    groups: dict[str, tuple[str, ...]]
+    """Target variables of each group; every variable is in one."""
+    members: tuple[Member, ...] = Field(min_length=1)
+    figures: dict[str, Any] = Field(default_factory=dict)
+    """What was found on the way: scores, leave-one-out worth, error correlations, and on which months."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        grouped = sorted(name for names in self.groups.values() for name in names)
+        if grouped != sorted(variable.name for variable in TARGETS.variables):
+            raise ValueError("groups must hold each target variable once")
+        for member in self.members:
+            if member.weights.keys() != self.groups.keys() or min(member.weights.values()) < 0:
+                raise ValueError(f"member {member.name} must have a weight, not negative, for each of {', '.join(self.groups)}")
+        for group in self.groups:
+            if abs(total := sum(member.weights[group] for member in self.members) - 1) > _SUM:
+                raise ValueError(f"weights of group {group} sum to {total + 1:g}, expected 1")
+        return self
+
+    def matrix(self) -> np.ndarray:
+        """Weight of each member in each target column, float64 ``(M, 368)``."""
+        matrix = np.empty((len(self.members), TARGETS.width))
+        for group, variables in self.groups.items():
+            for variable in variables:
+                matrix[:, TARGETS[variable]] = np.array([member.weights[group] for member in self.members])[:, None]
+        return matrix
+
+    def of_models(self, models: Sequence[str]) -> np.ndarray:
+        """Rows of :meth:`matrix` for model directories, known by the digest of their weights, in their order.
+
+        Raises UserError for a model that is no member, and for a member that counts and is not among the models.
+        """
+        known = {member.weights_sha256: index for index, member in enumerate(self.members) if member.weights_sha256}
+        places = []
+        for model in models:
+            digest = load_info(model).weights_sha256
+            if digest not in known:
+                raise UserError(f"{model}: is no member of the ensemble, expected {', '.join(member.name for member in self.members)}")
+            places.append(known[digest])
+        for index, member in enumerate(self.members):
+            if max(member.weights.values()) > 0 and index not in places:
+                raise UserError(f"member {member.name} of the ensemble is missing among the models, expected the model {member.model}")
+        if len(set(places)) < len(places):
+            raise UserError("a model stands twice among the models")
+        return self.matrix()[places]
+
+
+def mean_weights(count: int) -> np.ndarray:
+    """The plain mean of ``count`` members, as :meth:`Weights.matrix` gives it."""
+    return np.full((count, TARGETS.width), 1 / count)
+
+
+def read_weights(url: str) -> Weights:
+    """Read ``ensemble.json``, with the places of models made absolute. Raises UserError for what is none."""
+    weights = validate(Weights, storage.read_json(url), url)
+    home = url.rpartition("/")[0]
+    placed = [
+        member if member.model is None else member.model_copy(update={"model": place(home, member.model)}) for member in weights.members
+    ]
+    return weights.model_copy(update={"members": tuple(placed)})
+
+
+def weighted_models(url: str, models: Sequence[str] = ()) -> tuple[list[str], np.ndarray, list[str]]:
+    """Model directories to predict with, their weights ``(m, 368)`` and their names: ``models``, or else those of the list that count.
+
+    Raises UserError for what is no list, and for models that are not the list's, cannot be found, or have changed since.
+    """
+    weights = read_weights(url)
+    if models:
+        return list(models), weights.of_models(models), storage.short_names(models)
+    counting = [index for index, member in enumerate(weights.members) if max(member.weights.values()) > 0]
+    found = []
+    for member in (weights.members[index] for index in counting):
+        if member.model is None:
+            raise UserError(f"{url}: member {member.name} has no model to predict with, only predictions; weigh the others without it")
+        if member.weights_sha256 and load_info(member.model).weights_sha256 != member.weights_sha256:
+            raise UserError(f"{member.model}: its weights are not those of member {member.name} of {url}; solve for the weights again")
+        found.append(member.model)
+    return found, weights.matrix()[counting], [weights.members[index].name for index in counting]
+
+
+def place(home: str, model: str) -> str:
+    """A model of a list that lies in ``home``: a URL or an absolute path as it is, any other below that."""
+    return model if "://" in model or model.startswith("/") else storage.absolute(storage.join(home, model))

@@ -1,0 +1,84 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leapray.climsim.schema import TARGETS
+from leapray.errors import UserError
+from leapray.evaluation import tables
+from leapray.evaluation.matching import Matched, match
+from leapray.evaluation.tables import Keys, files, read_keys
+from tests.target_tables import write_targets
+
+VALUES = np.random.default_rng(0).normal(size=(6, TARGETS.width))
+
+
+def keys(ids: list[str], rows: list[int] | None = None, name: str = "truth") -> Keys:
+    return Keys(name, pa.chunked_array([ids], pa.string()), None if rows is None else np.array(rows, np.int64))
+
+
+def test_unique_ids_match_whatever_the_row_keys():
+    assert match(keys(["b", "a"], [5, 6]), keys(["a", "b"], [1, 2])).tolist() == [1, 0]
+
+
+def test_ids_that_begin_anew_are_told_apart_by_row_keys():
+    truth = keys(["t_0", "t_1", "t_0"], [-3, -2, -1])
+    assert match(keys(["t_0", "t_0", "t_1"], [-1, -3, -2]), truth).tolist() == [2, 0, 1]
+
+
+def test_ids_of_rows_matched_by_key_must_agree():
+    with pytest.raises(UserError, match="predictions: sample_id t_1 has the row key of t_0 in truth"):
+        match(keys(["t_0", "t_1"], [1, 2], "predictions"), keys(["t_0", "t_0"], [1, 2]))
+
+
+def test_a_row_that_stands_twice_is_refused():
+    with pytest.raises(UserError, match=r"predictions: a row stands there more than once \(sample_id t_0, t_0\)"):
+        match(keys(["t_0", "t_0"], [1, 1], "predictions"), keys(["t_0", "t_0"], [1, 2]))
+    with pytest.raises(UserError, match="predictions: sample_id must be unique, and t_0 stands"):
+        match(keys(["t_0", "t_0"], None, "predictions"), keys(["t_0", "t_0"], [1, 2]))
+
+
+def test_rows_that_are_missing_or_unknown_are_counted():
+    with pytest.raises(UserError, match=r"row must be .*1 of 2 ids of p are not in truth \(t_0\); 2 of 3 ids of truth are not in p"):
+        match(keys(["t_0", "t_0"], [1, 9], "p"), keys(["t_0", "t_0", "t_1"], [1, 2, 3]))
+
+
+@settings(max_examples=8, deadline=None)
+@given(order=st.permutations(range(6)), takes=st.lists(st.integers(0, 3), max_size=5), keyed=st.booleans(), cut=st.integers(0, 6))
+def test_predictions_come_in_the_truth_s_order_in_pieces_of_any_size(tmp_path_factory, order, takes, keyed, cut):
+    folder = tmp_path_factory.mktemp("p")
+    ids = ["a", "b", "a", "b", "a", "b"] if keyed else list("abcdef")
+    for number, rows in enumerate((order[:cut], order[cut:])):
+        table = pa.table({"sample_id": [ids[row] for row in rows]} | dict(zip(TARGETS.columns, VALUES[rows].T, strict=True)))
+        if keyed:
+            table = table.append_column("row", pa.array(rows, pa.int64()))
+        pq.write_table(table, folder / f"{number}.parquet")
+    matched = Matched(str(folder), keys(ids, list(range(6)) if keyed else None))
+    left = [*takes, 6 - sum(takes)] if sum(takes) <= 6 else [6]
+    np.testing.assert_array_equal(np.concatenate([matched.take(rows) for rows in left]), VALUES)
+
+
+def test_keys_are_those_of_the_column_row_where_every_file_has_it(tmp_path):
+    for name, row in (("1", [3, 1]), ("2", [2, 7])):
+        pq.write_table(pa.table({"sample_id": ["a", "b"], "row": pa.array(row, pa.int64())}), tmp_path / f"{name}.parquet")
+    found = read_keys(str(tmp_path))
+    assert found.ids.to_pylist() == ["a", "b", "a", "b"]
+    assert found.rows.tolist() == [3, 1, 2, 7]
+    assert not found.unique
+    write_targets(tmp_path / "3.csv", ["c"], VALUES[:1])
+    assert read_keys(str(tmp_path)).rows is None
+
+
+def test_what_begins_with_an_underscore_below_a_source_is_no_part_of_it(tmp_path):
+    inner = tmp_path / "_members" / "a"
+    inner.mkdir(parents=True)
+    own = write_targets(tmp_path / "part-0.parquet", ["a"], VALUES[:1])
+    write_targets(tmp_path / "_hidden.parquet", ["a"], VALUES[:1])
+    members = write_targets(inner / "part-0.parquet", ["a"], VALUES[:1])
+    assert files(str(tmp_path)) == [own]
+    assert files(str(inner)) == [members]
+    assert files(f"{inner}/") == [members]
+    assert files(members) == [members]
+    assert tables.read_ids(str(tmp_path)).to_pylist() == ["a"]

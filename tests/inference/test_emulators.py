@@ -1,0 +1,116 @@
+"""Several emulators as one: their outputs averaged by column, the physics last."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from leapray.climsim.schema import ABLATED, EXACT, EXACT_SOURCE, FLUXES, INPUTS, STEP_SECONDS, TARGETS
+from leapray.data.moments import Moments
+from leapray.data.transform import Fitting, Transform
+from leapray.inference.emulators import Emulators
+from leapray.inference.weights import mean_weights
+from leapray.models.directory import save_model
+from leapray.models.emulator import Emulator
+from leapray.models.registry import build_network
+from leapray.recipe import Choice
+from tests.samples import random_rows
+
+CPU = torch.device("cpu")
+ROWS = 600
+X = np.asfortranarray(random_rows(ROWS, seed=3)[:, : INPUTS.width])
+WATER = slice(TARGETS["ptend_q0001"].start, TARGETS["ptend_q0003"].stop)
+FLUXES_START = TARGETS[FLUXES[0].name].start
+STATE = slice(INPUTS["state_q0001"].start, INPUTS["state_q0003"].stop)
+
+
+def transform(scaling: str = "standard") -> Transform:
+    return Fitting(Choice(name=scaling), ()).fit(Moments.of(random_rows(200)), {})
+
+
+def emulator(seed: int, scaling: str = "standard") -> Emulator:
+    torch.manual_seed(seed)
+    return Emulator(transform(scaling), build_network("mlp", {"hidden": [8]})).eval()
+
+
+@torch.inference_mode()
+def outputs(emulators: list[Emulator]) -> np.ndarray:
+    return np.stack([emulator.tendencies(torch.from_numpy(X)).numpy() for emulator in emulators])
+
+
+def with_physics(y: np.ndarray) -> np.ndarray:
+    """The physics by hand (FACTS sections 2 and 4e)."""
+    y = y.copy()
+    y[:, WATER] = np.maximum(y[:, WATER], -X[:, STATE] / STEP_SECONDS)
+    y[:, EXACT] = -X[:, EXACT_SOURCE] / STEP_SECONDS
+    y[:, FLUXES_START:] = np.maximum(y[:, FLUXES_START:], 0)
+    y[:, ABLATED] = 0
+    return y
+
+
+@pytest.mark.parametrize("scaling", ["standard", "log-per-variable"])
+def test_each_column_is_the_weighted_mean_and_the_physics_comes_last(scaling: str) -> None:
+    members = [emulator(0), emulator(1, scaling), emulator(2)]
+    weights = np.random.default_rng(0).dirichlet(np.ones(3), TARGETS.width).T
+    predicted = Emulators(members, weights, CPU).predict(X, members=True)
+    own = outputs(members)
+    np.testing.assert_allclose(predicted.ensemble, with_physics(np.einsum("mc,mnc->nc", weights, own)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(np.stack(predicted.members), own, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(predicted.ensemble[:, EXACT], -X[:, EXACT_SOURCE] / STEP_SECONDS)
+
+
+def test_members_are_given_only_when_they_are_asked_for() -> None:
+    assert Emulators([emulator(0)], mean_weights(1), CPU).predict(X).members == ()
+
+
+def test_one_emulator_is_predicted_as_it_predicts_itself() -> None:
+    one = emulator(0)
+    with torch.inference_mode():
+        expected = one(torch.from_numpy(X)).numpy()
+    np.testing.assert_allclose(Emulators([one], mean_weights(1), CPU).predict(X).ensemble, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 7, ROWS, 2 * ROWS])
+def test_how_many_rows_pass_at_a_time_changes_nothing(rows: int) -> None:
+    emulators = Emulators([emulator(0)], mean_weights(1), CPU)
+    expected = emulators.predict(X).ensemble
+    emulators.rows = rows
+    np.testing.assert_allclose(emulators.predict(X).ensemble, expected, rtol=1e-4, atol=1e-6)
+
+
+class Large(nn.Module):
+    """A network whose device has memory for ``most`` rows."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.taken = most, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.taken.append(len(x))
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError
+        return x[:, : TARGETS.width]
+
+
+def test_batches_are_halved_until_they_fit_into_memory() -> None:
+    network = Large(100)
+    emulators = Emulators([Emulator(transform(), network).eval()], mean_weights(1), CPU)
+    predicted = emulators.predict(X)
+    assert network.taken == [512, 256, 128, *[64] * 9, 24]
+    assert emulators.rows == 64
+    plain = Emulators([Emulator(transform(), Large(ROWS)).eval()], mean_weights(1), CPU)
+    np.testing.assert_array_equal(predicted.ensemble, plain.predict(X).ensemble)
+
+
+def test_a_device_without_room_for_one_row_says_so() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        Emulators([Emulator(transform(), Large(0))], mean_weights(1), CPU).predict(X)
+
+
+def test_models_are_loaded_from_their_directories(tmp_path: Path) -> None:
+    choice, one = Choice(name="mlp", options={"hidden": [8]}), emulator(5)
+    save_model(str(tmp_path), one.network.state_dict(), choice, one.transform)
+    loaded = Emulators.load([str(tmp_path)], mean_weights(1), CPU)
+    np.testing.assert_array_equal(loaded.predict(X).ensemble, Emulators([one], mean_weights(1), CPU).predict(X).ensemble)

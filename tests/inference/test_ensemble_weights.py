@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+
+from leapray.climsim.schema import LEARNED, TARGETS
+from leapray.evaluation.groups import GROUPS, group_mask
+from leapray.inference.ensemble.choosing import choose
+from leapray.inference.ensemble.members import Candidate
+from leapray.inference.ensemble.products import ErrorProducts
+from leapray.inference.ensemble.table import show
+from leapray.inference.weights import Weights
+from leapray.recipe import Ensemble
+from leapray.recipe.ensemble import Weighing
+
+NAMES = ("swa", "ema", "old")
+MEMBERS = [Candidate(name) for name in NAMES]
+
+
+def settings(weights: str | dict = "solved", groups: str = "auto") -> Ensemble:
+    return Ensemble.model_validate({"directory": "d", "members": ["m"], "weights": weights, "groups": groups})
+
+
+def halves(seed: int = 0) -> tuple[ErrorProducts, ErrorProducts]:
+    """Two halves of rows on which the third member is the best in wind and the worst elsewhere."""
+    generator = np.random.default_rng(seed)
+    spread = np.full((3, 1, TARGETS.width), 0.5)
+    spread[2] = np.where(group_mask("wind"), 0.2, 1.5)
+    truth = generator.normal(size=(2, 300, TARGETS.width))
+    predictions = truth[:, None] + spread * generator.normal(size=(2, 3, 300, TARGETS.width))
+    return ErrorProducts.of(truth[0], predictions[0]), ErrorProducts.of(truth[1], predictions[1])
+
+
+def r2(weights: Weights) -> float:
+    first, second = halves()
+    return (first + second).r2(weights.matrix())
+
+
+def test_auto_takes_groups_where_they_do_better_on_days_held_out() -> None:
+    auto, one, groups = (choose(settings(groups=name), MEMBERS, halves()) for name in ("auto", "one", "by-variable"))
+    assert auto.groups == GROUPS
+    np.testing.assert_array_equal(auto.matrix(), groups.matrix())
+    assert r2(auto) > r2(one) > auto.figures["blend"]["mean"]
+    tried = auto.figures["blend"]["groups"]["held_out"]
+    assert tried["by-variable"] > tried["one"]
+    assert set(one.groups) == {"all"}
+
+
+def test_rows_without_days_are_weighed_as_one_group() -> None:
+    first, second = halves()
+    weights = choose(settings(), MEMBERS, (ErrorProducts.empty(3), first + second))
+    assert set(weights.groups) == {"all"}
+    assert weights.figures["blend"]["groups"] == {"held_out": None, "why": "the rows tell no days to hold out"}
+
+
+@pytest.mark.parametrize("weights", ["solved", "mean", {"fixed": {"swa": 0.5, "old": 0.5}}])
+def test_the_worth_of_a_member_is_what_the_others_score_alone_less_what_all_do(weights: str | dict) -> None:
+    asked = settings(weights, "by-variable")
+    whole = choose(asked, MEMBERS, halves())
+    first, second = (half.of_members([0, 2]) for half in halves())
+    alone = {"fixed": {"swa": 0.5, "old": 0.5}} if isinstance(weights, dict) else weights
+    without = choose(settings(alone, "by-variable"), [MEMBERS[0], MEMBERS[2]], (first, second))
+    found = whole.figures["blend"]
+    assert found["worth"]["ema"] == pytest.approx(without.figures["blend"]["ensemble"] - found["ensemble"], abs=1e-12)
+    if weights == "solved":
+        assert max(found["worth"].values()) <= 1e-9
+
+
+def test_given_weights_are_those_of_the_names_and_need_no_months() -> None:
+    weights = choose(settings({"fixed": {"old": 0.25, "swa": 0.75}}), MEMBERS, None)
+    np.testing.assert_array_equal(weights.matrix(), np.repeat([[0.75], [0], [0.25]], TARGETS.width, axis=1))
+    assert weights.figures == {}
+    np.testing.assert_allclose(choose(settings("mean"), MEMBERS, None).matrix(), 1 / 3)
+
+
+def test_a_single_member_has_all_the_weight_and_no_worth_to_tell() -> None:
+    first, second = (half.of_members([1]) for half in halves())
+    weights = choose(settings(), MEMBERS[1:2], (first, second))
+    np.testing.assert_array_equal(weights.matrix(), np.ones((1, TARGETS.width)))
+    assert weights.figures["blend"]["worth"] == {"ema": None}
+    assert weights.figures["blend"]["correlation"] == [[1.0]]
+
+
+def test_the_table_has_every_member_with_its_weights_and_scores(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leapray.console.terminal.console.width", 160, raising=False)
+    weights = choose(settings(groups="one"), MEMBERS, halves())
+    show(weights)
+    lines = capsys.readouterr().out.splitlines()
+    for member in weights.members:
+        line = next(line.split() for line in lines if line.split()[:1] == [member.name])
+        assert line[1:3] == [f"{member.weights['all']:.3f}", f"{weights.figures['blend']['members'][member.name]:.4f}"]
+    assert any(f"{weights.figures['blend']['ensemble']:.4f}" in line for line in lines if line.split()[:1] == ["ensemble"])
+
+
+def test_methods_are_named_as_the_recipe_names_them() -> None:
+    assert choose(settings("mean"), MEMBERS, None).method == Weighing(method="mean").method
+    assert LEARNED.sum() == sum(group_mask(group).sum() for group in GROUPS)

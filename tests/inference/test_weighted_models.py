@@ -1,0 +1,93 @@
+"""Which models an ``ensemble.json`` predicts with, and what the verb refuses."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from leapray import storage
+from leapray.cli import app
+from leapray.climsim.schema import TARGETS
+from leapray.data.moments import Moments
+from leapray.data.transform import Fitting
+from leapray.errors import UserError
+from leapray.inference.weights import Member, Weights, weighted_models
+from leapray.models.directory import save_model
+from leapray.models.registry import build_network
+from leapray.recipe import Choice
+from tests.samples import random_rows
+
+WEIGHTS = {"a": 0.75, "unused": 0.0, "c": 0.25}
+
+
+def save(url: Path, seed: int) -> str:
+    """A model, and the digest of its weights."""
+    torch.manual_seed(seed)
+    network = Choice(name="mlp", options={"hidden": [4]})
+    transform = Fitting(Choice(name="standard"), ()).fit(Moments.of(random_rows(50)), {})
+    return save_model(str(url), build_network(network.name, network.options).state_dict(), network, transform).weights_sha256
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    """An ensemble of three models beside it, of which one does not count."""
+    members = [
+        Member(name=name, model=f"{name}/model", weights_sha256=save(tmp_path / name / "model", seed), weights={"all": weight})
+        for seed, (name, weight) in enumerate(WEIGHTS.items())
+    ]
+    groups = {"all": tuple(variable.name for variable in TARGETS.variables)}
+    path = tmp_path / "ensemble.json"
+    storage.write_json(str(path), Weights(method="solved", groups=groups, members=tuple(members)).model_dump(mode="json"))
+    return path
+
+
+def test_without_models_those_of_the_list_that_count_are_taken(listed: Path) -> None:
+    models, weights, names = weighted_models(str(listed))
+    assert names == ["a", "c"]
+    assert models == [str(listed.parent / name / "model") for name in names]
+    np.testing.assert_array_equal(weights, np.repeat([[0.75], [0.25]], TARGETS.width, axis=1))
+
+
+def test_given_models_are_known_by_their_weights_in_any_order(listed: Path, tmp_path: Path) -> None:
+    (tmp_path / "c").rename(tmp_path / "moved")
+    models = [str(tmp_path / "moved" / "model"), str(tmp_path / "a" / "model")]
+    found, weights, names = weighted_models(str(listed), models)
+    assert (found, names) == (models, ["moved", "a"])
+    np.testing.assert_array_equal(weights[:, 0], [0.25, 0.75])
+
+
+def test_a_model_that_has_changed_is_refused(listed: Path, tmp_path: Path) -> None:
+    save(tmp_path / "a" / "model", seed=99)
+    with pytest.raises(UserError, match=r"a/model: its weights are not those of member a of .*ensemble\.json"):
+        weighted_models(str(listed))
+
+
+def test_a_member_of_which_only_predictions_are_known_is_refused(listed: Path) -> None:
+    values = storage.read_json(str(listed))
+    values["members"][0]["model"] = None
+    storage.write_json(str(listed), values)
+    with pytest.raises(UserError, match="member a has no model to predict with"):
+        weighted_models(str(listed))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["in", "out"], "at least 3 paths, and got 2"),
+        (["out", "--weights", "no.json"], "at least 2 paths, and got 1"),
+        (["in", "out", "--weights", "no.json"], "no.json"),
+        (["model", "in", "out", "--stride", "3", "--phase", "3"], "expected a stride of at least 1 and a phase from 0 to stride - 1"),
+    ],
+)
+def test_the_verb_refuses_by_name(tmp_path: Path, arguments: list[str], words: str) -> None:
+    result = CliRunner().invoke(app, ["predict", *[str(tmp_path / part) if "." in part else part for part in arguments]])
+    assert isinstance(result.exception, UserError)
+    assert words in str(result.exception)
+
+
+def test_a_file_that_is_no_list_of_weights_is_refused(tmp_path: Path) -> None:
+    storage.write_json(str(tmp_path / "model.json"), {"network": {}})
+    with pytest.raises(UserError, match=r"model\.json"):
+        weighted_models(str(tmp_path / "model.json"))

@@ -1,0 +1,136 @@
+"""Experiments: how their file becomes recipes and stages, and which of these are done again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from leapray import experiment as road
+from leapray.errors import UserError
+from leapray.experiment import Stage, run_experiment
+from leapray.recipe.experiment import load_experiment
+from tests.samples import recipe_values
+
+RECIPES = Path(__file__).parent.parent / "jobs" / "recipes"
+
+
+def written(root: Path, **changes: Any) -> str:
+    """An experiment of two recipes, the first of them finetuned."""
+    base = recipe_values(root)
+    base["data"]["sources"]["low_res"]["test"] = {"start": "0001-05", "stop": "0001-06"}
+    base["finetune"] = {"base": "elsewhere", "directory": "elsewhere", "variants": {"continue": {"training": {"epochs": 2}}}}
+    (root / "base.yaml").write_text(yaml.safe_dump(base))
+    values = {
+        "name": "sample",
+        "directory": str(root / "all"),
+        "recipes": {
+            "first": {"recipe": "base.yaml"},
+            "second": {"recipe": "base.yaml", "change": {"training": {"seed": 1}, "finetune": None}, "member": False},
+        },
+    }
+    (root / "experiment.yaml").write_text(yaml.safe_dump(values | changes))
+    return str(root / "experiment.yaml")
+
+
+def test_recipes_are_changed_and_their_runs_lie_in_the_experiments_directory(tmp_path: Path) -> None:
+    _, recipes = load_experiment(written(tmp_path, change={"training": {"epochs": 7}}), ["change.resources.workers=2"])
+    first, second = recipes["first"], recipes["second"]
+    assert (first.training.epochs, first.training.seed, first.resources.workers) == (7, 0, 2)
+    assert (second.training.epochs, second.training.seed, second.finetune) == (7, 1, None)
+    assert first.training.run == f"{tmp_path}/all/runs/first"
+    assert first.finetune is not None
+    assert (first.finetune.base, first.finetune.directory) == (f"{tmp_path}/all/runs/first/model", f"{tmp_path}/all/variants/first")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"recipes": {"base": {"recipe": "base.yaml"}}}, "the name 'base' becomes a folder"),
+        ({"recipes": {"first": {"recipe": "base.yaml", "member": False}}}, "no recipe's models are members"),
+        ({"ensemble": {"months_of": "third"}}, r"ensemble\.months_of names 'third', expected one of first, second"),
+        (
+            {"recipes": {"first": {"recipe": "base.yaml", "change": {"training": {"epoch": 3}}}}},
+            r"recipes\.first: unknown key 'training\.epoch'",
+        ),
+        ({"submision": {}}, "submision.*submission"),
+    ],
+)
+def test_a_wrong_experiment_is_refused_in_a_sentence(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        load_experiment(written(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("name", ["fifth_place", "demo_experiment"])
+def test_the_shipped_experiments_load(name: str) -> None:
+    experiment, recipes = load_experiment(str(RECIPES / f"{name}.yaml"))
+    assert len({recipe.training.run for recipe in recipes.values()}) == len(experiment.recipes)
+    for recipe in recipes.values():
+        # recipes that share a place share what lies there
+        assert len({other.data.model_dump_json() for other in recipes.values() if other.data.prepared == recipe.data.prepared}) == 1
+
+
+def stages(path: str) -> list[Stage]:
+    return list(road._Road(*load_experiment(path), lambda _: None).stages())
+
+
+def test_the_stages_stand_in_the_order_in_which_they_need_each_other(tmp_path: Path) -> None:
+    asked = {"submission": {"input": "in", "sample_submission": "sample.csv"}, "export": {"offline": {}}}
+    assert [stage.name for stage in stages(written(tmp_path, **asked))] == [
+        "prepare prepared",
+        "train first",
+        "finetune first",
+        "train second",
+        "baselines",
+        "ensemble",
+        "submit",
+        "evaluate low_res",
+        "export offline",
+    ]
+    assert [stage.name for stage in stages(written(tmp_path, baselines=False))][-2:] == ["ensemble", "evaluate low_res"]
+
+
+def test_a_change_of_a_recipe_touches_the_stages_that_come_of_it_and_no_other(tmp_path: Path) -> None:
+    before = {stage.name: stage.key for stage in stages(written(tmp_path))}
+    after = {stage.name: stage.key for stage in stages(written(tmp_path, change={"training": {"epochs": 9}}))}
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"train first", "finetune first", "train second", "ensemble", "evaluate low_res"}
+
+
+class Counted:
+    """Stages that write a file and count how often they did."""
+
+    def __init__(self, root: Path, fails: str = "") -> None:
+        self.root, self.fails, self.ran = root, fails, []
+
+    def stages(self) -> list[Stage]:
+        return [Stage(name, str(self.root / name), {"of": name}, lambda name=name: self.do(name)) for name in ("one", "two", "three")]
+
+    def do(self, name: str) -> str:
+        if name == self.fails:
+            raise UserError(f"{name} cannot be done")
+        (self.root / name).write_text("done")
+        self.ran.append(name)
+        return f"{name} done"
+
+
+@pytest.mark.ray
+def test_finished_stages_are_kept_and_a_failure_leaves_those_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
+) -> None:
+    loaded = load_experiment(written(tmp_path))
+    counted = Counted(tmp_path, fails="three")
+    monkeypatch.setattr(road, "_Road", lambda *_: counted)
+    with pytest.raises(UserError, match="three cannot be done"):
+        run_experiment(*loaded)
+    counted.fails = ""
+    done = run_experiment(*loaded)
+    assert (done.kept, done.ran) == (["one", "two"], ["three"])
+    assert counted.ran == ["one", "two", "three"]
+    (tmp_path / "one").unlink()
+    assert run_experiment(*loaded).ran == ["one"]
+    assert run_experiment(*loaded, only="two").kept == ["two"]
+    with pytest.raises(UserError, match="'four' is not of this experiment, expected one of one, two, three"):
+        run_experiment(*loaded, only="four")
+    assert set(json.loads((tmp_path / "all" / "experiment.json").read_text())) == {"one", "two", "three"}
