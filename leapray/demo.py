@@ -48,7 +48,7 @@ class Size:
 
 
 FULL = Size(low_res_stride=509, aqua_planet_stride=877, overrides=())
-QUICK = Size(low_res_stride=797, aqua_planet_stride=1301, overrides=("change.training.epochs=3",))
+QUICK = Size(low_res_stride=997, aqua_planet_stride=1601, overrides=("change.training.epochs=3",))
 
 
 def run(directory: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Score]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from leapray import cluster, storage
@@ -30,6 +32,7 @@ from leapray.inference.weights import weighted_models
 from leapray.models.directory import INFO_FILE
 from leapray.recipe import Ensemble, Recipe
 from leapray.recipe.experiment import Experiment
+from leapray.training.baselines import NAMES as BASELINES
 from leapray.training.baselines import fit_baselines
 from leapray.training.comparison import VARIANTS
 from leapray.training.comparison import show as show_variants
@@ -47,15 +50,21 @@ class Stage:
     name: str
     output: str
     """What it writes last."""
-    made_of: dict[str, Any]
-    """What decides its output, as plain values: with the same, and the output there, it is finished."""
+    made_of: Mapping[str, Any]
+    """The settings that decide its output, as plain values."""
     run: Callable[[], str]
     """Does it, and says in a few words what came of it."""
+    after: Sequence[str] = ()
+    """The stages whose output it takes."""
 
-    @property
-    def key(self) -> str:
-        """Digest of what decides its output."""
-        return hashlib.sha256(json.dumps(self.made_of, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    def key(self, record: Mapping[str, Any]) -> str:
+        """Digest of what decides its output: its settings, and when the stages before it were done."""
+        before = [record.get(name, {}).get("done") for name in self.after]
+        return hashlib.sha256(json.dumps([self.made_of, before], sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def finished(self, record: Mapping[str, Any]) -> bool:
+        """Whether it was done with the same settings after the same stages, and its output is there."""
+        return self.name in record and record[self.name]["key"] == self.key(record) and storage.exists(self.output)
 
 
 @dataclass
@@ -75,31 +84,27 @@ def run_experiment(experiment: Experiment, recipes: Mapping[str, Recipe], only: 
     stages = list(_Road(experiment, recipes, notice).stages())
     if only is not None and only not in [stage.name for stage in stages]:
         raise UserError(f"--stage {only!r} is not of this experiment, expected one of {', '.join(stage.name for stage in stages)}")
-    record = experiment.place(RECORD)
-    finished: dict[str, Any] = storage.read_json(record) if storage.exists(record) else {}
+    url = experiment.place(RECORD)
+    record: dict[str, Any] = storage.read_json(url) if storage.exists(url) else {}
     done = Done(storage.absolute(experiment.directory))
-    wanted = [stage for stage in stages if only in (None, stage.name)]
-    waiting = [stage for stage in wanted if not _is_finished(stage, finished.get(stage.name))]
-    for stage in wanted:
-        if stage not in waiting:
-            done.kept.append(stage.name)
-            say(f"{stage.name}: {finished[stage.name]['result']} (kept)")
-    if not waiting:
-        return done
-    with cluster.connected():
-        for stage in waiting:
-            started = time.monotonic()
+    with ExitStack() as stack:
+        for stage in stages:
+            if only not in (None, stage.name):
+                continue
+            if stage.finished(record):
+                done.kept.append(stage.name)
+                say(f"{stage.name}: {record[stage.name]['result']} (kept)")
+                continue
+            if not done.ran:
+                stack.enter_context(cluster.connected())
+            key, started = stage.key(record), time.monotonic()
             result = stage.run()
             seconds = round(time.monotonic() - started, 1)
-            finished[stage.name] = {"key": stage.key, "result": result, "seconds": seconds}
-            storage.write_json(record, finished)
+            record[stage.name] = {"key": key, "result": result, "seconds": seconds, "done": datetime.now(UTC).isoformat()}
+            storage.write_json(url, record)
             done.ran.append(stage.name)
             say(f"{stage.name}: {result}, {seconds:.0f} s")
     return done
-
-
-def _is_finished(stage: Stage, noted: Mapping[str, Any] | None) -> bool:
-    return noted is not None and noted["key"] == stage.key and storage.exists(stage.output)
 
 
 class _Road:
@@ -128,6 +133,10 @@ class _Road:
         for name in self.experiment.export:
             yield self._export(name)
 
+    def _preparing(self, recipe: Recipe) -> str:
+        """The stage that prepares a recipe's data, called after the first recipe of this data."""
+        return f"prepare {next(name for name, other in self.recipes.items() if other.data.prepared == recipe.data.prepared)}"
+
     def _prepare(self, recipe: Recipe) -> Stage:
         def run() -> str:
             with bar("prepare") as update:
@@ -135,8 +144,7 @@ class _Road:
             counted = {split: sum(manifest.rows for manifest in prepared.split(split)) for split in ("train", "validation", "test")}
             return ", ".join(f"{rows:,} {split}" for split, rows in counted.items()) + " rows, apart by month"
 
-        name = recipe.data.prepared.rstrip("/").rpartition("/")[2]
-        return Stage(f"prepare {name}", storage.join(recipe.data.prepared, "transform.json"), _plain(recipe, "data"), run)
+        return Stage(self._preparing(recipe), storage.join(recipe.data.prepared, "transform.json"), _plain(recipe, "data"), run)
 
     def _train(self, name: str, recipe: Recipe) -> Stage:
         def run() -> str:
@@ -145,7 +153,7 @@ class _Road:
             best = trained.best
             return f"validation R2 {best['r2']:.4f} at epoch {best['epoch']} of {trained.history[-1]['epoch']}"
 
-        return Stage(f"train {name}", self._model(name), _plain(recipe, "data", "network", "training"), run)
+        return Stage(f"train {name}", self._model(name), _plain(recipe, "data", "network", "training"), run, [self._preparing(recipe)])
 
     def _model(self, name: str) -> str:
         return storage.join(self.recipes[name].training.run, "model", INFO_FILE)
@@ -170,7 +178,9 @@ class _Road:
         def run() -> str:
             return " and ".join(fit_baselines(open_prepared(self.months_of.data), directory))
 
-        return Stage("baselines", storage.join(directory, "ridge", INFO_FILE), _plain(self.months_of, "data"), run)
+        return Stage(
+            "baselines", storage.join(directory, "ridge", INFO_FILE), _plain(self.months_of, "data"), run, [self._preparing(self.months_of)]
+        )
 
     @property
     def _members(self) -> list[Any]:
@@ -182,7 +192,17 @@ class _Road:
                 variants = storage.join(recipe.finetune.directory, VARIANTS)
             if part.member:
                 own.append(variants or storage.join(recipe.training.run, "model"))
-        return [*own, *self.experiment.ensemble.members]
+        return [*own, *(self._baselines_at.values() if self._solves else ()), *self.experiment.ensemble.members]
+
+    @property
+    def _baselines_at(self) -> dict[str, str]:
+        """The model directories of the baselines by name."""
+        return {name: self.experiment.place("baselines", name) for name in BASELINES if self.experiment.baselines}
+
+    @property
+    def _solves(self) -> bool:
+        """Whether members that are no good are told by their weights."""
+        return self.experiment.ensemble.weights.method == "solved"
 
     def _ensemble(self) -> Stage:
         blend = self.experiment.ensemble
@@ -196,10 +216,13 @@ class _Road:
             counting = [member for member in done.weights.members if max(member.weights.values()) > 0]
             return f"{len(counting)} of {len(done.weights.members)} members count"
 
-        return Stage("ensemble", self.weights, self._all_trained() | _plain(recipe, "data", "ensemble"), run)
+        return Stage("ensemble", self.weights, _plain(recipe, "data", "ensemble"), run, self._trained())
 
-    def _all_trained(self) -> dict[str, Any]:
-        return {name: _plain(recipe, "data", "network", "training", "finetune") for name, recipe in self.recipes.items()}
+    def _trained(self) -> list[str]:
+        """The stages that leave models."""
+        tuned = {name for name, recipe in self.recipes.items() if recipe.finetune is not None}
+        trained = [stage for name in self.recipes for stage in (f"train {name}", *([f"finetune {name}"] if name in tuned else ()))]
+        return [*trained, *(["baselines"] if self.experiment.baselines else ())]
 
     def _submit(self) -> Stage:
         asked = self.experiment.submission
@@ -215,7 +238,7 @@ class _Road:
             rows, score = submit(done.url, asked.sample_submission, file, asked.truth)
             return f"{rows:,} rows in {file}" + (f", R2 {score.learned:.4f}" if score else "")
 
-        return Stage("submit", file, self._ensemble().made_of | {"submission": asked.model_dump(mode="json")}, run)
+        return Stage("submit", file, asked.model_dump(mode="json"), run, ["ensemble"])
 
     def _tested(self) -> list[str]:
         return [name for name, source in self.months_of.data.sources.items() if source.test is not None]
@@ -238,15 +261,21 @@ class _Road:
             )
             return f"test R2 {evaluated[0].moments.score().learned:.4f} of {evaluated[0].rows:,} rows, report in {directory}"
 
-        return Stage(f"evaluate {source}", storage.join(directory, "report.html"), self._ensemble().made_of, run)
+        return Stage(
+            f"evaluate {source}",
+            storage.join(directory, "report.html"),
+            _plain(self.months_of, "data"),
+            run,
+            [*self._trained(), "ensemble"],
+        )
 
     def _beside(self, portion: Portion) -> dict[str, str]:
         """Predictions of the models that are no members."""
         models = {
             name: self._model(name).removesuffix(f"/{INFO_FILE}") for name, part in self.experiment.recipes.items() if not part.member
         }
-        if self.experiment.baselines:
-            models |= fit_baselines(open_prepared(self.months_of.data), self.experiment.place("baselines"))
+        if not self._solves:
+            models |= self._baselines_at
         places = {name: self.experiment.place("beside", portion.source, name) for name in models}
         for name, model in models.items():
             with bar(f"predict {name}") as update:
@@ -264,8 +293,7 @@ class _Road:
             done = export(models, directory, asked.format, layout=asked.layout, weights=self.weights)
             return f"{', '.join(done.files)} of {done.members} models in {directory}"
 
-        made_of = self._ensemble().made_of | {"export": asked.model_dump(mode="json")}
-        return Stage(f"export {name}", storage.join(directory, "emulator.json"), made_of, run)
+        return Stage(f"export {name}", storage.join(directory, "emulator.json"), asked.model_dump(mode="json"), run, ["ensemble"])
 
 
 def _plain(recipe: Recipe, *sections: str) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def stages(path: str) -> list[Stage]:
 def test_the_stages_stand_in_the_order_in_which_they_need_each_other(tmp_path: Path) -> None:
     asked = {"submission": {"input": "in", "sample_submission": "sample.csv"}, "export": {"offline": {}}}
     assert [stage.name for stage in stages(written(tmp_path, **asked))] == [
-        "prepare prepared",
+        "prepare first",
         "train first",
         "finetune first",
         "train second",
@@ -91,11 +91,21 @@ def test_the_stages_stand_in_the_order_in_which_they_need_each_other(tmp_path: P
     assert [stage.name for stage in stages(written(tmp_path, baselines=False))][-2:] == ["ensemble", "evaluate low_res"]
 
 
-def test_a_change_of_a_recipe_touches_the_stages_that_come_of_it_and_no_other(tmp_path: Path) -> None:
-    before = {stage.name: stage.key for stage in stages(written(tmp_path))}
-    after = {stage.name: stage.key for stage in stages(written(tmp_path, change={"training": {"epochs": 9}}))}
-    changed = {name for name in before if before[name] != after[name]}
-    assert changed == {"train first", "finetune first", "train second", "ensemble", "evaluate low_res"}
+def test_a_stage_stands_after_those_whose_output_it_takes(tmp_path: Path) -> None:
+    found = stages(written(tmp_path, submission={"input": "in", "sample_submission": "sample.csv"}, export={"offline": {}}))
+    names = [stage.name for stage in found]
+    for index, stage in enumerate(found):
+        assert set(stage.after) <= set(names[:index])
+    after = {stage.name: set(stage.after) for stage in found}
+    assert after["ensemble"] == {"train first", "finetune first", "train second", "baselines"}
+    assert after["submit"] == after["export offline"] == {"ensemble"}
+
+
+def test_a_change_of_a_recipe_changes_the_stages_that_it_is_a_setting_of(tmp_path: Path) -> None:
+    before = {stage.name: stage.key({}) for stage in stages(written(tmp_path))}
+    after = {stage.name: stage.key({}) for stage in stages(written(tmp_path, change={"training": {"epochs": 9}}))}
+    # what comes of them is done again because they are
+    assert {name for name in before if before[name] != after[name]} == {"train first", "finetune first", "train second"}
 
 
 class Counted:
@@ -105,7 +115,8 @@ class Counted:
         self.root, self.fails, self.ran = root, fails, []
 
     def stages(self) -> list[Stage]:
-        return [Stage(name, str(self.root / name), {"of": name}, lambda name=name: self.do(name)) for name in ("one", "two", "three")]
+        after = {"one": [], "two": ["one"], "three": ["one"]}
+        return [Stage(name, str(self.root / name), {}, lambda name=name: self.do(name), before) for name, before in after.items()]
 
     def do(self, name: str) -> str:
         if name == self.fails:
@@ -128,8 +139,10 @@ def test_finished_stages_are_kept_and_a_failure_leaves_those_before_it(
     done = run_experiment(*loaded)
     assert (done.kept, done.ran) == (["one", "two"], ["three"])
     assert counted.ran == ["one", "two", "three"]
+    (tmp_path / "two").unlink()
+    assert run_experiment(*loaded).ran == ["two"]
     (tmp_path / "one").unlink()
-    assert run_experiment(*loaded).ran == ["one"]
+    assert run_experiment(*loaded).ran == ["one", "two", "three"]
     assert run_experiment(*loaded, only="two").kept == ["two"]
     with pytest.raises(UserError, match="'four' is not of this experiment, expected one of one, two, three"):
         run_experiment(*loaded, only="four")

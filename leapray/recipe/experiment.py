@@ -65,7 +65,7 @@ class Experiment(Section):
     """What is changed in every recipe, section by section, before what each changes itself."""
     recipes: dict[str, Part] = Field(min_length=1)
     baselines: bool = True
-    """Whether climatology and ridge regression stand beside the ensemble."""
+    """Whether climatology and ridge regression are fitted: members where weights are solved for, else beside the ensemble."""
     ensemble: Blend = Blend()
     submission: Submission | None = None
     export: Annotated[dict[str, Export], Field()] = Field(default_factory=dict)
