@@ -1,25 +1,18 @@
 """The whole road as one file: recipes trained and finetuned, their models averaged, the answer submitted, judged and exported.
 
-Every stage is what its verb runs and leaves what its verb leaves. ``experiment.json`` remembers which are finished, and of what they were
+Every stage is what its verb runs and leaves what its verb leaves. The folder ``stages`` remembers which are finished, and of what they were
 made: the same command goes on with those that are not.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
-from leapray import cluster, storage
-from leapray.console import bar, say, training_bar, trainings_table
+from leapray import storage
+from leapray.console import bar, training_bar, trainings_table
 from leapray.data.prepare import prepare
 from leapray.data.shards import open_prepared
-from leapray.errors import UserError
 from leapray.inference.ensemble import ensemble
 from leapray.inference.ensemble import show as show_ensemble
 from leapray.inference.ensemble.months import TEST, Portion, portions
@@ -32,6 +25,7 @@ from leapray.inference.weights import weighted_models
 from leapray.models.directory import INFO_FILE
 from leapray.recipe import Ensemble, Recipe
 from leapray.recipe.experiment import Experiment
+from leapray.stages import Done, Stage, run_stages
 from leapray.training.baselines import NAMES as BASELINES
 from leapray.training.baselines import fit_baselines
 from leapray.training.comparison import VARIANTS
@@ -39,41 +33,9 @@ from leapray.training.comparison import show as show_variants
 from leapray.training.finetune import finetune
 from leapray.training.trainer import train
 
-RECORD = "experiment.json"
+NOTES = "stages"
+"""The folder, in the experiment's, that remembers what is finished."""
 Notice = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of the road."""
-
-    name: str
-    output: str
-    """What it writes last."""
-    made_of: Mapping[str, Any]
-    """The settings that decide its output, as plain values."""
-    run: Callable[[], str]
-    """Does it, and says in a few words what came of it."""
-    after: Sequence[str] = ()
-    """The stages whose output it takes."""
-
-    def key(self, record: Mapping[str, Any]) -> str:
-        """Digest of what decides its output: its settings, and when the stages before it were done."""
-        before = [record.get(name, {}).get("done") for name in self.after]
-        return hashlib.sha256(json.dumps([self.made_of, before], sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-    def finished(self, record: Mapping[str, Any]) -> bool:
-        """Whether it was done with the same settings after the same stages, and its output is there."""
-        return self.name in record and record[self.name]["key"] == self.key(record) and storage.exists(self.output)
-
-
-@dataclass
-class Done:
-    """What a run of an experiment did."""
-
-    directory: str
-    ran: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
 
 
 def run_experiment(experiment: Experiment, recipes: Mapping[str, Recipe], only: str | None = None, notice: Notice = lambda _: None) -> Done:
@@ -81,30 +43,7 @@ def run_experiment(experiment: Experiment, recipes: Mapping[str, Recipe], only: 
 
     Raises UserError for a stage that is none, and whatever a stage raises; what was finished before it stays.
     """
-    stages = list(_Road(experiment, recipes, notice).stages())
-    if only is not None and only not in [stage.name for stage in stages]:
-        raise UserError(f"--stage {only!r} is not of this experiment, expected one of {', '.join(stage.name for stage in stages)}")
-    url = experiment.place(RECORD)
-    record: dict[str, Any] = storage.read_json(url) if storage.exists(url) else {}
-    done = Done(storage.absolute(experiment.directory))
-    with ExitStack() as stack:
-        for stage in stages:
-            if only not in (None, stage.name):
-                continue
-            if stage.finished(record):
-                done.kept.append(stage.name)
-                say(f"{stage.name}: {record[stage.name]['result']} (kept)")
-                continue
-            if not done.ran:
-                stack.enter_context(cluster.connected())
-            key, started = stage.key(record), time.monotonic()
-            result = stage.run()
-            seconds = round(time.monotonic() - started, 1)
-            record[stage.name] = {"key": key, "result": result, "seconds": seconds, "done": datetime.now(UTC).isoformat()}
-            storage.write_json(url, record)
-            done.ran.append(stage.name)
-            say(f"{stage.name}: {result}, {seconds:.0f} s")
-    return done
+    return run_stages(list(_Road(experiment, recipes, notice).stages()), experiment.place(NOTES), only)
 
 
 class _Road:
@@ -144,7 +83,13 @@ class _Road:
             counted = {split: sum(manifest.rows for manifest in prepared.split(split)) for split in ("train", "validation", "test")}
             return ", ".join(f"{rows:,} {split}" for split, rows in counted.items()) + " rows, apart by month"
 
-        return Stage(self._preparing(recipe), storage.join(recipe.data.prepared, "transform.json"), _plain(recipe, "data"), run)
+        return Stage(
+            self._preparing(recipe),
+            storage.join(recipe.data.prepared, "transform.json"),
+            _plain(recipe, "data"),
+            run,
+            reads=_sources(recipe),
+        )
 
     def _train(self, name: str, recipe: Recipe) -> Stage:
         def run() -> str:
@@ -216,7 +161,7 @@ class _Road:
             counting = [member for member in done.weights.members if max(member.weights.values()) > 0]
             return f"{len(counting)} of {len(done.weights.members)} members count"
 
-        return Stage("ensemble", self.weights, _plain(recipe, "data", "ensemble"), run, self._trained())
+        return Stage("ensemble", self.weights, _plain(recipe, "data", "ensemble"), run, self._trained(), _sources(recipe), [self.ensemble])
 
     def _trained(self) -> list[str]:
         """The stages that leave models."""
@@ -227,18 +172,23 @@ class _Road:
     def _submit(self) -> Stage:
         asked = self.experiment.submission
         assert asked is not None
-        file = asked.file or self.experiment.place("submission.csv")
+        file, place = asked.file or self.experiment.place("submission.csv"), self.experiment.place("predictions")
+        reads = [asked.input, asked.sample_submission, *([asked.truth] if asked.truth else ())]
 
         def run() -> str:
             models, weights, _ = weighted_models(self.weights)
-            place = self.experiment.place("predictions")
-            with bar("predict") as update:
-                use_gpu = self.months_of.resources.use_gpu
-                done = predict(models, asked.input, place, weights=weights, use_gpu=use_gpu, progress=update, notice=self.notice)
-            rows, score = submit(done.url, asked.sample_submission, file, asked.truth)
+            self._predict(models, asked.input, place, weights=weights)
+            rows, score = submit(place, asked.sample_submission, file, asked.truth)
             return f"{rows:,} rows in {file}" + (f", R2 {score.learned:.4f}" if score else "")
 
-        return Stage("submit", file, asked.model_dump(mode="json"), run, ["ensemble"])
+        return Stage("submit", file, asked.model_dump(mode="json"), run, ["ensemble"], reads, [place])
+
+    def _predict(self, models: Sequence[str], source: str, place: str, **settings: Any) -> None:
+        """Predict with what the recipes' resources give."""
+        resources = self.months_of.resources
+        with bar("predict") as update:
+            settings |= {"use_gpu": resources.use_gpu, "gpus_per_actor": resources.gpus_per_worker}
+            predict(models, source, place, progress=update, notice=self.notice, **settings)
 
     def _tested(self) -> list[str]:
         return [name for name, source in self.months_of.data.sources.items() if source.test is not None]
@@ -278,8 +228,7 @@ class _Road:
             models |= self._baselines_at
         places = {name: self.experiment.place("beside", portion.source, name) for name in models}
         for name, model in models.items():
-            with bar(f"predict {name}") as update:
-                predict([model], portion.path, places[name], selection=portion.selection, progress=update)
+            self._predict([model], portion.path, places[name], selection=portion.selection)
         return places
 
     def _runs(self) -> dict[str, str]:
@@ -299,3 +248,8 @@ class _Road:
 def _plain(recipe: Recipe, *sections: str) -> dict[str, Any]:
     values = recipe.to_dict()
     return {section: values.get(section) for section in sections}
+
+
+def _sources(recipe: Recipe) -> list[str]:
+    """Where a recipe's data comes from."""
+    return sorted({source.path for source in recipe.data.sources.values()})

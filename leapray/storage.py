@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar, cast
 
@@ -368,4 +369,8 @@ def short_names(urls: Sequence[str]) -> list[str]:
     parts = [[part for part in PurePosixPath(url).parts if part != "model"] or ["model"] for url in urls]
     names = [part[-1] for part in parts]
     longer = ["-".join(part[-2:]) if names.count(name) > 1 else name for part, name in zip(parts, names, strict=True)]
-    return [f"{name}-{longer[:index].count(name) + 1}" if longer.count(name) > 1 else name for index, name in enumerate(longer)]
+    given: list[str] = []
+    for name in longer:
+        again = (f"{name}-{number}" for number in count(1))
+        given.append(name if longer.count(name) == 1 and name not in given else next(new for new in again if new not in [*given, *longer]))
+    return given

@@ -1,6 +1,5 @@
 """Experiments: how their file becomes recipes and stages, and which of these are done again."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +68,12 @@ def test_the_shipped_experiments_load(name: str) -> None:
     for recipe in recipes.values():
         # recipes that share a place share what lies there
         assert len({other.data.model_dump_json() for other in recipes.values() if other.data.prepared == recipe.data.prepared}) == 1
+
+
+def test_two_recipes_do_not_prepare_other_data_in_one_place(tmp_path: Path) -> None:
+    changed = {"first": {"recipe": "base.yaml"}, "second": {"recipe": "base.yaml", "change": {"data": {"seed": 7}}}}
+    with pytest.raises(UserError, match=r"recipes\.first and recipes\.second prepare other data in one place"):
+        load_experiment(written(tmp_path, recipes=changed))
 
 
 def stages(path: str) -> list[Stage]:
@@ -146,4 +151,32 @@ def test_finished_stages_are_kept_and_a_failure_leaves_those_before_it(
     assert run_experiment(*loaded, only="two").kept == ["two"]
     with pytest.raises(UserError, match="'four' is not of this experiment, expected one of one, two, three"):
         run_experiment(*loaded, only="four")
-    assert set(json.loads((tmp_path / "all" / "experiment.json").read_text())) == {"one", "two", "three"}
+    assert {path.stem for path in (tmp_path / "all" / "stages").iterdir()} == {"one", "two", "three"}
+
+
+@pytest.mark.ray
+def test_what_a_stage_made_of_other_settings_or_inputs_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
+) -> None:
+    loaded = load_experiment(written(tmp_path))
+    made, read = tmp_path / "made", tmp_path / "read.csv"
+    found: list[bool] = []
+
+    def do() -> str:
+        found.append(made.exists())
+        made.mkdir(exist_ok=True)
+        (tmp_path / "output").write_text("done")
+        return "done"
+
+    def road_of(setting: int) -> None:
+        stage = Stage("one", str(tmp_path / "output"), {"setting": setting}, do, reads=[str(read)], makes=[str(made)])
+        monkeypatch.setattr(road, "_Road", lambda *_: type("Road", (), {"stages": lambda self: [stage]})())
+
+    for setting, content in ((1, "a"), (1, "a"), (2, "a"), (2, "b")):
+        read.write_text(content)
+        road_of(setting)
+        run_experiment(*loaded)
+    assert found == [False, False, False]
+    (tmp_path / "output").unlink()
+    run_experiment(*loaded)
+    assert found[-1], "what was made of the same settings is gone on with"

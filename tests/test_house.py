@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "leapray"
 FLOORS = [
     {"", "__version__", "errors", "faults", "storage", "settings", "climsim", "console"},
-    {"recipe", "registry", "capacity", "cluster", "evaluation"},
+    {"recipe", "registry", "capacity", "cluster", "stages", "evaluation"},
     {"data"},
     {"models"},
     {"training"},

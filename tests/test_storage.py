@@ -231,3 +231,14 @@ def test_no_file_system_is_made_of_a_url_with_credentials() -> None:
     with pytest.raises(UserError, match=r"a URL s3:// carries .*; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") as raised:
         storage.exists("s3://key:sec/ret@bucket/file")
     assert "ret" not in str(raised.value).replace("SECRET", "")
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "b", "a-1", "b-a", "model"]), min_size=1, max_size=3), min_size=1, max_size=6))
+def test_short_names_are_told_apart(parts: list[list[str]]) -> None:
+    names = storage.short_names(["/".join(part) for part in parts])
+    assert len(set(names)) == len(parts)
+
+
+def test_short_names_are_the_ends_of_places() -> None:
+    assert storage.short_names(["runs/swa/model", "runs/ema/model/"]) == ["swa", "ema"]
+    assert storage.short_names(["x/a", "y/a", "b"]) == ["x-a", "y-a", "b"]

@@ -24,7 +24,7 @@ def run_all(
     from leapray.experiment import run_experiment
 
     done = run_experiment(loaded, recipes, only=stage, notice=notice)
-    say(f"wrote {done.directory}: {len(done.ran)} stages ran, {len(done.kept)} were finished")
+    say(f"wrote {loaded.directory}: {len(done.ran)} stages ran, {len(done.kept)} were finished")
 
 
 @app.command()
@@ -33,7 +33,7 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="Less data and fewer epochs")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the trainings")] = 0,
 ) -> None:
-    """The whole road on synthetic data: synthesize, convert, prepare, train, predict, submit, score."""
+    """The whole road on synthetic data: train, finetune, ensemble, submit, report, export."""
     from leapray.demo import run
 
     run(directory, quick=quick, seed=seed)

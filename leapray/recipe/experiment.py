@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from leapray import storage
+from leapray.errors import UserError
 from leapray.recipe.ensemble import Listed, Weighing
 from leapray.recipe.load import merged, read_recipe, validate
 from leapray.recipe.recipe import Recipe, parse_recipe
@@ -102,4 +104,10 @@ def load_experiment(url: str, overrides: tuple[str, ...] | list[str] = ()) -> tu
         if content.get("finetune"):
             placed["finetune"] = {"base": experiment.place("runs", name, "model"), "directory": experiment.place("variants", name)}
         recipes[name] = parse_recipe(merged(content, placed) | {"name": name}, f"{url}: recipes.{name}")
+    for (name, recipe), (other_name, other) in combinations(recipes.items(), 2):
+        if recipe.data.prepared == other.data.prepared and recipe.data != other.data:
+            raise UserError(
+                f"{url}: recipes.{name} and recipes.{other_name} prepare other data in one place, {recipe.data.prepared}; "
+                "give one of them another data.prepared"
+            )
     return experiment, recipes
