@@ -49,6 +49,15 @@ def write_flat(
     return directory
 
 
+def spoil(file: Path, column: str, rows: list[int]) -> list[str]:
+    """Make a column of a flat parquet file NaN in these rows; their ids."""
+    table = pq.read_table(file)
+    values = table[column].to_numpy().copy()
+    values[rows] = np.nan
+    pq.write_table(table.set_column(table.schema.get_field_index(column), column, pa.array(values)), file)
+    return table["sample_id"].take(rows).to_pylist()
+
+
 def recipe_values(root: Path, **training: Any) -> dict[str, Any]:
     """Plain values of a recipe over ``write_flat(root / 'flat', stop='0001-05')``."""
     months = {

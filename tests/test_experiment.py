@@ -54,6 +54,7 @@ def test_recipes_are_changed_and_their_runs_lie_in_the_experiments_directory(tmp
             r"recipes\.first: unknown key 'training\.epoch'",
         ),
         ({"submision": {}}, "submision.*submission"),
+        ({"change": {"training": {"run": "mine"}}}, r"change\.training\.run is not a recipe's to give"),
     ],
 )
 def test_a_wrong_experiment_is_refused_in_a_sentence(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:

@@ -10,6 +10,8 @@ from leapray.cli.app import Overrides, Phase, RecipeFile, Start, Stop, Stride, a
 from leapray.console import bar, say
 from leapray.errors import UserError
 
+Kind = Annotated[str | None, typer.Option(help="low-res, aqua-planet or high-res, of rows without a column kind")]
+
 
 @app.command()
 def predict(
@@ -22,6 +24,7 @@ def predict(
     stop: Stop = None,
     stride: Stride = 1,
     phase: Phase = 0,
+    kind: Kind = None,
 ) -> None:
     """Predict physical tendencies; several models are averaged before the physics."""
     from leapray.inference.predict import predict as run
@@ -42,6 +45,7 @@ def predict(
             use_gpu=gpu,
             gpus_per_actor=gpu_share,
             selection=selected(start, stop, stride, phase),
+            kind=_known(kind),
             progress=update,
             notice=notice,
         )
@@ -94,6 +98,7 @@ def evaluate(
     stop: Stop = None,
     stride: Stride = 1,
     phase: Phase = 0,
+    kind: Kind = None,
     run: Annotated[list[str], typer.Option(help="Run whose learning curve the report shows; may be repeated")] = [],  # noqa: B006
     variants: Annotated[list[str], typer.Option(help="variants.json for the report; may be repeated")] = [],  # noqa: B006
     ensemble: Annotated[str | None, typer.Option(help="ensemble.json for the report")] = None,
@@ -109,6 +114,7 @@ def evaluate(
             truth,
             dest,
             selection=selected(start, stop, stride, phase),
+            kind=_known(kind),
             beside=_named(beside),
             members=members,
             grid=grid,
@@ -144,6 +150,14 @@ def export(
     *models, dest = paths
     done = run(models, dest, form, layout=layout, weights=weights)
     say(f"wrote {' and '.join(done.files)} to {done.url}, members: {done.members}; read back, self-test of {done.rows} rows passed")
+
+
+def _known(kind: str | None) -> str | None:
+    from leapray.climsim.schema import KINDS
+
+    if kind is not None and kind not in KINDS:
+        raise UserError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
+    return kind
 
 
 def _named(pairs: list[str]) -> dict[str, str]:

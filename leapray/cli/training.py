@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from leapray.cli.app import Overrides, RecipeFile, app, notice, trainable
-from leapray.console import say, training_bar, trainings_table
+from leapray.console import bar, say, training_bar, trainings_table
 
 
 @app.command()
@@ -66,7 +66,8 @@ def compare(
     from leapray.training.compare import compare as run
     from leapray.training.compare import show as show_compared
 
-    compared = run(runs)
+    with bar("compare") as update:
+        compared = run(runs, update)
     show_compared(compared)
     if json is not None:
         storage.write_json(json, compared.to_dict())

@@ -17,10 +17,10 @@ from leapray.climsim.grid import Grid, layer_mass
 from leapray.climsim.schema import TARGETS
 from leapray.evaluation.climsim import ErrorByColumn, TruthByColumn, climsim, times_mass
 from leapray.evaluation.distributions import JointCounts, PrecipitationCounts
-from leapray.evaluation.grouping import Groups
 from leapray.evaluation.intervals import TimedMoments, time_blocks
 from leapray.evaluation.metrics import ErrorMoments
 from leapray.evaluation.results import Evaluation
+from leapray.evaluation.rowruns import RowRuns
 from leapray.evaluation.zonal import BandSums, bands, zonal
 
 
@@ -61,7 +61,7 @@ class Batch:
             assert self.ncol is not None
             ncol = self.ncol[rows] if self._order is None else self.ncol[self._order[rows]]
             area = self.grid.area[ncol]
-        columns, by_band = (None, None) if ncol is None else (Groups(ncol), Groups(self._band[ncol]))
+        columns, by_band = (None, None) if ncol is None else (RowRuns(ncol), RowRuns(self._band[ncol]))
         return Day(number, rows, truth[:, rows], None if mass is None else mass[:, rows], columns, by_band, area)
 
     @cached_property
@@ -90,8 +90,8 @@ class Day:
     rows: slice
     truth: np.ndarray
     mass: np.ndarray | None
-    columns: Groups | None
-    bands: Groups | None
+    columns: RowRuns | None
+    bands: RowRuns | None
     area: np.ndarray | None
 
 

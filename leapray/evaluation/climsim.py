@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from leapray.climsim.schema import TARGETS
-from leapray.evaluation.grouping import Groups
 from leapray.evaluation.results import ClimSim
+from leapray.evaluation.rowruns import RowRuns
 
 HEAT_CAPACITY = 1004.64
 """Of dry air, J/(kg K)."""
@@ -58,7 +58,7 @@ class TruthByColumn:
         self.count = np.zeros(columns)
         self.mean, self.deviation = np.zeros((2, TARGETS.width, columns))
 
-    def update(self, groups: Groups, weighted: np.ndarray) -> None:
+    def update(self, groups: RowRuns, weighted: np.ndarray) -> None:
         """Take in weighted truth ``(368, n)`` of rows of the grid columns ``groups``."""
         at, count = groups.keys, self.count[groups.keys] + groups.counts
         mean = groups.sums(weighted) / groups.counts
@@ -80,14 +80,14 @@ class ErrorByColumn:
         self.signed, self.absolute, self.squared = np.zeros((3, TARGETS.width, columns))
         self.crps: np.ndarray | None = None
 
-    def update(self, groups: Groups, weighted: np.ndarray) -> None:
+    def update(self, groups: RowRuns, weighted: np.ndarray) -> None:
         """Take in weighted errors ``(368, n)`` of rows of the grid columns ``groups``."""
         at = groups.keys
         self.signed[:, at] += groups.sums(weighted)
         self.absolute[:, at] += groups.sums(np.abs(weighted))
         self.squared[:, at] += groups.sums(np.square(weighted))
 
-    def update_crps(self, groups: Groups, weighted: np.ndarray) -> None:
+    def update_crps(self, groups: RowRuns, weighted: np.ndarray) -> None:
         """Take in the weighted CRPS ``(368, n)`` of rows of the grid columns ``groups``."""
         if self.crps is None:
             self.crps = np.zeros_like(self.signed)

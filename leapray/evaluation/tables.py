@@ -37,15 +37,15 @@ Source = str | Sequence[str]
 def files(source: Source) -> list[str]:
     """The parquet or csv files of a source. Raises UserError when there are none."""
     urls = [source] if isinstance(source, str) else list(source)
-    found = [file for url in urls for file in storage.list_files(url) if file.endswith(SUFFIXES) and not _hidden(file, url)]
+    found = [file for url in map(storage.absolute, urls) for file in storage.list_files(url) if belongs(file, url)]
     if not found:
         raise UserError(f"{', '.join(urls) or 'no path given'}: no {' or '.join(SUFFIXES)} file there")
     return found
 
 
-def _hidden(file: str, url: str) -> bool:
-    """Whether a name below ``url`` on the way to ``file`` begins with ``_``."""
-    return any(part.startswith("_") for part in file.removeprefix(storage.absolute(url)).split("/"))
+def belongs(file: str, url: str) -> bool:
+    """Whether a file that was listed at or below ``url``, which is absolute, is one of its tables: no name below it begins with ``_``."""
+    return file.endswith(SUFFIXES) and not any(part.startswith("_") for part in file.removeprefix(url).split("/"))
 
 
 def columns(url: str) -> list[str]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from leapray.climsim.schema import TARGETS
-from leapray.evaluation.grouping import Groups
 from leapray.evaluation.results import Zonal
+from leapray.evaluation.rowruns import RowRuns
 
 EDGES = np.arange(-90.0, 91.0, 10.0)
 BANDS = len(EDGES) - 1
@@ -27,7 +27,7 @@ class BandSums:
         self._width = width
         self.days: dict[int, np.ndarray] = {}
 
-    def update(self, day: int, groups: Groups, weighted: np.ndarray) -> None:
+    def update(self, day: int, groups: RowRuns, weighted: np.ndarray) -> None:
         """Take in values times area ``(width, n)`` of rows of one day, of the bands ``groups``."""
         self.days.setdefault(day, np.zeros((self._width, BANDS)))[:, groups.keys] += groups.sums(weighted)
 

@@ -9,14 +9,15 @@ import leapray
 from leapray import storage
 from leapray.data.flat import Selection
 from leapray.errors import UserError
-from leapray.evaluation.report import Material, write_report
+from leapray.evaluation.report import REPORT, Material, write_report
 from leapray.evaluation.results import Evaluation, write_evaluations
 from leapray.evaluation.sample import read_sample
 from leapray.evaluation.summary import FILE, scores
-from leapray.inference.evaluation import Sources, evaluate_files
 from leapray.inference.parts import MEMBERS
+from leapray.inference.streams import Sources, evaluate_files
 from leapray.inference.truth import TruthFiles
-from leapray.training.comparison import VARIANTS
+from leapray.inference.weights import read_weights
+from leapray.training.comparison import VARIANTS, read_variants
 from leapray.training.run import Run
 
 ENSEMBLE = "ensemble"
@@ -29,6 +30,7 @@ def evaluate(
     destination: str,
     *,
     selection: Selection | None = None,
+    kind: str | None = None,
     beside: Mapping[str, str] | None = None,
     members: bool | None = None,
     grid: str | None = None,
@@ -42,7 +44,7 @@ def evaluate(
 ) -> list[Evaluation]:
     """Evaluate predictions, then those ``beside`` them by name, then the members; write numbers, ``scores.json`` and a report.
 
-    ``selection`` are the rows of the truth that were predicted. Members lie in the predictions' ``_members``; None takes them if they are
+    ``selection`` are the rows of the truth that were predicted, ``kind`` is what they are taken for where no column says so. Members lie in the predictions' ``_members``; None takes them if they are
     there. With a ``sample_submission``, predictions and those beside them are submissions with its weights. ``grid`` is a netCDF file with
     the lat, lon and area of the columns, which high-res needs. The report also shows ``runs`` by name, the ``variants`` of finetunings
     (their directories or ``variants.json``) and the ``ensemble.json``. ``progress`` is called with rows done and rows in all. Raises
@@ -54,11 +56,13 @@ def evaluate(
     weights = None if sample_submission is None else read_sample(sample_submission).weights
     sources = Sources({subject: predictions, **(beside or {})}, own, weights)
     _require_names([subject, *(beside or {}), *own])
-    files = TruthFiles(truth, selection, grid, notice)
+    files = TruthFiles(truth, selection, grid, notice, kind=kind)
     evaluations = evaluate_files(sources, files, progress)
     named = {"predictions": predictions, "truth": f"{truth}{selection or ''}"} | {
         f"beside {name}": url for name, url in (beside or {}).items()
     }
+    # one of an earlier evaluation must not lie beside these numbers
+    storage.remove(storage.join(destination, REPORT))
     write_evaluations(destination, evaluations)
     storage.write_json(storage.join(destination, FILE), scores(evaluations, named))
     if report:
@@ -84,20 +88,19 @@ def _require_names(names: Sequence[str]) -> None:
 
 
 def _material(runs: Mapping[str, str], variants: Sequence[str], ensemble: str | None) -> dict[str, Any]:
-    """What the report shows beside evaluations. Raises UserError for what is not there."""
+    """What the report shows beside evaluations. Raises UserError for what is not there, or not what it should be."""
     records = {name: Run(url).records() for name, url in runs.items()}
     if lacking := [name for name, found in records.items() if not found]:
         raise UserError(f"{runs[lacking[0]]}: not a run, expected a directory with metrics.jsonl")
     return {
         "runs": records,
         "variants": _together([_variants(url) for url in variants]),
-        "ensemble": None if ensemble is None else storage.read_json(ensemble),
+        "ensemble": None if ensemble is None else read_weights(ensemble).model_dump(mode="json"),
     }
 
 
 def _variants(url: str) -> dict[str, Any]:
-    found: dict[str, Any] = storage.read_json(url if url.endswith(".json") else storage.join(url, VARIANTS))
-    return found
+    return read_variants(url if url.endswith(".json") else storage.join(url, VARIANTS))
 
 
 def _together(finetunings: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

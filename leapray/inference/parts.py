@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 from leapray import storage
 from leapray.climsim.schema import SAMPLE_ID, TARGETS
 from leapray.data.flat import Block
-from leapray.evaluation.tables import ROW as ROW
-from leapray.evaluation.tables import readable
+from leapray.evaluation.tables import ROW, readable
 
 MEMBERS = "_members"
 _SCHEMA = pa.schema([(SAMPLE_ID, pa.string()), (ROW, pa.int64()), *((name, pa.float64()) for name in TARGETS.columns)])

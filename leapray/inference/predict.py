@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import ray
@@ -23,6 +23,7 @@ from leapray.data import flat
 from leapray.data.ahead import map_ahead
 from leapray.errors import UserError
 from leapray.inference.emulators import Emulators, Predicted
+from leapray.inference.inputs import finite
 from leapray.inference.parts import part, part_writer, sealed_rows
 from leapray.inference.weights import mean_weights
 from leapray.models.directory import INFO_FILE, WEIGHTS_FILE, load_model
@@ -52,6 +53,8 @@ class _Job:
     members: Sequence[str]
     """Names of the members whose own output is kept, of all or of none."""
     destination: str
+    kind: str | None
+    bad_rows: str
     use_gpu: bool
 
 
@@ -66,6 +69,8 @@ def predict(
     use_gpu: bool = False,
     gpus_per_actor: float = 1.0,
     selection: flat.Selection | None = None,
+    kind: str | None = None,
+    bad_rows: Literal["refuse", "drop"] = "refuse",
     progress: Callable[[int, int], None] | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> Prediction:
@@ -74,9 +79,11 @@ def predict(
     ``weights`` is float64 ``(m, 368)``, as :mod:`leapray.inference.weights` gives it; without it members count alike. The mean is taken
     of physical predictions before the physics, which is applied once (DESIGN section 3, Emulator). With ``members`` each one's own
     output is kept too, under its name (see :mod:`leapray.inference.parts`). ``gpus_per_actor`` below 1 lets actors share a GPU.
+    ``kind`` is what rows without a column kind are taken for, which decides their keys. With ``bad_rows`` ``drop`` rows whose inputs are
+    not finite are left out, and counted in a notice.
 
-    Raises UserError for an unreadable model or input, inputs that are not finite, GPUs that are not there, and a destination that holds
-    another prediction.
+    Raises UserError for an unreadable model or input, inputs that are not finite and not to be dropped, GPUs that are not there, and a
+    destination that holds another prediction or files of none.
     """
     if not models:
         raise UserError("predict needs at least one model")
@@ -93,19 +100,24 @@ def predict(
         "members": list(kept),
         "input": source,
         "input files": survey.fingerprint(pieces),
-        "rows": f"all{selection or ''}",
+        "rows": repr(selection or flat.Selection()),
+        "kind": kind,
+        "bad rows": bad_rows,
     }
     claim(destination, SETTINGS, settings, "a prediction", ".parquet")
     with cluster.connected():
         environment = cluster.modules_environment(module for name in networks if (module := users_module(name)))
-        rows = _run(_Job(pieces, models, weights, kept, destination, use_gpu), gpus_per_actor, environment, progress)
+        job = _Job(pieces, models, weights, kept, destination, kind, bad_rows, use_gpu)
+        rows, dropped = _run(job, gpus_per_actor, environment, progress)
+    if dropped and notice is not None:
+        notice(f"{source}: left out {dropped} row(s) whose inputs hold NaN or Inf")
     if not rows:
         raise UserError(f"{source}: no rows{selection or ''}")
     return Prediction(destination, rows, len(pieces))
 
 
-def _run(job: _Job, gpus_per_actor: float, environment: dict[str, Any], progress: Callable[[int, int], None] | None) -> int:
-    """Predict every piece on actors, and count what they say; the rows in all."""
+def _run(job: _Job, gpus_per_actor: float, environment: dict[str, Any], progress: Callable[[int, int], None] | None) -> tuple[int, int]:
+    """Predict every piece on actors, and count what they say: the rows that were predicted, and those that were now left out."""
     places = _places(job.use_gpu, gpus_per_actor)
     actors, count = min(len(job.pieces), places), len(job.pieces)
     dataset = ray.data.range(count, override_num_blocks=count).map(
@@ -117,23 +129,28 @@ def _run(job: _Job, gpus_per_actor: float, environment: dict[str, Any], progress
         runtime_env=environment,
     )
     rows: dict[int, int] = {}
+    dropped = 0
     for done, row in enumerate(dataset.iter_rows(), start=1):
         rows[int(row["id"])] = int(row["rows"])
+        dropped += int(row["dropped"])
         if progress is not None:
             progress(done, count)
     _require_whole(job, rows)
-    return sum(rows.values())
+    return sum(rows.values()), dropped
 
 
 def _require_whole(job: _Job, rows: dict[int, int]) -> None:
-    """Every piece was predicted in all its rows, into a file of its own, and nothing else lies there."""
+    """Every piece was predicted in all its rows, into a file of its own, and no other file lies beside these."""
+    whole = job.bad_rows == "refuse"
     for number, piece in enumerate(job.pieces):
-        if number not in rows or (piece.exact and rows[number] != piece.rows):
-            raise RuntimeError(f"{piece.path}: piece {piece.index} of {piece.rows} rows, but {rows.get(number)} were predicted")
-    expected = {part(job.destination, piece.index) for piece in job.pieces}
-    found = set(storage.list_files(job.destination, ".parquet"))
+        if number not in rows or (piece.exact and not (rows[number] == piece.rows if whole else rows[number] <= piece.rows)):
+            raise RuntimeError(f"{piece.path}: piece {number} of {piece.rows} rows, but {rows.get(number)} were predicted")
+    expected = {part(job.destination, number) for number in range(len(job.pieces))}
+    found = {file for file in storage.list_files(job.destination, ".parquet") if file.rpartition("/")[0] == job.destination}
     if missing := sorted(expected - found):
         raise RuntimeError(f"{job.destination}: {len(missing)} part files are missing, the first {missing[0]}")
+    if others := sorted(found - expected):
+        raise UserError(f"{others[0]}: is no part of this prediction of {len(expected)} parts; remove it, or choose another place")
 
 
 def _places(use_gpu: bool, gpus_per_actor: float) -> int:
@@ -157,23 +174,29 @@ class _Predictor:
         self.emulators = Emulators.load(job.models, job.weights, torch.device("cuda" if job.use_gpu else "cpu"))
 
     def __call__(self, task: dict[str, Any]) -> dict[str, int]:
-        piece = self.job.pieces[task["id"]]
-        sealed = sealed_rows(self.job.destination, piece.index)
-        return {"id": task["id"], "rows": self._piece(piece) if sealed is None else sealed}
+        number = int(task["id"])
+        sealed = sealed_rows(self.job.destination, number)
+        rows, dropped = self._piece(number) if sealed is None else (sealed, 0)
+        return {"id": number, "rows": rows, "dropped": dropped}
 
-    def _piece(self, piece: flat.Piece) -> int:
-        """Predict one piece into its part files; the number of its rows. One block is read and another written while one is computed."""
-        rows = 0
-        blocks = _read_ahead(flat.read_piece(piece, targets=False))
-        with part_writer(self.job.destination, piece.index, self.job.members) as write:
-            for block, predicted in map_ahead(lambda block: (block, self._block(block, piece.path)), blocks, threads=1):
-                write(block, predicted.ensemble, predicted.members)
+    def _piece(self, number: int) -> tuple[int, int]:
+        """Predict one piece into its part files; how many of its rows, and how many not. Reading and writing go on beside computing."""
+        job, rows, read = self.job, 0, 0
+        piece = job.pieces[number]
+
+        def predicted(block: flat.Block) -> tuple[int, flat.Block, Predicted | None]:
+            usable = finite(block, piece.path, job.bad_rows)
+            values = self.emulators.predict(usable.inputs, members=bool(job.members)) if len(usable.row) else None
+            return len(block.row), usable, values
+
+        blocks = _read_ahead(flat.read_piece(piece, targets=False, kind=job.kind))
+        with part_writer(job.destination, number, job.members) as write:
+            for given, block, values in map_ahead(predicted, blocks, threads=1):
+                read += given
                 rows += len(block.row)
-        return rows
-
-    def _block(self, block: flat.Block, path: str) -> Predicted:
-        _require_finite(block, path)
-        return self.emulators.predict(block.inputs, members=bool(self.job.members))
+                if values is not None:
+                    write(block, values.ensemble, values.members)
+        return rows, read - rows
 
 
 def _read_ahead(blocks: Iterator[flat.Block]) -> Iterator[flat.Block]:
@@ -182,15 +205,3 @@ def _read_ahead(blocks: Iterator[flat.Block]) -> Iterator[flat.Block]:
         if block is None:
             return
         yield block
-
-
-def _require_finite(block: flat.Block, path: str) -> None:
-    # a sum of finite numbers may overflow, but one of others is never finite
-    if np.isfinite(block.inputs.sum()):
-        return
-    bad = ~np.isfinite(block.inputs).all(axis=1)
-    if bad.any():
-        raise UserError(
-            f"{path}: {int(bad.sum())} rows hold NaN or Inf inputs, the first {block.sample_id[int(np.argmax(bad))].as_py()}; "
-            "predictions need finite numbers"
-        )

@@ -34,18 +34,28 @@ class Rows:
 class TruthFiles:
     """Flat parquet or csv with targets; with the inputs too, it tells pressures and states.
 
-    ``selection`` are the rows that count; ``keys`` are of all these, ``lacking`` says in sentences what cannot be told of them. Raises
-    UserError for files that cannot be read or lack targets, rows that cannot be selected, and a grid that is none.
+    ``selection`` are the rows that count, of which there must be some, and ``kind`` is what they are taken for without such a column;
+    ``keys`` are of all these, ``lacking`` says in sentences what cannot be told of them. Raises UserError for files that cannot be read
+    or lack targets, rows that cannot be selected, and a grid that is none.
     """
 
-    def __init__(self, source: str, selection: flat.Selection | None = None, grid: str | None = None, notice: Notice | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        selection: flat.Selection | None = None,
+        grid: str | None = None,
+        notice: Notice | None = None,
+        *,
+        kind: str | None = None,
+    ) -> None:
         self.source = source
+        self._kind = kind
         self.lacking: list[str] = []
         self.has_inputs = all(set(INPUTS.columns) <= set(columns(file)) for file in files(source))
         if selection is not None and str(selection) and not self.has_inputs:
             raise UserError(f"{source}: has targets alone, of which no months can be chosen; expected the inputs too")
         self._pieces = flat.survey(source, notice=notice).pieces(selection) if self.has_inputs else []
-        self.keys = self._read_keys() if self.has_inputs else read_keys(source)
+        self.keys = self._read_keys(selection) if self.has_inputs else read_keys(source)
         self.timed = self.keys.rows is not None and bool((self.keys.rows >= 0).all())
         self.grid = self._find_grid(grid)
         if not self.has_inputs:
@@ -53,8 +63,10 @@ class TruthFiles:
                 f"{source} has no inputs: without surface pressures there are no masses of layers, so none of ClimSim's own metrics."
             )
 
-    def _read_keys(self) -> Keys:
-        chosen = [block for piece in self._pieces for block in flat.read_chosen(piece, ())]
+    def _read_keys(self, selection: flat.Selection | None) -> Keys:
+        chosen = [block for piece in self._pieces for block in flat.read_chosen(piece, (), kind=self._kind)]
+        if not chosen:
+            raise UserError(f"{self.source}: no rows{selection or ''}")
         rows = np.concatenate([block.row for block in chosen])
         return Keys(name(self.source), pa.chunked_array([block.sample_id for block in chosen], pa.string()), rows)
 
@@ -98,9 +110,9 @@ class TruthFiles:
         if not self.has_inputs:
             yield from self._bare()
             return
-        water = INPUTS.columns[_WATER] if states else ()
+        names = (*TARGETS.columns, INPUTS.columns[_PRESSURE], *(INPUTS.columns[_WATER] if states else ()))
         for piece in self._pieces:
-            for block in flat.read_chosen(piece, (*TARGETS.columns, INPUTS.columns[_PRESSURE], *water), max_rows=ROWS):
+            for block in flat.read_chosen(piece, names, kind=self._kind, max_rows=ROWS):
                 require_finite(block.values, self.source)
                 targets, pressure = block.values[:, : TARGETS.width], block.values[:, TARGETS.width]
                 inputs = np.zeros((INPUTS.width, len(targets))).T if states else None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from leapray import storage
 from leapray.climsim.schema import TARGETS
+from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.models.directory import load_info
 from leapray.recipe import validate
@@ -20,6 +21,19 @@ _SUM = 1e-6
 """How far a group's weights may be from a sum of 1."""
 
 
+class Identity(NamedTuple):
+    """By what a model is known, wherever it lies: digests of its weights and of its transform."""
+
+    weights_sha256: str = ""
+    transform_digest: str = ""
+
+
+def identity(model: str) -> Identity:
+    """Of a model's directory. Raises UserError for what is none."""
+    info = load_info(model)
+    return Identity(info.weights_sha256, Transform.from_dict(info.transform, f"{model}: transform").digest())
+
+
 class Member(Section):
     """One member: its model's directory, relative to the list's own or a URL, or none for one of which only predictions are known."""
 
@@ -27,8 +41,14 @@ class Member(Section):
     model: str | None = None
     weights_sha256: str = ""
     """Of the model's weights, by which it is known wherever it lies."""
+    transform_digest: str = ""
+    """Of how it scales, without which weights are another model; empty where that is not told."""
     weights: dict[str, float]
     """By group of variables."""
+
+    def is_of(self, model: Identity) -> bool:
+        """Whether a model is this member."""
+        return self.weights_sha256 == model.weights_sha256 and self.transform_digest in ("", model.transform_digest)
 
 
 class Weights(Section):
@@ -63,17 +83,17 @@ class Weights(Section):
         return matrix
 
     def of_models(self, models: Sequence[str]) -> np.ndarray:
-        """Rows of :meth:`matrix` for model directories, known by the digest of their weights, in their order.
+        """Rows of :meth:`matrix` for model directories, known by their weights and transforms, in their order.
 
         Raises UserError for a model that is no member, and for a member that counts and is not among the models.
         """
-        known = {member.weights_sha256: index for index, member in enumerate(self.members) if member.weights_sha256}
         places = []
         for model in models:
-            digest = load_info(model).weights_sha256
-            if digest not in known:
+            known = identity(model)
+            index = next((index for index, member in enumerate(self.members) if member.is_of(known)), None)
+            if index is None:
                 raise UserError(f"{model}: is no member of the ensemble, expected {', '.join(member.name for member in self.members)}")
-            places.append(known[digest])
+            places.append(index)
         for index, member in enumerate(self.members):
             if max(member.weights.values()) > 0 and index not in places:
                 raise UserError(f"member {member.name} of the ensemble is missing among the models, expected the model {member.model}")
@@ -90,7 +110,7 @@ def mean_weights(count: int) -> np.ndarray:
 def read_weights(url: str) -> Weights:
     """Read ``ensemble.json``, with the places of models made absolute. Raises UserError for what is none."""
     weights = validate(Weights, storage.read_json(url), url)
-    home = url.rpartition("/")[0]
+    home = storage.absolute(url).rpartition("/")[0]
     placed = [
         member if member.model is None else member.model_copy(update={"model": place(home, member.model)}) for member in weights.members
     ]
@@ -110,8 +130,10 @@ def weighted_models(url: str, models: Sequence[str] = ()) -> tuple[list[str], np
     for member in (weights.members[index] for index in counting):
         if member.model is None:
             raise UserError(f"{url}: member {member.name} has no model to predict with, only predictions; weigh the others without it")
-        if member.weights_sha256 and load_info(member.model).weights_sha256 != member.weights_sha256:
-            raise UserError(f"{member.model}: its weights are not those of member {member.name} of {url}; solve for the weights again")
+        if member.weights_sha256 and not member.is_of(identity(member.model)):
+            raise UserError(
+                f"{member.model}: its weights or transform are not those of member {member.name} of {url}; solve for the weights again"
+            )
         found.append(member.model)
     return found, weights.matrix()[counting], [weights.members[index].name for index in counting]
 

@@ -78,6 +78,12 @@ class Experiment(Section):
         for name in (*self.recipes, *self.export):
             if not FOLDER_NAME.fullmatch(name) or name == BASE:
                 raise ValueError(f"the name {name!r} becomes a folder, expected letters, digits, - and _, and not {BASE!r}")
+        for where, change in {
+            "change": self.change,
+            **{f"recipes.{name}.change": part.change for name, part in self.recipes.items()},
+        }.items():
+            if "run" in (change.get("training") or {}):
+                raise ValueError(f"{where}.training.run is not a recipe's to give; its run lies in the experiment's directory")
         if self.ensemble.months_of is not None and self.ensemble.months_of not in self.recipes:
             raise ValueError(f"ensemble.months_of names {self.ensemble.months_of!r}, expected one of {', '.join(self.recipes)}")
         if not any(part.member for part in self.recipes.values()):

@@ -77,11 +77,11 @@ class Compared:
         return {"differing": self.differing, "runs": [_plain(side) for side in self.sides]}
 
 
-def compare(runs: Sequence[str]) -> Compared:
+def compare(runs: Sequence[str], progress: Callable[[int, int], None] | None = None) -> Compared:
     """Put runs, or model directories, side by side.
 
-    They are scored on the test months of the first one's prepared data, if that can be read and they were scaled as it is. Raises
-    UserError for fewer than two, one that stands twice, and one that has no model yet.
+    They are scored on the test months of the first one's prepared data, if that can be read and they were scaled as it is; ``progress``
+    is called with the runs that are, and all of them. Raises UserError for fewer than two, one that stands twice, and one that has no model yet.
     """
     urls = [storage.absolute(run) for run in runs]
     if len(set(urls)) < max(len(urls), 2):
@@ -91,7 +91,7 @@ def compare(runs: Sequence[str]) -> Compared:
     recipes = [_recipe(url, info) for url, info in zip(urls, infos, strict=True)]
     names = storage.short_names(urls)
     sides = [_side(*parts) for parts in zip(names, recipes, infos, strict=True)]
-    return Compared(_tested(sides, models), _differing(recipes))
+    return Compared(_tested(sides, models, progress), _differing(recipes))
 
 
 def _model(url: str) -> str:
@@ -130,7 +130,7 @@ def _differing(recipes: Sequence[Recipe]) -> dict[str, list[Any]]:
     return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
 
 
-def _tested(sides: Sequence[Side], models: Sequence[str]) -> list[Side]:
+def _tested(sides: Sequence[Side], models: Sequence[str], progress: Callable[[int, int], None] | None) -> list[Side]:
     """The runs with their scores on the test months of the first one's data."""
     try:
         prepared = open_prepared(sides[0].recipe.data)
@@ -140,7 +140,7 @@ def _tested(sides: Sequence[Side], models: Sequence[str]) -> list[Side]:
         return [replace(side, cause=f"not tested: {prepared.url} has no test months") for side in sides]
     entries = [Entry(side.name, "finished", model) for side, model in zip(sides, models, strict=True)]
     with cluster.connected():
-        found = score_all([(entry, "test") for entry in entries], prepared, _resources(sides))
+        found = score_all([(entry, "test") for entry in entries], prepared, _resources(sides), progress=progress)
     return [_score(side, moments, found[0], prepared) for side, moments in zip(sides, found, strict=True)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from leapray import storage
 from leapray.console import say, table
 from leapray.data.shards import Prepared
 from leapray.data.tasks import run_tasks
+from leapray.errors import UserError
 from leapray.evaluation.intervals import Difference, Interval, TimedMoments, difference, interval
 from leapray.evaluation.plots import Ranked, ranking
 from leapray.models.directory import load_info, load_model
@@ -107,7 +108,13 @@ def _tested(base: Moments, ours: Moments, name: str) -> dict[str, Any]:
     return {"test_r2": ours.score().learned, "interval": interval(ours)} | compared
 
 
-def score_all(wanted: Sequence[tuple[Entry, str]], prepared: Prepared, resources: Resources, directory: str | None = None) -> list[Moments]:
+def score_all(
+    wanted: Sequence[tuple[Entry, str]],
+    prepared: Prepared,
+    resources: Resources,
+    directory: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Moments]:
     """Every model's moments on a split, by tasks; what an earlier start left in ``directory`` is taken."""
 
     def score(number: int) -> dict[str, np.ndarray] | str | None:
@@ -118,7 +125,7 @@ def score_all(wanted: Sequence[tuple[Entry, str]], prepared: Prepared, resources
             # one model that is damaged, or too large, must not end the comparison of the others
             return str(error) or type(error).__name__
 
-    found = run_tasks(score, len(wanted), gpus=resources.gpus_per_worker if resources.use_gpu else 0)
+    found = run_tasks(score, len(wanted), progress, gpus=resources.gpus_per_worker if resources.use_gpu else 0)
     return [TimedMoments.from_arrays(moments) if isinstance(moments, dict) else moments for moments in found]
 
 
@@ -155,6 +162,18 @@ def write(name: str, entries: Sequence[Entry], directory: str) -> None:
     storage.write_json(storage.join(directory, VARIANTS), {"name": name, "variants": variants})
     if shown := [entry for entry in map(_ranked, entries) if entry is not None]:
         storage.write_bytes(storage.join(directory, PLOT), ranking(shown, name))
+
+
+def read_variants(url: str) -> dict[str, Any]:
+    """What ``variants.json`` holds. Raises UserError for what is none."""
+    content = storage.read_json(url)
+    try:
+        whole = isinstance(content["name"], str) and all({"name", "state", "model"} <= entry.keys() for entry in content["variants"])
+    except (AttributeError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise UserError(f"{url}: not a list of variants, expected the json that finetune writes")
+    return dict(content)
 
 
 def _ranked(entry: Entry) -> Ranked | None:

@@ -3,9 +3,10 @@ import io
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from leapray.evaluation.plots import Ranked, ranked, ranking
-from leapray.evaluation.plots.style import number, score_limits, shortened
+from leapray.evaluation.plots.style import entitle, number, png, score_limits, shortened
 
 BASE = Ranked("base", 0.64, (0.63, 0.65), chosen_r2=0.648, is_base=True)
 BETTER = Ranked("swa-13", 0.65, (0.64, 0.66), (0.01, 0.008, 0.012), 0.657)
@@ -114,3 +115,9 @@ def test_an_axis_shows_the_best_and_leaves_out_the_ruined(scores, low, high):
 def test_ends_of_intervals_widen_an_axis_within_reason():
     assert score_limits([0.65, 0.64], [0.61])[0] < 0.61
     assert score_limits([0.65, 0.64], [-5.0])[0] > 0.6
+
+
+def test_a_title_is_shown_letter_by_letter():
+    figure = Figure()
+    entitle(figure, r"x$\bad$", 0.1)
+    assert png(figure)

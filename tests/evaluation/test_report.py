@@ -17,6 +17,7 @@ from leapray.errors import UserError
 from leapray.evaluation.comparison import compare_evaluations
 from leapray.evaluation.intervals import interval
 from leapray.evaluation.report import Material, compare_report, write_report
+from leapray.evaluation.report.page import Cell, counted, figure, score
 from leapray.evaluation.worst import worst_columns
 from tests.made_evaluations import made_evaluation, made_rows
 
@@ -311,3 +312,11 @@ def test_a_browser_opens_the_page_without_errors(page, tmp_path):
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in ran.stderr
     assert f'data-drawn="{page.count("<img ")}"' in ran.stdout
+
+
+def test_what_is_no_number_is_a_dash_without_a_value():
+    assert score(float("nan")) == figure(float("nan")) == Cell("\N{EM DASH}")
+
+
+def test_one_is_counted_without_an_s():
+    assert [counted(number, "row") for number in (0, 1, 1200)] == ["0 rows", "1 row", "1,200 rows"]

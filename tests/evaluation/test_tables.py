@@ -3,9 +3,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from leapray.climsim.netcdf import Snapshot
 from leapray.climsim.schema import TARGETS
+from leapray.data.flat import survey, to_table
 from leapray.errors import UserError
 from leapray.evaluation import tables
+from tests.samples import random_rows
 from tests.target_tables import write_targets
 
 IDS = ["a", "b", "c"]
@@ -98,3 +101,15 @@ def test_an_id_that_stands_twice_is_named(tmp_path):
     write_targets(tmp_path / "2.parquet", ["b"], VALUES[2:])
     with pytest.raises(UserError, match="sample_id must be unique, and b stands there more than once"):
         tables.read_ids(str(tmp_path))
+
+
+@pytest.mark.parametrize("spelt", ["flat", "_x/../flat"])
+def test_what_lies_below_an_underscore_is_no_part_of_either_listing(tmp_path, spelt):
+    for folder in ("flat", "flat/_members/a", "_x"):
+        (tmp_path / folder).mkdir(parents=True)
+    table = to_table(Snapshot("low-res", 0, random_rows(3)))
+    pq.write_table(table, tmp_path / "flat" / "a.parquet")
+    pq.write_table(table, tmp_path / "flat" / "_members" / "a" / "b.parquet")
+    source, expected = f"{tmp_path}/{spelt}", [str(tmp_path / "flat" / "a.parquet")]
+    assert files(source) == expected
+    assert survey(source).paths == expected

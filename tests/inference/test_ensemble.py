@@ -24,7 +24,7 @@ from leapray.models.directory import load_info, load_model, save_model
 from leapray.models.emulator import Physics
 from leapray.models.registry import build_network
 from leapray.recipe import Choice, Recipe, parse_recipe
-from tests.samples import random_rows, recipe_values, write_flat
+from tests.samples import random_rows, recipe_values, spoil, write_flat
 from tests.target_tables import write_targets
 
 pytestmark = pytest.mark.ray
@@ -157,7 +157,7 @@ def test_the_verb_shows_the_members_and_says_where_everything_is(done: Ensembled
 def test_what_was_cut_off_goes_on_with_what_is_there(done: Ensembled, home: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut"
     shutil.copytree(done.directory, cut)
-    for lost in ("ensemble.json", "test/low_res/part-000003.parquet", "test/low_res/_members/swa/part-000003.parquet"):
+    for lost in ("ensemble.json", "test/low_res/part-000000.parquet", "test/low_res/_members/swa/part-000000.parquet"):
         (cut / lost).unlink()
     kept = {path: path.stat().st_mtime_ns for path in cut.glob("blend/**/*.parquet")}
     again = ensemble(recipe(home, cut, models(home)))
@@ -245,3 +245,46 @@ def test_solving_needs_months(home: Path, tmp_path: Path) -> None:
     without = without.model_copy(update={"data": without.data.model_copy(update={"sources": sources})})
     with pytest.raises(UserError, match="solved needs months, expected a source with blend or validation months"):
         ensemble(without)
+
+
+def test_another_drawn_share_of_the_months_is_another_ensemble(home: Path, tmp_path: Path, ray_cluster: None) -> None:
+    def drawn(seed: int) -> Recipe:
+        asked = recipe(home, tmp_path, models(home), test=False)
+        sources = {name: source.model_copy(update={"fraction": 0.7}) for name, source in asked.data.sources.items()}
+        return asked.model_copy(update={"data": asked.data.model_copy(update={"sources": sources, "seed": seed})})
+
+    ensemble(drawn(1))
+    with pytest.raises(UserError, match="holds an ensemble of other settings"):
+        ensemble(drawn(2))
+
+
+def test_bad_rows_are_left_out_and_files_need_no_column_kind(home: Path, tmp_path: Path, ray_cluster: None) -> None:
+    write_flat(tmp_path / "flat", stop="0001-06", stride=360)
+    for path in (tmp_path / "flat").glob("*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["kind"]), path)
+    spoil(tmp_path / "flat" / BLEND, "state_t_0", [3])
+    spoil(tmp_path / "flat" / BLEND, "ptend_t_0", [5])
+    lost = spoil(tmp_path / "flat" / TEST, "state_t_0", [0, 9])
+
+    def dropping(directory: str, members: list[Any]) -> Recipe:
+        asked = recipe(tmp_path, tmp_path / directory, members)
+        return asked.model_copy(update={"data": asked.data.model_copy(update={"bad_rows": "drop"})})
+
+    notes: list[str] = []
+    done = ensemble(dropping("ensemble", models(home)), notice=notes.append)
+    rows = len(truth(home, BLEND)[0])
+    assert done.weights.figures["blend"]["rows"] == rows - 2
+    assert done.weights.figures["test"]["rows"] == rows - 2
+    assert read(f"{done.predictions}/low_res")[0] == [id_ for id_ in truth(home, TEST)[0] if id_ not in lost]
+    assert [note.partition(": ")[2] for note in notes if "left out" in note] == [
+        f"left out {count} row(s) whose inputs hold NaN or Inf" for count in (1, 2)
+    ]
+    older = ensemble(dropping("older", as_older(done)))
+    np.testing.assert_array_equal(older.weights.matrix(), done.weights.matrix())
+
+
+def test_validation_months_are_named_where_they_choose(home: Path, tmp_path: Path, ray_cluster: None) -> None:
+    asked = recipe(home, tmp_path, models(home), test=False, weights="mean")
+    sources = {name: source.model_copy(update={"blend": None, "validation": source.blend}) for name, source in asked.data.sources.items()}
+    done = ensemble(asked.model_copy(update={"data": asked.data.model_copy(update={"sources": sources})}))
+    assert done.weights.figures["blend"]["split"] == "validation"

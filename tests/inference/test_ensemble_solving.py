@@ -95,6 +95,21 @@ def test_independent_errors_are_weighed_by_the_inverse_of_their_variance() -> No
     np.testing.assert_allclose(weights, noise**-2 / (noise**-2).sum(), atol=5e-3)
 
 
+@pytest.mark.parametrize("worst", [1e3, 1e10, 1e30])
+def test_a_member_that_is_very_bad_leaves_the_weights_of_the_others_as_they_are(worst: float) -> None:
+    np.testing.assert_allclose(solve(np.diag([0.2, 0.5, worst])), [5 / 7, 2 / 7, 0], atol=1e-3)
+    pair = np.array([[0.2, 0.15], [0.15, 0.5]])
+    both = np.zeros((3, 3))
+    both[:2, :2], both[2, 2] = pair, worst
+    expected = np.linalg.solve(pair, np.ones(2))
+    np.testing.assert_allclose(solve(both), [*(expected / expected.sum()), 0], atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_a_member_without_error_takes_all(size: float) -> None:
+    np.testing.assert_allclose(solve(size * np.diag([2.0, 0.0, 1.0])), [0, 1, 0], atol=1e-8)
+
+
 def test_each_group_has_the_weights_that_are_best_in_it() -> None:
     noise = np.full((2, TARGETS.width), 0.4)
     noise[0, group_mask("wind")] = 0.8

@@ -48,7 +48,10 @@ def test_rows_without_days_are_weighed_as_one_group() -> None:
     first, second = halves()
     weights = choose(settings(), MEMBERS, (ErrorProducts.empty(3), first + second))
     assert set(weights.groups) == {"all"}
-    assert weights.figures["blend"]["groups"] == {"held_out": None, "why": "the rows tell no days to hold out"}
+    assert weights.figures["blend"]["groups"] == {
+        "held_out": None,
+        "why": "the months hold too few days, or rows that tell none, to hold some out",
+    }
 
 
 @pytest.mark.parametrize("weights", ["solved", "mean", {"fixed": {"swa": 0.5, "old": 0.5}}])

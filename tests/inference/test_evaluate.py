@@ -239,3 +239,40 @@ def test_the_report_shows_runs_variants_and_ensemble(tmp_path):
     assert "one ema" in page
     assert "two ema" in page
     assert json.loads((tmp_path / "e" / "scores.json").read_text())["rows"] == 6
+
+
+def test_rows_with_a_step_and_a_column_tell_their_place_where_their_kind_is_given(files, tmp_path):
+    predictions, _ = files
+    columns = dict(zip(INPUTS.columns + TARGETS.columns, LOW_RES.T, strict=True))
+    place = {"step": np.repeat(STEPS, 384), "ncol": np.tile(np.arange(384, dtype=np.int32), len(STEPS))}
+    ids = [f"low-res_{step:07d}_{ncol:05d}" for step, ncol in zip(place["step"], place["ncol"], strict=True)]
+    truth = str(tmp_path / "truth.parquet")
+    pq.write_table(pa.table({"sample_id": ids} | place | columns), truth)
+    (untold,) = evaluate(predictions, truth, str(tmp_path / "a"), members=False, report=False)
+    (found,) = evaluate(predictions, truth, str(tmp_path / "b"), members=False, report=False, kind="low-res")
+    assert not untold.timed
+    assert sorted(found.moments.blocks) == [0, 1, 3]
+    assert found.lacking == ()
+
+
+def test_a_selection_without_rows_is_refused(files, tmp_path):
+    with pytest.raises(UserError, match=r"truth: no rows"):
+        evaluate(*files, str(tmp_path), selection=Selection(stride=50, phase=7))
+
+
+def test_json_of_something_else_is_refused_before_the_pass(files, tmp_path):
+    seen = []
+    storage.write_json(str(tmp_path / "other.json"), {"variants": [{"name": "a"}], "name": "x"})
+    for asked, words in (
+        ({"variants": [str(tmp_path / "other.json")]}, "not a list of variants"),
+        ({"ensemble": str(tmp_path / "other.json")}, ""),
+    ):
+        with pytest.raises(UserError, match=rf"other\.json.*{words}"):
+            evaluate(*files, str(tmp_path / "e"), progress=lambda *count: seen.append(count), **asked)
+    assert seen == []
+
+
+def test_a_report_of_earlier_numbers_is_taken_away(files, tmp_path):
+    (tmp_path / "report.html").write_text("older")
+    evaluate(*files, str(tmp_path), members=False, report=False)
+    assert not (tmp_path / "report.html").exists()

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from leapray.inference.predict import predict
 from leapray.models.directory import load_model, save_model
 from leapray.models.registry import build_network
 from leapray.recipe import Choice
-from tests.samples import random_rows, write_flat
+from tests.samples import random_rows, spoil, write_flat
 
 pytestmark = pytest.mark.ray
 
@@ -147,7 +148,7 @@ def test_a_piece_without_its_seal_is_made_again_with_its_members(flat: Path, mod
 def test_a_place_is_bound_to_weights_members_and_rows(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None) -> None:
     url, weights = str(tmp_path / "predictions"), np.full((1, TARGETS.width), 0.5)
     predict(models[:1], str(flat), url, weights=weights)
-    for change in ({"weights": 2 * weights}, {"members": True}, {"selection": Selection(stride=2)}):
+    for change in ({"weights": 2 * weights}, {"members": True}, {"selection": Selection(stride=2)}, {"kind": "low-res"}):
         with pytest.raises(UserError, match="holds a prediction of other settings"):
             predict(models[:1], str(flat), url, **({"weights": weights} | change))
 
@@ -189,3 +190,52 @@ def test_a_missing_column_and_a_folder_that_is_no_model_are_refused(
 def test_gpus_that_are_not_there_are_refused(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None, share, words) -> None:
     with pytest.raises(UserError, match=words):
         predict(models[:1], str(flat), str(tmp_path / "predictions"), use_gpu=True, gpus_per_actor=share)
+
+
+def test_a_drawn_share_of_another_seed_is_another_prediction(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None) -> None:
+    url = str(tmp_path / "predictions")
+    predict(models[:1], str(flat), url, selection=Selection(fraction=0.5, seed=1))
+    with pytest.raises(UserError, match="holds a prediction of other settings"):
+        predict(models[:1], str(flat), url, selection=Selection(fraction=0.5, seed=2))
+
+
+def test_a_file_that_joins_the_source_beside_the_selection_changes_nothing(models: list[str], tmp_path: Path, ray_cluster: None) -> None:
+    source, url = write_flat(tmp_path / "flat", start="0001-03", stop="0001-05"), str(tmp_path / "predictions")
+    selection = Selection(start=Month.parse("0001-03"))
+    predict(models[:1], str(source), url, selection=selection)
+    before = read(url)
+    write_flat(source, start="0001-02", stop="0001-03")
+    assert predict(models[:1], str(source), url, selection=selection).rows == 96
+    after = read(url)
+    assert after[0] == before[0]
+    np.testing.assert_array_equal(after[1], before[1])
+
+
+def test_a_part_of_another_prediction_is_told(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None) -> None:
+    url = str(tmp_path / "predictions")
+    predict(models[:1], str(flat), url)
+    shutil.copy(f"{url}/part-000001.parquet", f"{url}/part-000002.parquet")
+    with pytest.raises(UserError, match=r"part-000002\.parquet: is no part of this prediction of 2 parts"):
+        predict(models[:1], str(flat), url)
+
+
+def test_rows_that_are_not_finite_are_left_out_where_asked_and_told(models: list[str], tmp_path: Path, ray_cluster: None) -> None:
+    source, notes = write_flat(tmp_path / "flat"), []
+    first = sorted(source.glob("*.parquet"))[0]
+    ids = spoil(first, "state_t_0", [0, 7])
+    done = predict(models[:1], str(source), str(tmp_path / "predictions"), members=True, bad_rows="drop", notice=notes.append)
+    expected_ids, x = flat_inputs(source)
+    good = [number for number, id_ in enumerate(expected_ids) if id_ not in ids]
+    found, values = read(done.url)
+    assert done.rows == 94
+    assert found == [expected_ids[number] for number in good]
+    np.testing.assert_allclose(values, with_physics(models[0], x[good], tendencies(models[0], x[good])), rtol=1e-5, atol=1e-7)
+    assert notes == [f"{source}: left out 2 row(s) whose inputs hold NaN or Inf"]
+
+
+def test_rows_without_a_column_kind_have_the_keys_of_the_kind_that_is_given(models: list[str], tmp_path: Path, ray_cluster: None) -> None:
+    source = write_flat(tmp_path / "flat")
+    expected = [row for piece in list_pieces(str(source)) for block in read_piece(piece) for row in block.row.tolist()]
+    for path in source.glob("*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["kind"]), path)
+    assert keys(predict(models[:1], str(source), str(tmp_path / "predictions"), kind="low-res").url) == expected

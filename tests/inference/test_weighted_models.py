@@ -13,28 +13,30 @@ from leapray.climsim.schema import TARGETS
 from leapray.data.moments import Moments
 from leapray.data.transform import Fitting
 from leapray.errors import UserError
-from leapray.inference.weights import Member, Weights, weighted_models
+from leapray.inference.ensemble.members import candidates
+from leapray.inference.weights import Identity, Member, Weights, identity, weighted_models
 from leapray.models.directory import save_model
 from leapray.models.registry import build_network
-from leapray.recipe import Choice
+from leapray.recipe import Choice, Ensemble
 from tests.samples import random_rows
 
 WEIGHTS = {"a": 0.75, "unused": 0.0, "c": 0.25}
 
 
-def save(url: Path, seed: int) -> str:
-    """A model, and the digest of its weights."""
+def save(url: Path, seed: int, rows: int = 50) -> Identity:
+    """A model with the weights of a seed, scaled as these rows are, and by what it is known."""
     torch.manual_seed(seed)
     network = Choice(name="mlp", options={"hidden": [4]})
-    transform = Fitting(Choice(name="standard"), ()).fit(Moments.of(random_rows(50)), {})
-    return save_model(str(url), build_network(network.name, network.options).state_dict(), network, transform).weights_sha256
+    transform = Fitting(Choice(name="standard"), ()).fit(Moments.of(random_rows(rows)), {})
+    save_model(str(url), build_network(network.name, network.options).state_dict(), network, transform)
+    return identity(str(url))
 
 
 @pytest.fixture
 def listed(tmp_path: Path) -> Path:
     """An ensemble of three models beside it, of which one does not count."""
     members = [
-        Member(name=name, model=f"{name}/model", weights_sha256=save(tmp_path / name / "model", seed), weights={"all": weight})
+        Member(name=name, model=f"{name}/model", **save(tmp_path / name / "model", seed)._asdict(), weights={"all": weight})
         for seed, (name, weight) in enumerate(WEIGHTS.items())
     ]
     groups = {"all": tuple(variable.name for variable in TARGETS.variables)}
@@ -58,10 +60,36 @@ def test_given_models_are_known_by_their_weights_in_any_order(listed: Path, tmp_
     np.testing.assert_array_equal(weights[:, 0], [0.25, 0.75])
 
 
-def test_a_model_that_has_changed_is_refused(listed: Path, tmp_path: Path) -> None:
-    save(tmp_path / "a" / "model", seed=99)
-    with pytest.raises(UserError, match=r"a/model: its weights are not those of member a of .*ensemble\.json"):
+@pytest.mark.parametrize("change", [{"seed": 99}, {"seed": 0, "rows": 60}])
+def test_a_model_whose_weights_or_transform_have_changed_is_refused(listed: Path, tmp_path: Path, change: dict[str, int]) -> None:
+    save(tmp_path / "a" / "model", **change)
+    with pytest.raises(UserError, match=r"a/model: its weights or transform are not those of member a of .*ensemble\.json"):
         weighted_models(str(listed))
+    with pytest.raises(UserError, match="is no member of the ensemble"):
+        weighted_models(str(listed), [str(tmp_path / name / "model") for name in ("a", "c")])
+
+
+def test_a_list_that_tells_no_transforms_knows_models_by_their_weights(listed: Path) -> None:
+    values = storage.read_json(str(listed))
+    for member in values["members"]:
+        del member["transform_digest"]
+    storage.write_json(str(listed), values)
+    assert weighted_models(str(listed))[2] == ["a", "c"]
+
+
+def test_models_are_found_from_within_the_folder_of_the_list(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(listed.parent)
+    assert weighted_models("ensemble.json")[0] == weighted_models(str(listed))[0]
+
+
+def test_models_of_equal_weights_and_other_transforms_are_two_members(tmp_path: Path) -> None:
+    notes: list[str] = []
+    for name, rows in (("one", 50), ("same", 50), ("other", 60)):
+        save(tmp_path / name, 0, rows)
+    section = Ensemble(directory="d", members=tuple(str(tmp_path / name) for name in ("one", "same", "other")))
+    found = candidates(section, notes.append)
+    assert [member.name for member in found] == ["one", "other"]
+    assert len(notes) == 1
 
 
 def test_a_member_of_which_only_predictions_are_known_is_refused(listed: Path) -> None:

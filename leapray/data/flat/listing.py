@@ -18,10 +18,10 @@ from leapray import storage
 from leapray.climsim.calendar import Month, month_of_step, month_range
 from leapray.data.flat.headers import Header, Part, first_id, read_header
 from leapray.data.flat.layout import check_columns, narrow_columns
-from leapray.data.flat.places import competition_rows, months_unknown, steps_unknown
+from leapray.data.flat.places import PLACE, competition_rows, months_unknown, steps_unknown
 from leapray.data.flat.selection import Selection, Share
 from leapray.errors import UserError
-from leapray.evaluation.tables import SUFFIXES
+from leapray.evaluation.tables import SUFFIXES, belongs
 
 _HEADERS_AT_ONCE = 16
 
@@ -72,13 +72,15 @@ class Survey:
 
     def fingerprint(self, pieces: Iterable[Piece] | None = None) -> str:
         """Changes when a file that holds one of the pieces does, or any file without them: a digest of names below the source, sizes
-        and footers, so that a copied or moved folder is the same."""
-        wanted = None if pieces is None else {piece.path for piece in pieces}
-        marks = [
-            f"{header.path.removeprefix(storage.absolute(self.source))} {self._sizes[header.path]} {header.digest}"
-            for header in self._headers
-            if wanted is None or header.path in wanted
-        ]
+        and footers, so that a copied or moved folder is the same. Of files whose rows are known by the number of their file, that too."""
+        numbers = None if pieces is None else {piece.path: piece.file for piece in pieces}
+        marks = []
+        for header in self._headers:
+            if numbers is None or header.path in numbers:
+                mark = f"{header.path.removeprefix(storage.absolute(self.source))} {self._sizes[header.path]} {header.digest}"
+                if numbers is not None and not PLACE.keys() <= set(header.schema.names):
+                    mark += f" {numbers[header.path]}"
+                marks.append(mark)
         return hashlib.sha256("\n".join(marks).encode()).hexdigest()[:16]
 
     @property
@@ -186,12 +188,13 @@ def _share(part: Part, month: Month | None, selection: Selection) -> Share:
 
 
 def survey(source: str, *, targets: bool = True, sample_id: bool = True, notice: Notice | None = None) -> Survey:
-    """Look once at a file, or at all parquet and csv files below a folder: at footers and headers alone, many at a time.
+    """Look once at a file, or at all parquet and csv files below a folder but those under ``_``: at footers and headers alone.
 
     ``targets`` and ``sample_id`` say whether these columns are needed. ``notice`` is called with one sentence when columns are ignored.
     Raises UserError for a file that cannot be read, and for a missing or repeated column or one of another type.
     """
-    sizes = {path: size for path, size in storage.list_sizes(source).items() if path.endswith(SUFFIXES)}
+    place = storage.absolute(source)
+    sizes = {path: size for path, size in storage.list_sizes(place).items() if belongs(path, place)}
     if not sizes:
         raise UserError(f"{source}: no {' or '.join(SUFFIXES)} files")
     with ThreadPoolExecutor(_HEADERS_AT_ONCE) as pool:

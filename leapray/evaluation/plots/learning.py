@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from leapray.climsim.schema import FLUXES, TENDENCIES
-from leapray.evaluation.plots.style import BELOW, DARK, HEADLINE, LIGHT, STAR, dress, png
+from leapray.evaluation.plots.style import BELOW, DARK, HEADLINE, LIGHT, STAR, dress, png, shortened
 
 Record = Mapping[str, Any]
 
@@ -28,6 +28,8 @@ _GROUP_LINES = (
 """Colours that colour-blind readers tell apart, and dashes for those who print in grey."""
 _LOG_SPAN = 10
 """A loss that spans more than this factor is drawn on a logarithmic axis."""
+
+_LONGEST_TITLE = 80
 
 
 def learning_curve(history: Sequence[Record], title: str = "") -> bytes:
@@ -50,7 +52,7 @@ def _figure(validations: Sequence[Record], title: str) -> Figure:
     for axes in (losses, scores):
         _dress(axes, validations)
     if title:
-        figure.suptitle(title, x=0.06, ha="left", fontsize=12, fontweight="bold")
+        figure.suptitle(shortened(title, _LONGEST_TITLE), x=0.06, ha="left", fontsize=12, fontweight="bold")
     return figure
 
 

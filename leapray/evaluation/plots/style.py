@@ -53,7 +53,7 @@ def entitle(figure: Figure, title: str, left: float) -> None:
     """A title at the top, beginning at ``left`` as a share of the width."""
     if title:
         inch = 1 / figure.get_figheight()
-        figure.suptitle(title, x=left, y=1 - 0.12 * inch, va="top", ha="left", fontsize=12, fontweight="bold")
+        figure.suptitle(plain(title), x=left, y=1 - 0.12 * inch, va="top", ha="left", fontsize=12, fontweight="bold")
 
 
 def dress(axes: Axes) -> None:
@@ -86,9 +86,14 @@ def number(value: float, sign: str = "") -> str:
     return f"{value:{sign}.4f}" if abs(value) < 100 else f"{value:{sign}.1e}".replace("e+0", "e")
 
 
+def plain(text: str) -> str:
+    """The text as matplotlib shows it letter by letter, without formulas."""
+    return text.replace("$", r"\$")
+
+
 def shortened(text: str, length: int) -> str:
     """The text, its middle left out where it is longer, as matplotlib shows it letter by letter: no formula, and no name that it hides."""
     half = (length - 1) // 2
     short = text if len(text) <= length else f"{text[:half]}…{text[-half:]}"
     # a legend leaves out what begins with an underscore
-    return short.replace("$", r"\$").replace("_", "\N{ZERO WIDTH SPACE}_", int(short.startswith("_")))
+    return plain(short).replace("_", "\N{ZERO WIDTH SPACE}_", int(short.startswith("_")))

@@ -2,6 +2,7 @@
 
 from leapray.evaluation.report.comparison import compare_report, compare_reports
 from leapray.evaluation.report.material import Material
+from leapray.evaluation.report.write import FILE as REPORT
 from leapray.evaluation.report.write import write_report
 
-__all__ = ["Material", "compare_report", "compare_reports", "write_report"]
+__all__ = ["REPORT", "Material", "compare_report", "compare_reports", "write_report"]

@@ -14,7 +14,7 @@ from leapray.evaluation.comparison import Comparison, compare_evaluations
 from leapray.evaluation.intervals import LEVEL, Difference
 from leapray.evaluation.plots.levels import Curve, difference_profiles, skill_profiles
 from leapray.evaluation.plots.surface import scalar_bars
-from leapray.evaluation.report.page import Cell, Picture, Section, Table, render, score, span, text
+from leapray.evaluation.report.page import Cell, Picture, Section, Table, counted, render, score, span, text
 from leapray.evaluation.report.skill import summary
 from leapray.evaluation.report.write import FILE
 from leapray.evaluation.results import Evaluation, read_evaluations
@@ -36,7 +36,7 @@ def compare_report(directory: str, a: Sequence[Evaluation], b: Sequence[Evaluati
     found = compare_evaluations(base, other)
     beside = [replace(one, name=f"{one.name} ({name})") for evaluations, name in zip((a, b), names, strict=True) for one in evaluations[1:]]
     sections = [_differences(found), _levels(base, other, found), _columns(found), summary([base, other, *beside])]
-    lead = f"{names[1]} less {names[0]}: {_sentence(found.headlines['learned'])} in R² on {found.rows:,} rows."
+    lead = f"{names[1]} less {names[0]}: {_sentence(found.headlines['learned'])} in R² on {counted(found.rows, 'row')}."
     url = storage.join(directory, FILE)
     storage.write_bytes(url, render(f"{names[1]} against {names[0]}", lead, sections).encode())
     return url

@@ -7,14 +7,13 @@ from typing import Any
 
 from leapray.evaluation.intervals import LEVEL
 from leapray.evaluation.plots import Ranked, ensemble_overview, learning_curve, ranking
-from leapray.evaluation.plots.style import shortened
 from leapray.evaluation.report.material import Material, Record
 from leapray.evaluation.report.page import Cell, Picture, Section, Table, count, figure, score, span, text
 from leapray.evaluation.results import Evaluation
 
-_MOST_RUNS, _LONGEST_TITLE = 12, 80
-"""Runs whose curves are drawn, so that the page stays small, and letters above each."""
-_METHODS = {"solved": "solved for on the blend months", "mean": "equal", "fixed": "given by the recipe"}
+_MOST_RUNS = 12
+"""Runs whose curves are drawn, so that the page stays small."""
+_METHODS = {"solved": "solved for on the {split} months", "mean": "equal", "fixed": "given by the recipe"}
 
 
 def training(runs: Mapping[str, Sequence[Record]]) -> Section | None:
@@ -35,8 +34,7 @@ def training(runs: Mapping[str, Sequence[Record]]) -> Section | None:
     table = Table("Runs", ("", "best validation R²", "epochs", "steps", "seconds"), rows)
     drawn = list(validated.items())[:_MOST_RUNS]
     pictures = [
-        Picture(learning_curve(records, shortened(name, _LONGEST_TITLE)), f"Learning curve of {name}: losses and validation R² by step")
-        for name, records in drawn
+        Picture(learning_curve(records, name), f"Learning curve of {name}: losses and validation R² by step") for name, records in drawn
     ]
     words = [f"The curves of the first {_MOST_RUNS} runs are drawn."] if len(validated) > _MOST_RUNS else []
     return Section("training", "Learning curves", words, [table, *pictures])
@@ -60,12 +58,14 @@ def ensemble(found: Mapping[str, Any] | None) -> Section | None:
     if not found:
         return None
     blend = found.get("figures", {}).get("blend") or {}
-    words = [f"The weights are {_METHODS.get(found['method'], found['method'])}."]
+    split = blend.get("split", "blend")
+    words = [f"The weights are {_METHODS.get(found['method'], found['method']).format(split=split)}."]
     if blend.get("rows"):
-        words.append(f"On the {blend['rows']:,} rows of the blend months {_both(blend)}.")
+        words.append(f"On the {blend['rows']:,} rows of the {split} months {_both(blend)}.")
+        words.append("These figures are of members before the physics, over the learned columns that vary; those of test months after it.")
     if blend.get("groups"):
         words.append(str(blend["groups"].get("why", "")))
-    words += _tested(found.get("figures", {}).get("test") or {})
+    words += _tested(found.get("figures", {}).get("test") or {}, split)
     names = [member["name"] for member in found["members"]]
     weights = {group: [member["weights"][group] for member in found["members"]] for group in found["groups"]}
     picture = Picture(
@@ -115,11 +115,12 @@ def _both(figures: Mapping[str, Any]) -> str:
     return f"the ensemble's R² is {figures['ensemble']:.4f}, the plain mean's {figures['mean']:.4f}"
 
 
-def _tested(test: Mapping[str, Any]) -> list[str]:
+def _tested(test: Mapping[str, Any], split: str) -> list[str]:
     if not test:
         return []
     words = [f"On the {test['rows']:,} rows of the test months, which chose nothing, {_both(test)}."]
-    for key, other in (("from_mean", "the plain mean"), ("from_best", f"{test.get('best')}, the best single member on the blend months")):
+    best = f"{test.get('best')}, the best single member on the {split} months"
+    for key, other in (("from_mean", "the plain mean"), ("from_best", best)):
         if by := test.get(key):
             words.append(f"It differs from {other} by {by['value']:+.4f}, {by['level']:.0%} within {by['low']:+.4f} to {by['high']:+.4f}.")
     return words
@@ -139,7 +140,7 @@ def _weight_table(found: Mapping[str, Any], blend: Mapping[str, Any]) -> Table:
     header = [
         "",
         *(f"weight, {group}" if len(groups) > 1 else "weight" for group in groups),
-        "R² alone (blend)",
+        f"R² alone ({blend.get('split', 'blend')})",
         "R² without it, less R² of all",
     ]
     rows = [

@@ -80,12 +80,16 @@ def text(words: object) -> Cell:
 
 def score(value: float | None, sign: str = "") -> Cell:
     """A cell of R2 or of a difference of such, in four decimals."""
-    return Cell("", None) if value is None else Cell(_written(value, number(value, sign)), value)
+    return Cell("", None) if value is None else _cell(value, number(value, sign))
 
 
 def figure(value: float | None, digits: int = 4) -> Cell:
     """A cell of a physical number of so many digits."""
-    return Cell("", None) if value is None else Cell(_written(value, f"{value:.{digits}g}"), value)
+    return Cell("", None) if value is None else _cell(value, f"{value:.{digits}g}")
+
+
+def _cell(value: float, shown: str) -> Cell:
+    return Cell(_written(value, shown), value if math.isfinite(value) else None)
 
 
 def count(value: int) -> Cell:
@@ -97,5 +101,10 @@ def span(low: float, high: float, sign: str = "") -> Cell:
     return Cell(f"{_written(low, number(low, sign))} to {_written(high, number(high, sign))}")
 
 
+def counted(number: int, noun: str) -> str:
+    """So many of what a noun names, for a sentence."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def _written(value: float, shown: str) -> str:
-    return shown.replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "\N{EN DASH}"
+    return shown.replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "\N{EM DASH}"

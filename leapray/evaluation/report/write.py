@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from leapray import storage
 from leapray.evaluation.report.making import ensemble, provenance, training, variants
 from leapray.evaluation.report.material import Material
-from leapray.evaluation.report.page import Section, render
+from leapray.evaluation.report.page import Section, counted, render
 from leapray.evaluation.report.physics import biases, maps, own_metrics, rain, scalars
 from leapray.evaluation.report.skill import levels, ordered, summary, worst
 from leapray.evaluation.results import Evaluation
@@ -43,7 +43,7 @@ def _page(evaluations: Sequence[Evaluation], material: Material) -> str:
         ensemble(material.ensemble),
         provenance(material, evaluations),
     ]
-    others = f", beside {len(evaluations) - 1} other{'s' if len(evaluations) > 2 else ''}" if len(evaluations) > 1 else ""
-    days = f" of {len(subject.moments.blocks):,} days" if subject.timed else ""
-    lead = f"{subject.name}{others}: R² {subject.moments.score().learned:.4f} on {subject.rows:,} rows{days}."
+    others = f", beside {counted(len(evaluations) - 1, 'other')}" if len(evaluations) > 1 else ""
+    days = f" of {counted(len(subject.moments.blocks), 'day')}" if subject.timed else ""
+    lead = f"{subject.name}{others}: R² {subject.moments.score().learned:.4f} on {counted(subject.rows, 'row')}{days}."
     return render(material.title, lead, [section for section in found if section is not None])

@@ -41,7 +41,8 @@ def choose(settings: Ensemble, members: Sequence[Candidate], halves: tuple[Error
         Member(
             name=member.name,
             model=member.model,
-            weights_sha256=member.weights_sha256,
+            weights_sha256=member.identity.weights_sha256,
+            transform_digest=member.identity.transform_digest,
             weights={group: float(weights[index]) for group, weights in found.items()},
         )
         for index, member in enumerate(members)

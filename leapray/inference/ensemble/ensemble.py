@@ -116,6 +116,8 @@ class _Work:
         weights = choose(self.settings, self.members, halves)
         if halves is not None:
             weights.figures["blend"]["months"] = {portion.source: portion.months for portion in self.choosing}
+            # the first split's name alone, where all sources have it
+            weights.figures["blend"]["split"] = " and ".join(sorted({portion.split for portion in self.choosing}))
         return weights
 
     def apply(self, weights: Weights) -> Weights:
@@ -155,6 +157,8 @@ class _Work:
                 members=True,
                 names=[member.name for member in models],
                 selection=portion.selection,
+                kind=portion.kind,
+                bad_rows=self.recipe.data.bad_rows,
                 use_gpu=self.recipe.resources.use_gpu,
                 gpus_per_actor=self.recipe.resources.gpus_per_worker,
                 progress=self._noted(f"predict {portion.key}"),
@@ -164,7 +168,7 @@ class _Work:
             if member.model is None:
                 predictions, laid_out = str(of(member)), member_directory(place, member.name)
                 claim(laid_out, _SETTINGS, {"predictions": _fingerprint(predictions), "rows": portion.mark}, "predictions", ".parquet")
-                lay_out(predictions, member.name, portion.path, portion.pieces, laid_out)
+                lay_out(predictions, member.name, portion, laid_out, self.recipe.data.bad_rows)
 
     def _place(self, folder: str, portion: Portion) -> str:
         return storage.join(self.directory, folder, portion.source)
@@ -182,7 +186,7 @@ def _settings(recipe: Recipe) -> Ensemble:
 def _mark(member: Candidate) -> Any:
     """What changes when a member does."""
     if member.model is not None:
-        return member.weights_sha256
+        return list(member.identity)
     return {split: url and _fingerprint(url) for split, url in (("validation", member.validation), ("test", member.test))}
 
 

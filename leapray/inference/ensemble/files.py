@@ -6,7 +6,7 @@ What ``predict`` keeps of models lies so; predictions of older runs, in whatever
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,10 @@ from leapray import storage
 from leapray.climsim.schema import TARGETS
 from leapray.data import flat
 from leapray.errors import UserError
-from leapray.evaluation.tables import columns, files, locate, read_ids, read_targets, readable
-from leapray.inference.parts import ROW, part, part_writer
+from leapray.evaluation.tables import ROW, Keys, locate, read_keys, read_targets, readable
+from leapray.inference.ensemble.months import Portion
+from leapray.inference.inputs import finite
+from leapray.inference.parts import part, part_writer
 
 BLOCK_ROWS = 2048
 """Rows that are taken at a time, of every member."""
@@ -62,59 +64,49 @@ def _places(row: np.ndarray, among: np.ndarray) -> np.ndarray | None:
     return places if np.array_equal(among[places], row) else None
 
 
-def lay_out(predictions: str, name: str, source: str, pieces: Sequence[flat.Piece], directory: str) -> None:
-    """Write an older run's predictions of a source as parts, unless they are all there.
+def lay_out(predictions: str, name: str, portion: Portion, directory: str, bad_rows: str) -> None:
+    """Write an older run's predictions of a portion as parts, unless they are all there.
 
     Rows are known by their keys, where the files have a column ``row``, else by ``sample_id``. The files may be parquet or csv, hold
-    further rows, and have any order: their values pass through a temporary file on this machine. Raises UserError for rows that are
-    missing or stand twice.
+    further rows, and have any order: their values pass through a temporary file on this machine. Rows whose inputs are not finite need
+    no prediction where ``bad_rows`` is ``drop``. Raises UserError for rows that are missing or stand twice.
     """
-    if all(storage.exists(part(directory, piece.index)) for piece in pieces):
+    if all(storage.exists(part(directory, number)) for number in range(len(portion.pieces))):
         return
-    known = _Keys(predictions)
+    known = read_keys(predictions)
+    find = _finder(known)
     with tempfile.TemporaryFile(prefix="leapray-") as file:
-        values = np.memmap(file, np.float64, "w+", shape=(known.rows, TARGETS.width))
+        values = np.memmap(file, np.float64, "w+", shape=(len(known.ids), TARGETS.width))
         start = 0
         for batch in read_targets(predictions):
             values[start : start + len(batch)] = batch
             start += len(batch)
-        for piece in pieces:
-            with part_writer(directory, piece.index) as write:
-                for block in flat.read_piece(piece, targets=False):
-                    places = known.places(block)
+        for number, piece in enumerate(portion.pieces):
+            with part_writer(directory, number) as write:
+                for read in flat.read_piece(piece, targets=False, kind=portion.kind):
+                    block = finite(read, piece.path, bad_rows) if bad_rows == "drop" else read
+                    places = find(block)
                     if (missing := places < 0).any():
                         first = block.sample_id[int(np.argmax(missing))].as_py()
                         raise UserError(
                             f"ensemble.members: {name} lacks predictions of {int(missing.sum())} rows of {piece.path}, the first {first}; "
-                            f"expected all rows of {source} in {predictions}"
+                            f"expected all rows of {portion.path} in {predictions}"
                         )
                     write(block, values[places], ())
 
 
-class _Keys:
-    """By what the rows of predictions are known, in their order."""
+def _finder(known: Keys) -> Callable[[flat.Block], np.ndarray]:
+    """A function that gives the position of each row of a block among predictions ``(n,)``, -1 where it is not there."""
+    rows = known.rows
+    if rows is None:
+        known.require_unique()
+        return lambda block: locate(pa.chunked_array([block.sample_id]), known.ids)
+    order = np.argsort(rows)
+    if (np.diff(rows[order]) == 0).any():
+        raise UserError(f"{known.name}: column {ROW} must be unique, and a key stands there more than once")
 
-    def __init__(self, predictions: str) -> None:
-        self._by_row = all(file.endswith(".parquet") and ROW in columns(file) for file in files(predictions))
-        self._row, self._ids = np.empty(0, np.int64), pa.chunked_array([], pa.string())
-        if not self._by_row:
-            self._ids = read_ids(predictions)
-            self.rows = len(self._ids)
-            return
-        self._row = np.concatenate([_rows_of(file) for file in files(predictions)])
-        self.rows = len(self._row)
-        if len(np.unique(self._row)) < self.rows:
-            raise UserError(f"{predictions}: column {ROW} must be unique, and a key stands there more than once")
-        self._order = np.argsort(self._row)
+    def find(block: flat.Block) -> np.ndarray:
+        places = order[np.searchsorted(rows, block.row, sorter=order).clip(max=len(rows) - 1)]
+        return np.where(rows[places] == block.row, places, -1)
 
-    def places(self, block: flat.Block) -> np.ndarray:
-        """Position of each row of a block among the predictions ``(n,)``, -1 where it is not there."""
-        if not self._by_row:
-            return locate(pa.chunked_array([block.sample_id]), self._ids)
-        places = self._order[np.searchsorted(self._row, block.row, sorter=self._order).clip(max=self.rows - 1)]
-        return np.where(self._row[places] == block.row, places, -1)
-
-
-def _rows_of(url: str) -> np.ndarray:
-    with readable(url), storage.open_input(url) as file:
-        return pq.read_table(file, columns=[ROW]).column(ROW).to_numpy()
+    return find

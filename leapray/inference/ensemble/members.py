@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from leapray import storage
 from leapray.errors import UserError
-from leapray.inference.weights import place
-from leapray.models.directory import INFO_FILE, load_info
+from leapray.inference.weights import Identity, identity, place
+from leapray.models.directory import INFO_FILE
 from leapray.recipe import Ensemble
+from leapray.training.comparison import read_variants
 
 _VARIANTS_SUFFIX = ".json"
 
@@ -20,7 +21,7 @@ class Candidate:
 
     name: str
     model: str | None = None
-    weights_sha256: str = ""
+    identity: Identity = field(default_factory=Identity)
     validation: str | None = None
     test: str | None = None
 
@@ -28,17 +29,17 @@ class Candidate:
 def candidates(ensemble: Ensemble, notice: Callable[[str], None] = lambda _: None) -> list[Candidate]:
     """The members of a recipe's ensemble, models first, each once.
 
-    Variants that failed are left out, and so are models with the weights of one before them, such as an average that equals a variant.
+    Variants that failed are left out, and so are models that equal one before them, such as an average that equals a variant.
     Raises UserError for what is neither a model nor a list of variants, for names that stand twice, and where no member is left.
     """
-    found: dict[str, str] = {}
+    found: dict[Identity, str] = {}
     for model in _models(ensemble, notice):
-        digest = load_info(model).weights_sha256
-        if digest in found:
-            notice(f"{model} has the same weights as {found[digest]} and is taken once")
-        found.setdefault(digest, model)
+        known = identity(model)
+        if known in found:
+            notice(f"{model} has the same weights as {found[known]} and is taken once")
+        found.setdefault(known, model)
     names = storage.short_names(list(found.values()))
-    models = [Candidate(name, model, digest) for name, (digest, model) in zip(names, found.items(), strict=True)]
+    models = [Candidate(name, model, known) for name, (known, model) in zip(names, found.items(), strict=True)]
     older = [
         Candidate(member.name, validation=storage.absolute(member.validation), test=member.test and storage.absolute(member.test))
         for member in ensemble.predictions
@@ -62,11 +63,7 @@ def _models(ensemble: Ensemble, notice: Callable[[str], None]) -> Iterator[str]:
 
 def _variants(url: str, notice: Callable[[str], None]) -> Iterator[str]:
     """The models of ``variants.json``, whose places are below it, unless they are whole URLs."""
-    content = storage.read_json(url)
-    try:
-        entries = [(entry["name"], entry["state"], entry["model"]) for entry in content["variants"]]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{url}: not a list of variants, expected the {_VARIANTS_SUFFIX[1:]} that finetune writes") from error
+    entries = [(entry["name"], entry["state"], entry["model"]) for entry in read_variants(url)["variants"]]
     failed = [name for name, state, _ in entries if state == "failed"]
     if failed:
         notice(f"{url}: left out {', '.join(failed)}, which failed")
@@ -79,7 +76,3 @@ def _model(url: str) -> str:
     if not storage.exists(storage.join(url, INFO_FILE)) and storage.exists(storage.join(inside := storage.join(url, "model"), INFO_FILE)):
         raise UserError(f"ensemble.members: {url} is not a model directory; did you mean {inside}?")
     return url
-
-
-def names_of(members: Sequence[Candidate]) -> list[str]:
-    return [member.name for member in members]

@@ -46,6 +46,6 @@ def portions(data: Data, splits: Sequence[str], notice: Callable[[str], None] | 
         selection = Selection(months.start, months.stop, source.stride, source.phase, source.fraction, data.seed, source.month)
         survey = flat.survey(source.path, notice=notice)
         pieces = survey.pieces(selection)
-        mark = f"{selection} {survey.fingerprint(pieces)}"
+        mark = f"{source.kind} {selection!r} {survey.fingerprint(pieces)}"
         found.append(Portion(name, split, source.kind, storage.absolute(source.path), str(months), selection, tuple(pieces), mark))
     return found

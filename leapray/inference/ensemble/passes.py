@@ -46,24 +46,25 @@ class Scored:
 
 @dataclass(frozen=True)
 class _Task:
-    """One piece, and where its members' predictions lie and the ensemble's go."""
+    """One piece of a portion by its number, and where its members' predictions lie and the ensemble's go."""
 
     portion: Portion
-    piece: flat.Piece
+    number: int
     members: str
     place: str
 
     def blocks(self, names: Sequence[str], bad_rows: str) -> Iterator[tuple[flat.Block, np.ndarray]]:
         """The rows of the piece, with the members' predictions ``(M, n, 368)``."""
-        readers = [PartReader(part(member_directory(self.members, name), self.piece.index)) for name in names]
-        read = flat.read_piece(self.piece, kind=self.portion.kind, max_rows=BLOCK_ROWS)
-        for block in clean(read, self.piece.path, bad_rows, Tally.empty()):
+        piece = self.portion.pieces[self.number]
+        readers = [PartReader(part(member_directory(self.members, name), self.number)) for name in names]
+        read = flat.read_piece(piece, kind=self.portion.kind, max_rows=BLOCK_ROWS)
+        for block in clean(read, piece.path, bad_rows, Tally.empty()):
             yield block, np.stack([reader.take(block.row) for reader in readers])
 
 
 def _tasks(portions: Sequence[Portion], members: Sequence[str], places: Sequence[str]) -> list[_Task]:
     zipped = zip(portions, members, places, strict=True)
-    return [_Task(portion, piece, member, place) for portion, member, place in zipped for piece in portion.pieces]
+    return [_Task(portion, number, member, place) for portion, member, place in zipped for number in range(len(portion.pieces))]
 
 
 def accumulate(
@@ -110,8 +111,8 @@ def apply(
         task = tasks[number]
         found = Scored(TimedMoments(), TimedMoments(), tuple(TimedMoments() for _ in names))
         with ExitStack() as stack:
-            there = storage.exists(part(task.place, task.piece.index))
-            write = None if there else stack.enter_context(part_writer(task.place, task.piece.index))
+            there = storage.exists(part(task.place, task.number))
+            write = None if there else stack.enter_context(part_writer(task.place, task.number))
             for block, predictions in task.blocks(names, bad_rows):
                 day, states = days(block.row), torch.from_numpy(block.inputs)
 

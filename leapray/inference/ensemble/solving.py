@@ -18,7 +18,7 @@ from leapray.inference.ensemble.products import ErrorProducts
 ONE = {"all": tuple(variable.name for variable in TARGETS.variables)}
 """All variables as one group."""
 _RIDGE = 1e-10
-"""Share of the mean diagonal that is added to it: of equal members each then counts alike, and the optimum is one."""
+"""Share of each member's own error that is added to it: of equal members each then counts alike, and the optimum is one."""
 
 
 def solve(unexplained: np.ndarray) -> np.ndarray:
@@ -26,15 +26,19 @@ def solve(unexplained: np.ndarray) -> np.ndarray:
 
     With ``A = R' R`` it is the non-negative least squares problem ``|R u|^2 + (sum u - 1)^2``, scaled to sum 1: along a ray ``u = t w``
     that is least at ``q / (1 + q)`` with ``q = w' A w``, which grows with q (Lawson & Hanson 1974, Solving least squares problems, ch. 23).
+    Each member is solved for in units of its own error ``d``, ``v = d u``, so that one with a huge error does not drown the others.
     """
     members = len(unexplained)
-    size = np.trace(unexplained) / members
-    if not size > 0:
+    error = np.diagonal(unexplained)
+    if not (error > 0).any():
         return np.full(members, 1 / members)
-    values, vectors = np.linalg.eigh(unexplained / size + _RIDGE * np.eye(members))
+    # a member without error is as small as the best of the others
+    d = np.sqrt(np.where(error > 0, error, error[error > 0].min()))
+    values, vectors = np.linalg.eigh(unexplained / d / d[:, None] + _RIDGE * np.eye(members))
     root = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
-    found, _ = nnls(np.vstack([root, np.ones(members)]), np.append(np.zeros(members), 1.0))
-    return found / found.sum()
+    found, _ = nnls(np.vstack([root, d.min() / d]), np.append(np.zeros(members), 1.0))
+    weights = found * (d.min() / d)
+    return weights / weights.sum()
 
 
 def weigh(products: ErrorProducts, groups: Mapping[str, tuple[str, ...]]) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from leapray.inference.weights import Weights
 def show(weights: Weights) -> None:
     """The members' weights and scores, two tables where groups of variables are weighed apart, and what the test months say."""
     blend, test = weights.figures.get("blend"), weights.figures.get("test")
+    split = (blend or {}).get("split", "blend")
     shares = [(member.name, *(f"{member.weights[group]:.3f}" for group in weights.groups)) for member in weights.members]
     apart = len(weights.groups) > 1
     if apart:
@@ -20,7 +21,7 @@ def show(weights: Weights) -> None:
     rows = [list(share[: len(header)]) for share in shares]
     summary = [[name, *[""] * (len(header) - 1)] for name in ("plain mean", "ensemble")]
     if blend is not None:
-        header += ["blend R2", "without it", "least like"]
+        header += [f"{split} R2", "without it", "least like"]
         for index, row in enumerate(rows):
             row += [_number(blend["members"][row[0]]), _number(blend["worth"][row[0]], "+"), _least_like(blend, index)]
         for row, key in zip(summary, ("mean", "ensemble"), strict=True):
@@ -35,6 +36,7 @@ def show(weights: Weights) -> None:
     table("R2 of the members over the learned columns", tuple(header), [tuple(row) for row in rows + told])
     if blend is not None:
         say(f"weights: {blend['groups']['why']}")
+        say(f"{split} figures are before the physics, over the learned columns that vary there; test figures are after it")
     for line in _test_lines(test) if test is not None else ():
         say(line)
 

@@ -48,6 +48,19 @@ def test_a_moved_or_touched_folder_is_the_same_data_and_a_changed_one_is_not(fol
     assert len(changed | {before}) == 5
 
 
+def test_rows_known_by_the_number_of_their_file_are_others_when_a_file_joins_before_it(tmp_path: Path) -> None:
+    prints: dict[str, list[str]] = {"placed": [], "numbered": []}
+    for name, found in prints.items():
+        (tmp_path / name).mkdir()
+        for file, step in (("b", 2000), ("a", 0)):
+            columns = to_table(Snapshot("low-res", step, values(3)))
+            pq.write_table(columns if name == "placed" else columns.drop_columns(["ncol"]), tmp_path / name / f"{file}.parquet")
+            listed = survey(str(tmp_path / name))
+            found.append(listed.fingerprint([piece for piece in listed.pieces() if piece.path.endswith("b.parquet")]))
+    assert prints["placed"][0] == prints["placed"][1]
+    assert prints["numbered"][0] != prints["numbered"][1]
+
+
 def test_a_change_within_shows_where_no_statistics_tell_it(tmp_path: Path) -> None:
     names = {"plain.parquet", "table.csv"}
     prints: dict[str, set[str]] = {name: set() for name in names}

@@ -1,4 +1,7 @@
-"""Predictions, those beside them and an ensemble's members against the truth, in one pass over all files and in bounded memory."""
+"""Predictions, those beside them and an ensemble's members against the truth, in one pass over all files.
+
+Values are held a batch at a time where predictions are in the truth's order; ids and row keys are held of all rows.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 
-class Groups:
+class RowRuns:
     """Runs of equal integer keys ``(n,)``, each key in one run: ``keys (g,)``, and the rows of each, ``counts (g,)``."""
 
     def __init__(self, keys: np.ndarray) -> None:
