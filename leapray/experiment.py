@@ -187,7 +187,11 @@ class _Road:
         """Predict with what the recipes' resources give."""
         resources = self.months_of.resources
         with bar("predict") as update:
-            settings |= {"use_gpu": resources.use_gpu, "gpus_per_actor": resources.gpus_per_worker}
+            settings |= {
+                "bad_rows": self.months_of.data.bad_rows,
+                "use_gpu": resources.use_gpu,
+                "gpus_per_actor": resources.gpus_per_worker,
+            }
             predict(models, source, place, progress=update, notice=self.notice, **settings)
 
     def _tested(self) -> list[str]:
@@ -203,6 +207,7 @@ class _Road:
                 portion.path,
                 directory,
                 selection=portion.selection,
+                kind=portion.kind,
                 beside=self._beside(portion),
                 runs=self._runs(),
                 variants=[recipe.finetune.directory for recipe in self.recipes.values() if recipe.finetune is not None],
@@ -228,7 +233,7 @@ class _Road:
             models |= self._baselines_at
         places = {name: self.experiment.place("beside", portion.source, name) for name in models}
         for name, model in models.items():
-            self._predict([model], portion.path, places[name], selection=portion.selection)
+            self._predict([model], portion.path, places[name], selection=portion.selection, kind=portion.kind)
         return places
 
     def _runs(self) -> dict[str, str]:

@@ -140,13 +140,13 @@ def export(
     paths: Annotated[list[str], typer.Argument(metavar="MODEL... DEST", help="Model directories, destination directory")],
     form: Annotated[str, typer.Option("--format", help="torchscript or torch-export")],
     layout: Annotated[str, typer.Option(help="Order of the inputs that the host passes: kaggle556 or v2_rh557")] = "kaggle556",
-    weights: Annotated[str | None, typer.Option(help="ensemble.json with the weights of several models; default: their mean")] = None,
+    weights: Annotated[str | None, typer.Option(help="ensemble.json; without MODEL its own models are exported")] = None,
 ) -> None:
     """Write models as one emulator that a climate model can call: raw inputs in, physical tendencies out."""
     from leapray.inference.export import export as run
 
-    if len(paths) < 2:
-        raise UserError(f"export takes MODEL... DEST, at least two paths, and got {len(paths)}")
+    if len(paths) < (least := 1 if weights else 2):
+        raise UserError(f"export takes MODEL... DEST, at least {least} path{'s' * (least > 1)}, and got {len(paths)}")
     *models, dest = paths
     done = run(models, dest, form, layout=layout, weights=weights)
     say(f"wrote {' and '.join(done.files)} to {done.url}, members: {done.members}; read back, self-test of {done.rows} rows passed")

@@ -44,11 +44,12 @@ def evaluate(
 ) -> list[Evaluation]:
     """Evaluate predictions, then those ``beside`` them by name, then the members; write numbers, ``scores.json`` and a report.
 
-    ``selection`` are the rows of the truth that were predicted, ``kind`` is what they are taken for where no column says so. Members lie in the predictions' ``_members``; None takes them if they are
-    there. With a ``sample_submission``, predictions and those beside them are submissions with its weights. ``grid`` is a netCDF file with
-    the lat, lon and area of the columns, which high-res needs. The report also shows ``runs`` by name, the ``variants`` of finetunings
-    (their directories or ``variants.json``) and the ``ensemble.json``. ``progress`` is called with rows done and rows in all. Raises
-    UserError for rows that are missing, unknown or there twice, for numbers that are not finite, and for what is to be shown and not there.
+    ``selection`` are the rows of the truth that were predicted, ``kind`` is what they are taken for where no column says so. Members lie in
+    the predictions' ``_members``; None takes them if they are there. With a ``sample_submission``, predictions and those beside them are
+    submissions with its weights. ``grid`` is a netCDF file with the lat, lon and area of the columns, which high-res needs. The report also
+    shows ``runs`` by name, the ``variants`` of finetunings (their directories or ``variants.json``) and the ``ensemble.json``. ``progress``
+    is called with rows done and rows in all. Raises UserError for rows that are missing, unknown or there twice, for numbers that are not
+    finite, and for what is to be shown and not there.
     """
     material = _material(runs or {}, variants, ensemble)
     own = _members(predictions, members)

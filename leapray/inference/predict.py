@@ -105,9 +105,15 @@ def predict(
         "bad rows": bad_rows,
     }
     claim(destination, SETTINGS, settings, "a prediction", ".parquet")
+    job = _Job(pieces, models, weights, kept, destination, kind, bad_rows, use_gpu)
+    sealed = [sealed_rows(destination, number) for number in range(len(pieces))]
+    if pieces and None not in sealed:
+        # nothing is left that a cluster would have to be started for
+        counted = {number: rows for number, rows in enumerate(sealed) if rows is not None}
+        _require_whole(job, counted)
+        return Prediction(destination, sum(counted.values()), len(pieces))
     with cluster.connected():
         environment = cluster.modules_environment(module for name in networks if (module := users_module(name)))
-        job = _Job(pieces, models, weights, kept, destination, kind, bad_rows, use_gpu)
         rows, dropped = _run(job, gpus_per_actor, environment, progress)
     if dropped and notice is not None:
         notice(f"{source}: left out {dropped} row(s) whose inputs hold NaN or Inf")

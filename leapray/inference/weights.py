@@ -109,7 +109,10 @@ def mean_weights(count: int) -> np.ndarray:
 
 def read_weights(url: str) -> Weights:
     """Read ``ensemble.json``, with the places of models made absolute. Raises UserError for what is none."""
-    weights = validate(Weights, storage.read_json(url), url)
+    values = storage.read_json(url)
+    if not isinstance(values, dict) or "members" not in values:
+        raise UserError(f"{url}: not the weights of an ensemble, expected the {FILE} that `leapray ensemble` writes")
+    weights = validate(Weights, values, url)
     home = storage.absolute(url).rpartition("/")[0]
     placed = [
         member if member.model is None else member.model_copy(update={"model": place(home, member.model)}) for member in weights.members

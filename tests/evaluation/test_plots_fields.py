@@ -154,7 +154,7 @@ def test_joint_densities_have_the_truth_along_x_and_rain_on_logarithmic_axes():
         assert quantity.unit in axes.get_xlabel()
         assert "truth" in axes.get_xlabel()
     for axes in surface._joint_figure(Joint(edges, np.zeros_like(counts))).axes[: len(SCALARS)]:
-        assert not np.ma.filled(axes.collections[0].get_array(), 0).any()
+        assert not axes.collections
 
 
 def test_densities_of_rain_and_what_is_dry_make_up_all_rows():

@@ -111,5 +111,5 @@ def test_what_lies_below_an_underscore_is_no_part_of_either_listing(tmp_path, sp
     pq.write_table(table, tmp_path / "flat" / "a.parquet")
     pq.write_table(table, tmp_path / "flat" / "_members" / "a" / "b.parquet")
     source, expected = f"{tmp_path}/{spelt}", [str(tmp_path / "flat" / "a.parquet")]
-    assert files(source) == expected
+    assert tables.files(source) == expected
     assert survey(source).paths == expected

@@ -232,7 +232,7 @@ def test_the_report_shows_runs_variants_and_ensemble(tmp_path):
     variants = []
     for name in ("one", "two"):
         variants.append(str(tmp_path / name / "variants.json"))
-        entry = {"name": "ema", "state": "finished", "test_r2": 0.5, "validation_r2": 0.4, "epochs": 3}
+        entry = {"name": "ema", "state": "finished", "model": "ema/model", "test_r2": 0.5, "validation_r2": 0.4, "epochs": 3}
         storage.write_json(variants[-1], {"name": name, "variants": [entry]})
     evaluate(*urls, str(tmp_path / "e"), variants=variants)
     page = (tmp_path / "e" / "report.html").read_text()

@@ -79,6 +79,9 @@ def test_models_are_exported_as_their_mean_or_by_the_weights_of_an_ensemble(tmp_
     told = json.loads((tmp_path / "weighted" / "emulator.json").read_text())["members"]
     assert [(member["name"], member["weights"]["ptend_t"]) for member in told] == [("base", 0.7), ("ema", 0.3)]
     assert told[1]["weights_sha256"] == members[2]["weights_sha256"]
+    alone = export([], str(tmp_path / "alone"), "torchscript", weights=str(tmp_path / "ensemble.json"))
+    assert alone.members == 2
+    torch.testing.assert_close(torchscript(tmp_path / "alone")(x), torchscript(tmp_path / "weighted")(x), rtol=0, atol=0)
 
 
 def test_the_json_says_what_goes_in_and_comes_out(tmp_path):

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from leapray import storage
+from leapray import cluster, storage
 from leapray.climsim.calendar import Month
 from leapray.climsim.schema import INPUTS, TARGETS
 from leapray.data.flat import Selection, list_pieces, read_piece
@@ -143,6 +143,17 @@ def test_a_piece_without_its_seal_is_made_again_with_its_members(flat: Path, mod
     for (ids, values), (ids_after, values_after) in zip(before, after, strict=True):
         assert ids_after == ids
         np.testing.assert_array_equal(values_after, values)
+
+
+def test_a_finished_prediction_returns_without_a_cluster(
+    flat: Path, models: list[str], tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = predict(models[:1], str(flat), str(tmp_path / "predictions"))
+    monkeypatch.setattr(cluster, "connected", lambda: pytest.fail("a cluster is asked for"))
+    assert predict(models[:1], str(flat), str(tmp_path / "predictions")) == first
+    (tmp_path / "predictions" / "stray.parquet").touch()
+    with pytest.raises(UserError, match=r"stray\.parquet: is no part of this prediction"):
+        predict(models[:1], str(flat), str(tmp_path / "predictions"))
 
 
 def test_a_place_is_bound_to_weights_members_and_rows(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None) -> None:

@@ -25,7 +25,7 @@ from leapray.errors import UserError
 from leapray.inference.export.emulator import INSIDE, CoupledEmulator
 from leapray.inference.export.layouts import HostLayout, host_layout
 from leapray.inference.export.selftest import RULE, SelfTest, self_test
-from leapray.inference.weights import mean_weights, read_weights
+from leapray.inference.weights import mean_weights, weighted_models
 from leapray.models.directory import Model, load_model
 
 INFO_FILE = "emulator.json"
@@ -59,16 +59,19 @@ def export(models: Sequence[str], destination: str, form: str, *, layout: str = 
     """Export models as one emulator to the directory ``destination``, in the place of an earlier export.
 
     ``form`` is ``torchscript`` or ``torch-export`` and ``layout`` the order of inputs that the host passes. Several models are averaged
-    with ``weights``, the URL of an ``ensemble.json``, or plainly; members without weight are left out. Raises UserError for what is no
+    with ``weights``, the URL of an ``ensemble.json``, whose own models are taken where none is given, or plainly; members without weight are
+    left out. Raises UserError for what is no
     model, an unknown format or layout, weights of other models, and a user's own network that cannot be exported.
     """
     if form not in FORMATS:
         raise UserError(f"--format is {form!r}; known ones are {', '.join(FORMATS)}")
     host = host_layout(layout)
-    if not models:
+    if not (models or weights):
         raise UserError("export needs at least one model directory, and got none")
-    matrix = read_weights(weights).of_models(models) if weights else mean_weights(len(models))
-    counting, names = np.flatnonzero(matrix.any(axis=1)).tolist(), storage.short_names(models)
+    models, matrix, names = (
+        weighted_models(weights, models) if weights else (models, mean_weights(len(models)), storage.short_names(models))
+    )
+    counting = np.flatnonzero(matrix.any(axis=1)).tolist()
     members = {names[index]: load_model(models[index]) for index in counting}
     matrix, emulators = matrix[counting], [model.emulator for model in members.values()]
     emulator = CoupledEmulator(emulators, matrix, host.to_columns()).eval().requires_grad_(False)
