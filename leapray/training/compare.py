@@ -81,7 +81,8 @@ def compare(runs: Sequence[str], progress: Callable[[int, int], None] | None = N
     """Put runs, or model directories, side by side.
 
     They are scored on the test months of the first one's prepared data, if that can be read and they were scaled as it is; ``progress``
-    is called with the runs that are, and all of them. Raises UserError for fewer than two, one that stands twice, and one that has no model yet.
+    is called with the runs that are, and all of them. Raises UserError for fewer than two, one that stands twice, and one that has no
+    model yet.
     """
     urls = [storage.absolute(run) for run in runs]
     if len(set(urls)) < max(len(urls), 2):

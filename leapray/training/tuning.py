@@ -27,7 +27,7 @@ from leapray.training.run import Run, following
 from leapray.training.trainer import train
 
 _MAX_FAILURES = 8
-"""Deaths of its process that a training outlives: each goes on from its last checkpoint, and on machines that are lent a long one sees several."""
+"""Deaths of its process that a training outlives: it goes on from its last checkpoint, and sees several where machines are lent."""
 _METRIC, _TIME, _CAUSE = "r2", "validation", "cause"
 _WORST = -1e300
 """Stands for an R2 that is not known, since Tune wants a number."""

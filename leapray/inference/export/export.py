@@ -59,9 +59,9 @@ def export(models: Sequence[str], destination: str, form: str, *, layout: str = 
     """Export models as one emulator to the directory ``destination``, in the place of an earlier export.
 
     ``form`` is ``torchscript`` or ``torch-export`` and ``layout`` the order of inputs that the host passes. Several models are averaged
-    with ``weights``, the URL of an ``ensemble.json``, whose own models are taken where none is given, or plainly; members without weight are
-    left out. Raises UserError for what is no
-    model, an unknown format or layout, weights of other models, and a user's own network that cannot be exported.
+    with ``weights``, the URL of an ``ensemble.json``, whose own models are taken where none is given, or plainly; members without weight
+    are left out. Raises UserError for what is no model, an unknown format or layout, weights of other models, and a user's own network
+    that cannot be exported.
     """
     if form not in FORMATS:
         raise UserError(f"--format is {form!r}; known ones are {', '.join(FORMATS)}")
