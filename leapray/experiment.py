@@ -38,12 +38,19 @@ NOTES = "stages"
 Notice = Callable[[str], None]
 
 
-def run_experiment(experiment: Experiment, recipes: Mapping[str, Recipe], only: str | None = None, notice: Notice = lambda _: None) -> Done:
-    """Run the stages of an experiment that are not finished, or one of them alone by its name.
+def run_experiment(
+    experiment: Experiment,
+    recipes: Mapping[str, Recipe],
+    only: str | None = None,
+    notice: Notice = lambda _: None,
+    elsewhere: Callable[[str], None] | None = None,
+) -> Done:
+    """Run the stages of an experiment that are not finished, or one of them alone by its name; ``elsewhere`` has each done by another
+    process.
 
     Raises UserError for a stage that is none, and whatever a stage raises; what was finished before it stays.
     """
-    return run_stages(list(_Road(experiment, recipes, notice).stages()), experiment.place(NOTES), only)
+    return run_stages(list(_Road(experiment, recipes, notice).stages()), experiment.place(NOTES), only, elsewhere)
 
 
 class _Road:

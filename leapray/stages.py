@@ -42,7 +42,8 @@ class Stage:
 
     def finished(self, record: Mapping[str, Any]) -> bool:
         """Whether it was done with the same settings after the same stages, and its output is there."""
-        return self.name in record and record[self.name]["key"] == self.key(record) and storage.exists(self.output)
+        noted = record.get(self.name, {})
+        return bool(noted.get("done")) and noted["key"] == self.key(record) and storage.exists(self.output)
 
 
 @dataclass
@@ -53,10 +54,11 @@ class Done:
     kept: list[str] = field(default_factory=list)
 
 
-def run_stages(stages: Sequence[Stage], notes: str, only: str | None = None) -> Done:
+def run_stages(stages: Sequence[Stage], notes: str, only: str | None = None, elsewhere: Callable[[str], None] | None = None) -> Done:
     """Run the stages, in their order, that are not finished, or one of them alone by its name, on the cluster; ``notes`` remembers them.
 
-    Raises UserError for a stage that is none, and whatever a stage raises; what was finished before it stays.
+    ``elsewhere`` has a stage done by another process, which notes it. Raises UserError for a stage that is none, and whatever a stage
+    raises; what was finished before it stays.
     """
     if only is not None and only not in [stage.name for stage in stages]:
         raise UserError(f"--stage {only!r} is not of this experiment, expected one of {', '.join(stage.name for stage in stages)}")
@@ -70,23 +72,26 @@ def run_stages(stages: Sequence[Stage], notes: str, only: str | None = None) -> 
                 done.kept.append(stage.name)
                 say(f"{stage.name}: {record.noted[stage.name]['result']} (kept)")
                 continue
-            if not done.ran:
-                stack.enter_context(cluster.connected())
-            seconds = _do(stage, record)
+            if elsewhere is not None:
+                elsewhere(stage.name)
+                record = _Record(notes)
+            else:
+                if not done.ran:
+                    stack.enter_context(cluster.connected())
+                seconds = _do(stage, record)
+                say(f"{stage.name}: {record.noted[stage.name]['result']}, {seconds:.0f} s")
             done.ran.append(stage.name)
-            say(f"{stage.name}: {record.noted[stage.name]['result']}, {seconds:.0f} s")
     return done
 
 
 def _do(stage: Stage, record: _Record) -> float:
     """Do a stage and note it; the seconds that it took. What it made of other settings is removed first."""
     key, started = stage.key(record.noted), time.monotonic()
-    if stage.name in record.noted and record.noted[stage.name]["key"] != key:
+    if stage.makes and record.noted.get(stage.name, {}).get("key", key) != key:
         for place in stage.makes:
             storage.remove(place)
         # a stage that is cut off from here on goes on with what it made
         record.note(stage.name, {"key": key, "result": "not finished", "done": None})
-        storage.remove(stage.output)
     result = stage.run()
     seconds = round(time.monotonic() - started, 1)
     record.note(stage.name, {"key": key, "result": result, "seconds": seconds, "done": datetime.now(UTC).isoformat()})

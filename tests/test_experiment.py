@@ -1,12 +1,16 @@
 """Experiments: how their file becomes recipes and stages, and which of these are done again."""
 
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from leapray import experiment as road
+from leapray.cli import app, whole
 from leapray.errors import UserError
 from leapray.experiment import Stage, run_experiment
 from leapray.recipe.experiment import load_experiment
@@ -181,3 +185,42 @@ def test_what_a_stage_made_of_other_settings_or_inputs_is_removed(
     (tmp_path / "output").unlink()
     run_experiment(*loaded)
     assert found[-1], "what was made of the same settings is gone on with"
+
+
+@pytest.mark.ray
+def test_what_was_trained_is_not_touched_when_its_settings_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
+) -> None:
+    loaded, output = load_experiment(written(tmp_path)), tmp_path / "model.json"
+
+    def refuse() -> str:
+        raise UserError("holds a run of another recipe")
+
+    def road_of(setting: int, run: Callable[[], str]) -> None:
+        stage = Stage("train one", str(output), {"setting": setting}, run)
+        monkeypatch.setattr(road, "_Road", lambda *_: type("Road", (), {"stages": lambda self: [stage]})())
+
+    road_of(1, lambda: str(output.write_text("trained")))
+    run_experiment(*loaded)
+    road_of(2, refuse)
+    with pytest.raises(UserError, match="another recipe"):
+        run_experiment(*loaded)
+    assert output.exists()
+    road_of(1, refuse)
+    assert run_experiment(*loaded).kept == ["train one"]
+
+
+def test_each_stage_can_be_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = written(tmp_path)
+    names = [stage.name for stage in stages(file)]
+    asked: list[list[str]] = []
+
+    def process(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
+        asked.append(command[2:])
+        return subprocess.CompletedProcess(command, 2 if "train second" in command else 0)
+
+    monkeypatch.setattr(whole.subprocess, "run", process)
+    ran = CliRunner().invoke(app, ["run", file, "--apart", "--set", "change.training.epochs=3"])
+    assert ran.exit_code == 2
+    expected = names[: names.index("train second") + 1]
+    assert asked == [["run", file, "--stage", name, "--set", "change.training.epochs=3"] for name in expected]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +19,7 @@ def run_all(
     experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Experiment file, such as jobs/recipes/fifth_place.yaml")],
     overrides: Overrides = [],  # noqa: B006
     stage: Annotated[str | None, typer.Option(help="Run this stage alone, such as 'train features'; one that is none lists them")] = None,
+    apart: Annotated[bool, typer.Option("--apart", help="Each stage in a process of its own: a job of its own on a cluster")] = False,
 ) -> None:
     """Go the whole road of an experiment: train, finetune, ensemble, submit, evaluate, export; finished stages are kept."""
     from leapray.recipe.experiment import load_experiment
@@ -23,8 +27,16 @@ def run_all(
     loaded, recipes = load_experiment(experiment, overrides)
     from leapray.experiment import run_experiment
 
-    done = run_experiment(loaded, recipes, only=stage, notice=notice)
+    done = run_experiment(loaded, recipes, stage, notice, partial(_stage_apart, experiment, overrides) if apart else None)
     say(f"wrote {loaded.directory}: {len(done.ran)} stages ran, {len(done.kept)} were finished")
+
+
+def _stage_apart(experiment: str, overrides: list[str], stage: str) -> None:
+    """Run one stage by this command in another process, which ends with its status if it is not 0."""
+    sets = [word for override in overrides for word in ("--set", override)]
+    ended = subprocess.run([sys.executable, sys.argv[0], "run", experiment, "--stage", stage, *sets], check=False)
+    if ended.returncode:
+        sys.exit(ended.returncode)
 
 
 @app.command()
