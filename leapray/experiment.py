@@ -159,7 +159,7 @@ class _Road:
     def _ensemble(self) -> Stage:
         blend = self.experiment.ensemble
         section = Ensemble(directory=self.ensemble, members=tuple(self._members), weights=blend.weights, groups=blend.groups)
-        recipe = self.months_of.model_copy(update={"ensemble": section})
+        recipe = self.months_of.model_copy(update={"ensemble": section, "name": self.experiment.name})
 
         def run() -> str:
             with bar("ensemble") as update:

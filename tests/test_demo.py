@@ -50,7 +50,7 @@ def test_the_demo_ends_with_an_ensemble_a_submission_a_report_and_emulators_that
     np.testing.assert_allclose(submitted.r2, scores["ensemble"].r2, rtol=0, atol=1e-12)
     blend = read_weights(str(tmp_path / "ensemble" / "ensemble.json")).figures["blend"]
     assert blend["ensemble"] >= max(blend["mean"], *blend["members"].values()) - 1e-9
-    assert (tmp_path / "report" / "report.html").read_text().startswith("<!doctype html>")
+    assert (tmp_path / "report" / "report.html").read_text().startswith("<!DOCTYPE html>")
 
     rows = next(read_piece(list_pieces(test)[0], max_rows=64))
     predicted = pq.read_table(tmp_path / "predictions" / "part-000000.parquet").slice(0, len(rows.row))

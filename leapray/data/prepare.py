@@ -249,7 +249,8 @@ def look_at(data: Data, part: Part, piece: flat.Piece) -> dict[str, Any]:
         keys = np.concatenate(rows)
         return {"rows": len(keys), "runs": key_runs(keys), "tally": tally.to_dict()}
 
-    return once(storage.join(part.work, f"{piece.index:06d}.json"), work)
+    # its number among those taken: that in the whole listing changes when other files join
+    return once(storage.join(part.work, f"{part.pieces.index(piece):06d}.json"), work)
 
 
 def _sum(tallies: Iterable[dict]) -> Tally:

@@ -202,7 +202,9 @@ def test_older_predictions_that_miss_rows_are_refused(home: Path, tmp_path: Path
 def test_variants_that_failed_or_are_there_twice_are_left_out(home: Path, tmp_path: Path) -> None:
     entries = [("swa", "finished", "../runs/swa/model"), ("lost", "failed", "lost/model"), ("base", "base", models(home)[1])]
     variants = home / "variants" / "variants.json"
-    storage.write_json(str(variants), {"variants": [{"name": name, "state": state, "model": at} for name, state, at in entries]})
+    storage.write_json(
+        str(variants), {"name": "sample", "variants": [{"name": name, "state": state, "model": at} for name, state, at in entries]}
+    )
     notes: list[str] = []
     done = ensemble(recipe(home, tmp_path, [str(variants), models(home)[1]], test=False, weights="mean"), notice=notes.append)
     assert [member.name for member in done.weights.members] == ["swa", "ema"]
