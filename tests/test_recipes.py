@@ -37,6 +37,7 @@ MONTHS = {
     "train": "{start: 0001-02, stop: 0001-04}",
     "validation": "{start: 0001-04, stop: 0001-05}",
     "test": "{start: 0001-05, stop: 0001-06}",
+    "blend": "{start: 0001-06, stop: 0001-07}",
 }
 TRAINING_ROWS, VALIDATION_ROWS, BATCH = 96, 48, 32
 
@@ -83,10 +84,10 @@ def test_the_recipe_with_features_offers_its_four_variants_and_four_sets_of_feat
 
 @pytest.fixture(scope="module")
 def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four months of 48 rows, of every kind."""
+    """Five months of 48 rows, of every kind."""
     root = tmp_path_factory.mktemp("recipes")
     for seed, kind in enumerate(("low-res", "aqua-planet", "high-res")):
-        write_flat(root / kind, kind, stop="0001-06", seed=seed)
+        write_flat(root / kind, kind, stop="0001-07", seed=seed)
     return root
 
 
