@@ -61,6 +61,8 @@ def start(cpus: int | None = None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if not os.environ.get("RAY_ADDRESS"):
         options |= {
+            # whatever "ray start" left running on this machine: RAY_ADDRESS alone decides what is joined
+            "address": "local",
             "num_cpus": cpus or max(os.cpu_count() or 1, MINIMUM_LOCAL_CPUS),
             "include_dashboard": True,
             "dashboard_host": "127.0.0.1",

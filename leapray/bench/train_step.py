@@ -54,20 +54,24 @@ def run(settings: Settings, progress: Progress | None = None) -> list[Comparison
     if os.environ.get("RAY_ADDRESS"):
         raise UserError("bench train-step measures this machine alone; unset RAY_ADDRESS")
     keep_freed_memory()
-    with _threads_of_a_worker():
+    with _one_core_left():
         setup = setup_here(settings.quick)
         return [*compare_steps(setup, settings, progress), *compare_ray(setup, settings, progress)]
 
 
 @contextmanager
-def _threads_of_a_worker() -> Iterator[None]:
-    """As many threads as a lone worker of Ray Train takes, whatever this process was told to take."""
+def _one_core_left() -> Iterator[None]:
+    """Every contestant computes on all cores but one, on which Ray's own processes run, as beside a GPU they run on the CPU."""
     own = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(_threads())
     try:
         yield
     finally:
         torch.set_num_threads(own)
+
+
+def _threads() -> int:
+    return max((os.cpu_count() or 1) - 1, 1)
 
 
 def compare_steps(setup: Setup, settings: Settings, progress: Progress | None = None) -> list[Comparison]:
@@ -130,7 +134,7 @@ def _under_ray(recipe: Recipe) -> Figures:
     """The verb, from the records of its run."""
     records: list[Record] = []
     storage.remove(recipe.training.run)
-    train(recipe, records.append)
+    train(recipe, records.append, threads=_threads())
     figures = _later_half(records)
     if not figures:
         raise UserError("bench train-step: the training under Ray ended before its speed could be seen; give it more --rows")
