@@ -27,6 +27,8 @@ class Capacity:
     """Logical CPUs and GPUs of each node."""
     cores: float
     """Real CPUs, which no machine has fewer of than it works with."""
+    grows: bool = False
+    """Whether nodes are added as they are asked for, so that what is there now says little."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Plan:
 
 def joins() -> bool:
     """Whether this process is told to join a cluster, so that what it holds is known only then."""
-    return bool(os.environ.get("RAY_ADDRESS"))
+    return os.environ.get("RAY_ADDRESS", "") not in ("", "local")
 
 
 def this_machine(use_gpu: bool) -> Capacity:
@@ -72,16 +74,23 @@ def plan_trainings(capacity: Capacity, resources: Resources, count: int = 1, *, 
     """Share what there is among ``count`` trainings, at most ``most`` at a time.
 
     A training that scales ``flat`` files as it goes leaves one CPU for the tasks that do. Raises UserError, with the arithmetic, for a
-    training that could never be held. A local cluster has more logical CPUs than real ones: they decide what can run, the real ones
+    training that could never be held; a cluster that grows holds whatever it is asked for, some time. A local cluster has more logical
+    CPUs than real ones: they decide what can run, the real ones
     what runs at once.
     """
     where, nodes, cores = capacity.where, capacity.nodes, capacity.cores
-    cpus, gpus = (sum(parts) for parts in zip(*nodes, strict=True))
-    processes, readers = max(resources.workers, 1), int(flat)
+    cpus, gpus = (sum(parts) for parts in zip(*nodes, strict=True)) if nodes else (0.0, 0.0)
+    processes, readers = resources.processes, int(flat)
     needed = processes * resources.cpus_per_worker + readers
     said = f"{_counted(processes, 'worker')} x {resources.cpus_per_worker} CPU" + (
         " + 1 CPU for the tasks that scale data" if readers else ""
     )
+    if capacity.grows:
+        at_once = min(count, most or count)
+        if resources.use_gpu:
+            said += f" and {resources.gpus_per_worker:g} GPU"
+        words = f"{_counted(count, 'training')}, {at_once} at a time: each takes {said}, and {where} adds nodes as they are needed"
+        return Plan(at_once, resources.cpus_per_worker, words)
     if cpus < needed:
         real = f", {cores:g} of them real" if cores < cpus else ""
         raise UserError(f"training wants {said} = {needed} CPUs, and {where} has {cpus:g}{real}")

@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+import signal
+import socket
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,6 +19,7 @@ import ray.data
 from leapray import capacity
 from leapray.capacity import MINIMUM_LOCAL_CPUS, Capacity, Plan
 from leapray.errors import UserError
+from leapray.faults import shown
 from leapray.recipe import Resources
 
 ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
@@ -31,50 +36,114 @@ _LOCAL_ENVIRONMENT = {
     # the C++ part of a driver logs to the terminal, at its start even that it was told not to
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
+_SILENT: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+_CONNECT_SECONDS = 5.0
 # libgomp reads this as torch is loaded, which in a worker may be before leapray sets it
 _CPU_ENVIRONMENT = {"GOMP_SPINCOUNT": os.environ["GOMP_SPINCOUNT"]}
 
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Join the cluster of ``RAY_ADDRESS`` or of this process, or start a local one for the length of the block."""
+    """Join the cluster of ``RAY_ADDRESS`` or of this process, or start a local one for the length of the block.
+
+    Raises UserError where a cluster is named that cannot be joined. SIGTERM, by which a job is stopped, ends the block as Ctrl-C does.
+    """
     if ray.is_initialized():
         with user_errors():
             yield
         return
     start()
     try:
-        with user_errors():
+        with user_errors(), _ended_by_sigterm():
             yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM leave the block as Ctrl-C does, which Ray lets through; by itself it would print a stack of its native code."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def start(cpus: int | None = None) -> None:
     """Join the cluster that ``RAY_ADDRESS`` names, or start a quiet one here, dashboard on loopback.
 
     A local one gets at least 8 logical CPUs: controllers and data tasks reserve CPUs that they hardly use, and with two
-    of them a trainer and its data would wait for each other.
+    of them a trainer and its data would wait for each other. Raises UserError where a cluster is named that cannot be joined.
     """
     for key, value in _LOCAL_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if not os.environ.get("RAY_ADDRESS"):
-        options |= {
-            # whatever "ray start" left running on this machine: RAY_ADDRESS alone decides what is joined
-            "address": "local",
-            "num_cpus": cpus or max(os.cpu_count() or 1, MINIMUM_LOCAL_CPUS),
-            "include_dashboard": True,
-            "dashboard_host": "127.0.0.1",
-        }
+    if capacity.joins():
+        _join(os.environ["RAY_ADDRESS"])
+    else:
+        _start_here(cpus or max(os.cpu_count() or 1, MINIMUM_LOCAL_CPUS))
+    quiet()
+
+
+def _start_here(cpus: int) -> None:
+    options: dict[str, Any] = {
+        # whatever "ray start" left running on this machine: RAY_ADDRESS alone decides what is joined
+        "address": "local",
+        "num_cpus": cpus,
+        "include_dashboard": True,
+        "dashboard_host": "127.0.0.1",
+    }
     with _without_stderr():
         try:
-            ray.init(**options)
+            ray.init(**options, **_SILENT)
         except Exception:
-            if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
+            if ray.is_initialized():
                 raise
-            ray.init(**options)
-    quiet()
+            ray.init(**options, **_SILENT)
+
+
+def _join(address: str) -> None:
+    """Join the cluster at an address, which :func:`refuse_address` has nothing against; tell in a sentence why it cannot be joined."""
+    refuse_address(address)
+    try:
+        with _without_stderr():
+            ray.init(**_SILENT)
+    except Exception as error:
+        raise UserError(f"RAY_ADDRESS {address}: {_why_not_joined(error)}") from error
+
+
+def refuse_address(address: str) -> None:
+    """Raise UserError for an address of other things than a cluster, and for one at which nothing answers; "auto" finds its own."""
+    if "://" in address:
+        raise UserError(
+            f"RAY_ADDRESS {shown(address)}: expected HOST:PORT of a cluster's head, from a machine of the cluster; from elsewhere give the "
+            f"verb to it with: ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/run.py VERB"
+        )
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(
+            f"RAY_ADDRESS {address}: no cluster answers there ({error}); start one with ray start --head, or unset RAY_ADDRESS "
+            f"to run on this machine alone"
+        ) from error
+
+
+def _why_not_joined(error: BaseException) -> str:
+    text = " ".join(part for part in (str(error), str(error.__cause__ or ""), str(error.__context__ or "")))
+    if "uthentication" in text or "auth token" in text or "AuthToken" in text:
+        return (
+            "the cluster wants its token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the file ~/.ray/auth_token as on its head "
+            "(ray get-auth-token there prints it)"
+        )
+    if "ersion mismatch" in text:
+        return " ".join(str(error).split())
+    return f"the cluster could not be joined ({' '.join(str(error).split())[:300]})"
 
 
 @contextmanager
@@ -138,19 +207,30 @@ def joins() -> bool:
 
 def plan_trainings(resources: Resources, count: int = 1, *, flat: bool = False, most: int | None = None) -> Plan:
     """:func:`leapray.capacity.plan_trainings` on this cluster, or on the machine that would become one."""
-    return capacity.plan_trainings(_capacity(resources.use_gpu), resources, count, flat=flat, most=most)
+    return capacity.plan_trainings(_capacity(resources), resources, count, flat=flat, most=most)
 
 
-def _capacity(use_gpu: bool) -> Capacity:
+def _capacity(resources: Resources) -> Capacity:
     """Where trainings would run."""
     if not ray.is_initialized():
-        return capacity.this_machine(use_gpu)
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return capacity.this_machine(resources.use_gpu)
+    alive = [node["Resources"] for node in ray.nodes() if _labelled(node, resources.worker_nodes)]
     nodes = [(have.get("CPU", 0), have.get("GPU", 0)) for have in alive]
     cpus = sum(node[0] for node in nodes)
-    if len(nodes) == 1:
+    if len(ray.nodes()) == 1 and not autoscaled():
         return Capacity("this machine", nodes, min(cpus, os.cpu_count() or 1))
-    return Capacity("the cluster", nodes, cpus)
+    where = f"the cluster's nodes with {in_words(resources.worker_nodes)}" if resources.worker_nodes else "the cluster"
+    return Capacity(where, nodes, cpus, autoscaled())
+
+
+def autoscaled() -> bool:
+    """Whether the cluster of this process adds nodes as they are asked for, as Ray's cluster launcher and KubeRay tell the head, from
+    which jobs are run."""
+    return capacity.joins() and (Path("~/ray_bootstrap_config.yaml").expanduser().exists() or "KUBERAY_GEN_RAY_START_CMD" in os.environ)
+
+
+def in_words(labels: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in labels.items())
 
 
 def training_environment(use_gpu: bool, modules: Iterable[str] = ()) -> dict[str, Any]:
@@ -161,7 +241,7 @@ def training_environment(use_gpu: bool, modules: Iterable[str] = ()) -> dict[str
 def modules_environment(modules: Iterable[str]) -> dict[str, Any]:
     """A runtime environment that takes files and folders of modules to machines that do not have them; nothing on a cluster of this one."""
     shipped = sorted(set(modules))
-    return {"py_modules": shipped} if shipped and (os.environ.get("RAY_ADDRESS") or len(ray.nodes()) > 1) else {}
+    return {"py_modules": shipped} if shipped and (capacity.joins() or len(ray.nodes()) > 1) else {}
 
 
 def gpus() -> float:
@@ -169,10 +249,35 @@ def gpus() -> float:
     return float(ray.cluster_resources().get("GPU", 0))
 
 
+@contextmanager
+def data_nodes(labels: Mapping[str, str]) -> Iterator[None]:
+    """Within the block Ray Data's tasks run on nodes with these labels, none meaning all.
+
+    Raises UserError where no node has them, for tasks would wait for one for ever.
+    """
+    options = ray.data.DataContext.get_current().execution_options
+    if labels and not autoscaled() and not any(_labelled(node, labels) for node in ray.nodes()):
+        said = in_words(labels)
+        raise UserError(f"resources.data_nodes: no node has the labels {said}; start one with ray start --labels {said.replace(' ', '')}")
+    kept, options.label_selector = options.label_selector, dict(labels) or None
+    try:
+        yield
+    finally:
+        options.label_selector = kept
+
+
 def parallelism(use_gpu: bool = False) -> int:
-    """Actors that can work at once: one per GPU, or one per CPU; on one machine, per real CPU, however many logical ones it has."""
-    resources = ray.cluster_resources()
+    """Actors or tasks that can work at once: one per GPU, or one per CPU of the nodes that :func:`data_nodes` leaves them.
+
+    On one machine it is one per real CPU, however many logical ones it has.
+    """
+    labels = ray.data.DataContext.get_current().execution_options.label_selector or {}
+    nodes = [node["Resources"] for node in ray.nodes() if _labelled(node, labels)]
     if use_gpu:
-        return max(int(resources.get("GPU", 0)), 1)
-    cpus = int(resources.get("CPU", 1))
+        return max(int(sum(have.get("GPU", 0) for have in nodes)), 1)
+    cpus = max(int(sum(have.get("CPU", 0) for have in nodes)), 1)
     return min(cpus, os.cpu_count() or 1) if len(ray.nodes()) == 1 else cpus
+
+
+def _labelled(node: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    return node["Alive"] and all(node.get("Labels", {}).get(key) == value for key, value in labels.items())

@@ -39,6 +39,11 @@ _CREDENTIALS = {
     "hf": "HF_TOKEN",
 }
 _BUCKET, _HOST = r"[^:@]*", r"(\[[\da-fA-F:.]+\]|[^:@\[\]]*)(:\d*)?"
+_SIGNED = re.compile(
+    r"://.*[?&](x-(?:amz|goog)-(?:signature|credential|security-token)|awsaccesskeyid|signature|sig|(?:access_|api_|auth_)?(?:token|key))=",
+    re.I,
+)
+"""The parts of a signed web address, of S3, Google and Azure, and what others call a key."""
 _NO_AUTHORITY = {"file", "local", "memory"}
 _NAMED_WITH_AT = {"hf", "abfs", "abfss", "az"}
 """Schemes whose names hold an @: a revision, or container@account."""
@@ -108,13 +113,28 @@ def explained(url: str, verb: str = "read") -> Iterator[None]:
 
 
 def refuse_secrets(url: str) -> None:
-    """Raises UserError for a URL that carries a user, password or key before its host or bucket, without showing any of it."""
+    """Raises UserError for a URL that carries a user, password or key before its host or bucket, or a signature or token in its query.
+
+    None of it is shown.
+    """
     for scheme, authority in re.findall(r"([A-Za-z][\w+.-]*)://([^/?#]*)", url):
         store = _ALIASES.get(scheme, scheme)
         pattern = _BUCKET if store in _CREDENTIALS else _HOST
         if scheme not in _NO_AUTHORITY and not (re.fullmatch(pattern, authority) or (scheme in _NAMED_WITH_AT and ":" not in authority)):
             known = _CREDENTIALS.get(store, "fsspec's own configuration or its environment variables FSSPEC_*")
             raise UserError(f"a URL {scheme}:// carries a user, password or key, which none may; set {known}")
+    if signed := _SIGNED.search(url):
+        raise UserError(
+            f"a URL carries a secret in its query ({signed[1]}), which none may, for recipes and runs are kept with their URLs; "
+            "copy what it leads to first"
+        )
+
+
+def told(value: object, most: int = 80) -> str:
+    """A name or value that a file holds as a message may show it: short, in one line, and without what would command a terminal."""
+    text = str(value)
+    kept = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text[:most])
+    return kept if len(text) <= most else f"{kept}..."
 
 
 def shown(text: str) -> str:

@@ -25,12 +25,14 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from leapray.errors import UserError
-from leapray.faults import IncompleteReadError, explained, passing, refuse_secrets, retried, shown
+from leapray.faults import IncompleteReadError, explained, passing, refuse_secrets, retried, shown, told
 
 _TEMPORARY = ".tmp-"
 _EXTRAS = {"gs": "gs", "gcs": "gs", "hf": "hf"}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _MARK_BLOCKS, _MARK_BYTES = 16, 2**16
+_JSON_BYTES = 128 << 20
+"""The most that a json file may hold: parsed, it takes up to twenty times as much memory."""
 _MARKS = ("ETag", "etag", "md5Hash", "crc32c", "blob_id")
 """What stores call the digest of an object's content."""
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
@@ -131,9 +133,19 @@ def _content_mark(url: str) -> str:
     return f"{length} {digest.hexdigest()}"
 
 
-def read_bytes(url: str) -> bytes:
-    """Whole content of a file. Raises UserError when it does not exist."""
+def read_bytes(url: str, most: int | None = None) -> bytes:
+    """Whole content of a file. Raises UserError when it does not exist, and when it has more than ``most`` bytes, unread."""
+    _require_file(url)
+    if most is not None and (found := size(url)) > most:
+        raise UserError(f"{told(shown(url), 1000)}: has {found} bytes, expected {most} at the most")
     return bytes(_ask(url, lambda fs, path: fs.cat_file(path)))
+
+
+def _require_file(url: str) -> None:
+    """Raises UserError for a local device or pipe, also behind a link, for reading it might never end."""
+    fs, path = filesystem(url)
+    if isinstance(fs, LocalFileSystem) and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise UserError(f"{told(path, 1000)}: is a device or a pipe, expected a file; copy its content into one first")
 
 
 def read_range(url: str, start: int, stop: int, pause: Pause | None = None) -> bytes:
@@ -152,15 +164,18 @@ def read_range(url: str, start: int, stop: int, pause: Pause | None = None) -> b
 
 
 def read_json(url: str) -> Any:
-    """Parsed json file. Raises UserError when it is missing or not json."""
+    """Parsed json file. Raises UserError when it is missing, not json, or larger than any that leapray writes."""
     try:
-        return json.loads(read_bytes(url))
+        return json.loads(read_bytes(url, _JSON_BYTES))
     except ValueError as error:
         raise UserError(f"{shown(url)}: not valid json ({error})") from error
+    except RecursionError as error:
+        raise UserError(f"{shown(url)}: not json that leapray writes (it is nested too deeply)") from error
 
 
 def open_input(url: str) -> IO[bytes]:
     """A file opened for random reads, which repeats a read that fails or comes short. Raises UserError when it does not exist."""
+    _require_file(url)
     file = _ask(url, lambda fs, path: fs.open(path, "rb"))
     return file if is_local(url) else cast(IO[bytes], _PatientFile(url, file))
 

@@ -200,3 +200,21 @@ except SystemExit as ended:
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
     assert ran.stdout.strip() == "2"
     assert arithmetic in " ".join(ran.stderr.split())
+
+
+def test_a_cluster_that_grows_holds_what_it_has_no_nodes_for_yet() -> None:
+    empty = Capacity("the cluster", [], 0)
+    with pytest.raises(UserError, match="the cluster has 0"):
+        planned(empty, Resources(workers=8, use_gpu=True))
+    growing = Capacity("the cluster", [], 0, grows=True)
+    plan = planned(growing, Resources(workers=8, use_gpu=True, cpus_per_worker=2), 3)
+    assert (plan.at_once, plan.threads) == (3, 2)
+    assert plan.words.endswith("each takes 8 workers x 2 CPU and 1 GPU, and the cluster adds nodes as they are needed")
+    assert planned(growing, Resources(), 9, most=4).at_once == 4
+
+
+def test_an_elastic_training_needs_its_fewest_workers() -> None:
+    elastic = Resources(workers=8, min_workers=2)
+    assert at_once(having((4, 0)), elastic, 1) == 1
+    with pytest.raises(UserError, match=r"2 workers x 1 CPU = 2 CPUs, and the cluster has 1"):
+        planned(having((1, 0)), elastic)

@@ -38,6 +38,6 @@ def test_the_sessions_cluster_is_a_machine_with_more_logical_cpus_than_real_ones
     ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster.os, "cpu_count", lambda: 2)
-    assert cluster._capacity(use_gpu=False) == Capacity("this machine", [(8, 0)], 2)
+    assert cluster._capacity(Resources()) == Capacity("this machine", [(8, 0)], 2)
     with pytest.raises(UserError, match=r"5 workers x 2 CPU = 10 CPUs, and this machine has 8"):
         cluster.plan_trainings(Resources(workers=5, cpus_per_worker=2))

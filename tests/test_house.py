@@ -6,16 +6,29 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "leapray"
 FLOORS = [
     {"", "__version__", "errors", "faults", "storage", "settings", "climsim", "console"},
-    {"recipe", "registry", "capacity", "cluster", "stages", "evaluation"},
+    {"recipe", "registry", "capacity", "cluster", "provenance", "stages", "evaluation"},
     {"data"},
     {"models"},
     {"training"},
     {"inference"},
     {"experiment"},
-    {"demo", "bench"},
+    {"demo", "bench", "doctor", "planning"},
     {"cli"},
 ]
-RAY_ROOMS = {"cluster", "data.convert", "data.stream", "data.tasks", "training.trainer", "training.tuning", "inference.predict"}
+RAY_ROOMS = {
+    "cluster",
+    "provenance",
+    "data.convert",
+    "data.stream",
+    "data.tasks",
+    "training.gauges",
+    "training.trainer",
+    "training.tuning",
+    "training.workers",
+    "spot",
+    "inference.predict",
+    "doctor.nodes",
+}
 
 
 def modules() -> dict[str, ast.Module]:

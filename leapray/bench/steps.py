@@ -99,14 +99,17 @@ class InMemory:
         yield self.held[0]
 
 
-def random_batches(rows: int) -> list[Batch]:
-    """Batches of scaled rows without meaning."""
+def random_batches(rows: int, inputs: int = INPUTS.width) -> list[Batch]:
+    """Batches of scaled rows without meaning, ``inputs`` wide."""
     generator = np.random.default_rng(0)
 
     def normal(width: int) -> np.ndarray:
         return generator.standard_normal((rows, width), np.float32)
 
-    return [{"inputs": normal(INPUTS.width), "targets": normal(TARGETS.width), "source": np.zeros(rows, np.int16)} for _ in range(_HELD)]
+    return [
+        {"inputs": normal(inputs), "targets": normal(TARGETS.width), "source": np.zeros(rows, np.int16), "row": np.arange(rows)}
+        for _ in range(_HELD)
+    ]
 
 
 class Ours:
@@ -211,23 +214,24 @@ class MatrixProduct(_Timed):
         return {"FLOP/s": flop * self.steps_per_s(max(_TRIED, round(self.setup.seconds * self.steps_per_s(_TRIED))))}
 
 
-def forward_flop(network: nn.Module) -> int:
+def forward_flop(network: nn.Module, inputs: int = INPUTS.width) -> int:
     """Floating-point operations of one row's way forward: two for each weight of a linear or recurrent layer at each position it is used.
 
-    A training takes three times as many: the way back is taken for the inputs of a layer and for its weights.
+    The row has so many ``inputs``. A training takes three times as many: the way back is taken for the inputs of a layer and for its
+    weights.
     """
     found: list[int] = []
 
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], _: object) -> None:
+    def count(module: nn.Module, given: tuple[Tensor, ...], _: object) -> None:
         matrices = [parameter for parameter in module.parameters() if parameter.dim() == 2]
-        positions = inputs[0].numel() // inputs[0].shape[-1]
+        positions = given[0].numel() // given[0].shape[-1]
         found.append(2 * positions * sum(matrix.numel() for matrix in matrices))
 
     counted = [module for module in network.modules() if isinstance(module, nn.Linear | nn.LSTM | nn.GRU)]
     hooks = [module.register_forward_hook(count) for module in counted]
     try:
         with torch.no_grad():
-            network(torch.zeros(1, INPUTS.width, device=next(network.parameters()).device))
+            network(torch.zeros(1, inputs, device=next(network.parameters()).device))
     finally:
         for hook in hooks:
             hook.remove()

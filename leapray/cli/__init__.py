@@ -8,10 +8,17 @@ from typing import Annotated
 import typer
 
 from leapray import __version__
-from leapray.cli import data, inference, training, whole  # noqa: F401
+from leapray.cli import data, doctor, inference, plan, training, whole  # noqa: F401
 from leapray.cli.app import app
 from leapray.console import errors, say
 from leapray.errors import UserError
+from leapray.faults import told
+
+_INTERRUPTED = 130
+"""Status of a command that Ctrl-C or SIGTERM has ended, as a shell gives it."""
+
+_LONGEST = 4000
+"""Characters of a sentence about a mistake; what it quotes may be of any length."""
 
 __all__ = ["app", "main"]
 
@@ -21,10 +28,10 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        errors.print(f"error: {error}", soft_wrap=True, markup=False)
+        errors.print(f"error: {told(error, _LONGEST)}", soft_wrap=True, markup=False)
         sys.exit(2)
     except SystemExit as exited:
-        if exited.code == 130:
+        if exited.code == _INTERRUPTED:
             errors.print("interrupted; the same command goes on where it can")
         raise
 

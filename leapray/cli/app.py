@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leapray.console import errors
+from leapray.console import say, terminal
+from leapray.faults import told
 
 if TYPE_CHECKING:
     from leapray.data.flat import Selection
     from leapray.evaluation.metrics import Score
     from leapray.recipe import Recipe
+    from leapray.recipe.experiment import Experiment
 
 app = typer.Typer(
     name="leapray", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train emulators of ClimSim on Ray."
@@ -29,7 +33,9 @@ Phase = Annotated[int, typer.Option(help="Remainder of the steps to take, 0 to s
 
 def notice(sentence: str) -> None:
     """Tell what is worth knowing and stops nothing."""
-    errors.print(f"note: {sentence}", soft_wrap=True, markup=False)
+    # on a terminal through that which draws the bar or the table, and so above it
+    shown = terminal.console if terminal.console.is_terminal and terminal.errors.is_terminal else terminal.errors
+    shown.print(f"note: {told(sentence, 4000)}", soft_wrap=True, markup=False)
 
 
 def selected(start: str | None, stop: str | None, stride: int, phase: int) -> Selection:
@@ -49,6 +55,20 @@ def trainable(recipe: str, overrides: list[str]) -> Recipe:
     loaded = load_recipe(recipe, overrides)
     require(loaded)
     return loaded
+
+
+@contextmanager
+def under_way(recipe: Recipe | Experiment | None = None, *others: Recipe) -> Iterator[None]:
+    """Say in one line what begins, and where; a cluster that RAY_ADDRESS names is joined for the length of the block.
+
+    ``others`` are an experiment's recipes, which its digest counts in.
+    """
+    from leapray import provenance
+
+    what = f"{type(recipe).__name__.lower()} {recipe.name} {provenance.digest(recipe, *others)}" if recipe else ""
+    with provenance.place() as where:
+        say(provenance.line(where, what))
+        yield
 
 
 def in_words(score: Score) -> str:

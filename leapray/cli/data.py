@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from leapray.cli.app import Overrides, Phase, RecipeFile, Start, Stop, Stride, app, notice, selected
+from leapray.cli.app import Overrides, Phase, RecipeFile, Start, Stop, Stride, app, notice, selected, under_way
 from leapray.console import bar, say
 
 
@@ -90,7 +90,7 @@ def convert(
     from leapray.data.convert import convert as run
 
     months = {"start": Month.parse(start) if start else None, "stop": Month.parse(stop) if stop else None}
-    with bar("convert") as update:
+    with under_way(), bar("convert") as update:
         done = run(src, dest, stride=stride, phase=phase, kind=kind, progress=update, **months)
     say(f"wrote {done.rows} rows of {done.kind} in {done.files} files to {dest}")
 
@@ -102,7 +102,7 @@ def prepare(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B00
     from leapray.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    with bar("prepare") as update:
+    with under_way(loaded), bar("prepare") as update:
         prepared = run(loaded, progress=lambda name, done, total: update(done, total, name), notice=notice)
     for manifest in prepared.manifests:
         for line in manifest.report():

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from leapray.cli.app import Overrides, Phase, RecipeFile, Start, Stop, Stride, app, in_words, notice, selected
+from leapray.cli.app import Overrides, Phase, RecipeFile, Start, Stop, Stride, app, in_words, notice, selected, under_way
 from leapray.console import bar, say
 from leapray.errors import UserError
 
@@ -34,7 +34,7 @@ def predict(
         raise UserError(f"predict takes MODEL... INPUT DEST, at least {least} paths, and got {len(paths)}")
     *models, source, dest = paths
     chosen, matrix, names = weighted_models(weights, models) if weights else (models, None, None)
-    with bar("predict") as update:
+    with under_way(), bar("predict") as update:
         done = run(
             chosen,
             source,
@@ -60,7 +60,7 @@ def ensemble(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B0
     from leapray.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    with bar("ensemble") as update:
+    with under_way(loaded), bar("ensemble") as update:
         done = run(loaded, progress=update, notice=notice)
     show_ensemble(done.weights)
     applied = f", predictions of the test months to {done.predictions}" if done.predictions else ""

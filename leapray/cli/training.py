@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from leapray.cli.app import Overrides, RecipeFile, app, notice, trainable
+from leapray.cli.app import Overrides, RecipeFile, app, notice, trainable, under_way
 from leapray.console import bar, say, training_bar, trainings_table
 
 
@@ -16,7 +16,7 @@ def train(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
     loaded = trainable(recipe, overrides)
     from leapray.training.trainer import train as run
 
-    with training_bar("train") as follow:
+    with under_way(loaded), training_bar("train") as follow:
         trained = run(loaded, progress=follow)
     best, last = trained.best, trained.history[-1]
     at = f"epoch {best['epoch']} of {last['epoch']}, step {best['step']} of {last['step']}"
@@ -30,7 +30,8 @@ def finetune(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B0
     from leapray.training.comparison import show as show_variants
     from leapray.training.finetune import finetune as run
 
-    with trainings_table("finetune", list(loaded.finetune.variants) if loaded.finetune else []) as shown:
+    names = list(loaded.finetune.variants) if loaded.finetune else []
+    with under_way(loaded), trainings_table("finetune", names) as shown:
         done = run(loaded, shown, notice=notice)
     show_variants(done.entries)
     say(f"wrote {done.url}: {len(done.entries) - 1 - len(done.failed)} variants of {done.base}, {len(done.failed)} failed")
@@ -43,7 +44,7 @@ def sweep(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
     from leapray.training.sweep import show as show_trials
     from leapray.training.sweep import sweep as run
 
-    with trainings_table("sweep", []) as shown:
+    with under_way(loaded), trainings_table("sweep", []) as shown:
         done = run(loaded, shown, notice=notice)
     show_trials(done)
     counted = f"{done.count('stopped')} stopped early, {done.count('failed')} failed"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from leapray.cli.app import Overrides, RecipeFile, app, notice, recipe_app
+from leapray.cli.app import Overrides, RecipeFile, app, notice, recipe_app, under_way
 from leapray.console import bar, say
 
 
@@ -27,7 +28,9 @@ def run_all(
     loaded, recipes = load_experiment(experiment, overrides)
     from leapray.experiment import run_experiment
 
-    done = run_experiment(loaded, recipes, stage, notice, partial(_stage_apart, experiment, overrides) if apart else None)
+    # stages apart say it themselves
+    with nullcontext() if apart else under_way(loaded, *recipes.values()):
+        done = run_experiment(loaded, recipes, stage, notice, partial(_stage_apart, experiment, overrides) if apart else None)
     say(f"wrote {loaded.directory}: {len(done.ran)} stages ran, {len(done.kept)} were finished")
 
 

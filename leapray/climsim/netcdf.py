@@ -32,6 +32,8 @@ Clock = tuple[int, int]
 Content = tuple[dict[str, np.ndarray], int | None, Clock | None]
 """Arrays ``(60, n)`` or ``(n,)`` by name, the attribute ``ne``, and the clock."""
 
+_MOST_COLUMNS = max(kind.columns for kind in KINDS.values())
+"""Of the finest grid: a compressed file of a few kB may say that it has any number."""
 _HDF5_SECONDS = 60.0
 """Longest that HDF5 content in memory may take to be read; the largest file of ClimSim takes about a second."""
 
@@ -214,6 +216,8 @@ def _decode(path: str, content: bytes, variables: Iterable[Variable]) -> Content
         with netCDF4.Dataset("memory", memory=content) as dataset:
             dataset.set_auto_maskandscale(False)
             columns = dataset.dimensions["ncol"].size if "ncol" in dataset.dimensions else 0
+            if columns > _MOST_COLUMNS:
+                raise UserError(f"{path}: says that it has {columns} columns, expected {_MOST_COLUMNS} at the most")
             values = {variable.name: _read_variable(path, dataset, variable, columns) for variable in variables}
             for name in dataset.variables.keys() - values.keys():
                 _touch_end(dataset.variables[name])

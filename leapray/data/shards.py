@@ -8,19 +8,21 @@ key that leads back to kind, step and column. A manifest is written last: withou
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from leapray import storage
 from leapray.data.flat import Piece
 from leapray.data.transform import Transform
 from leapray.errors import UserError
+from leapray.faults import told
 from leapray.recipe import SPLITS, Data, validate
 from leapray.settings import difference
 
@@ -32,6 +34,9 @@ INPUTS_KEY = "inputs"
 
 _REPORTED = 10
 
+FileRows = Annotated[int, Field(ge=0, le=1 << 26)]
+"""Rows of one file, of which a month of high-res has 46 million."""
+
 Rows = dict[str, np.ndarray]
 """Columns ``inputs`` (n, i), ``targets`` (n, t) and ``row`` (n,) of the same n rows."""
 
@@ -40,8 +45,8 @@ Rows = dict[str, np.ndarray]
 class ShardFile:
     """One shard by its name beside the manifest, its rows and its bytes."""
 
-    name: str
-    rows: int
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
+    rows: FileRows
     bytes: int
 
 
@@ -50,7 +55,7 @@ class FlatFile:
     """A piece of flat parquet or csv that is read and scaled as it is needed, and the rows of it that can be used."""
 
     piece: Piece
-    rows: int
+    rows: FileRows
 
 
 Files = tuple[ShardFile, ...] | tuple[FlatFile, ...]
@@ -113,12 +118,16 @@ class Manifest:
         except (ValidationError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{name}: not a manifest of prepared data, or one of another leapray; prepare anew") from error
         if manifest.rows != rows:
-            raise UserError(f"{name}: says {rows} rows, but its files hold {manifest.rows}")
+            raise UserError(f"{name}: says {told(rows)} rows, but its files hold {manifest.rows}")
+        places = Counter(file.name if isinstance(file, ShardFile) else (file.piece.path, file.piece.index) for file in manifest.files)
+        if twice := next((place for place, count in places.items() if count > 1), None):
+            raise UserError(f"{name}: lists {told(twice, 200)} more than once, so that its rows would be trained twice; prepare anew")
         return manifest
 
 
 _MANIFEST = TypeAdapter(Manifest)
 _PAGE_BYTES = 1 << 20
+_FLOAT_BYTES = np.dtype(np.float32).itemsize
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,7 @@ def load_prepared(url: str) -> Prepared:
         raise UserError(f"{url}: prepared data is unfinished (no {MANIFEST} below it); run `leapray prepare` again")
     for manifest in manifests:
         if manifest.transform != transform.digest():
-            raise UserError(f"{manifest.url}: scaled by transform {manifest.transform}, but {TRANSFORM} is {transform.digest()}")
+            raise UserError(f"{manifest.url}: scaled by transform {told(manifest.transform)}, but {TRANSFORM} is {transform.digest()}")
     return Prepared(url, transform, manifests)
 
 
@@ -160,7 +169,21 @@ def open_prepared(data: Data) -> Prepared:
         for split in SPLITS:
             if source.months(split) is not None and (split, name) not in made:
                 raise UserError(f"{url}: prepared data is unfinished ({split} of {name} is missing); run `leapray prepare` again")
+    for manifest in prepared.manifests:
+        for file in manifest.files:
+            named = data.sources.get(manifest.source)
+            if isinstance(file, FlatFile) and (named is None or not _lies_below(file.piece.path, named.path)):
+                raise UserError(
+                    f"{storage.join(manifest.url, MANIFEST)}: names {told(file.piece.path, 200)}, which is not below the path of source "
+                    f"{told(manifest.source)} in the recipe; prepare anew"
+                )
     return prepared
+
+
+def _lies_below(path: str, source: str) -> bool:
+    """Whether a file is the source or lies below it, by name; a name with ``..`` does not."""
+    place = storage.absolute(source)
+    return ".." not in path.split("/") and (path == place or path.startswith(f"{place}/"))
 
 
 def prepare_settings(data: Data) -> dict[str, Any]:
@@ -176,7 +199,8 @@ def changed_settings(url: str, data: Data) -> str:
     """What the recipe's settings and those of a prepared directory disagree on; keys that the directory is too old for have defaults."""
     name = storage.join(url, SETTINGS)
     content = storage.read_json(name)
-    if not isinstance(content, dict) or not isinstance(content.get("sources"), dict):
+    sources = content.get("sources") if isinstance(content, dict) else None
+    if not isinstance(sources, dict) or not all(isinstance(values, dict) for values in sources.values()):
         raise UserError(f"{name}: does not hold the settings of prepared data; remove {url} and run `leapray prepare` again")
     noted = {key: value for key, value in content.items() if key != INPUTS_KEY}
     sources = {source: {"path": ""} | values for source, values in noted["sources"].items()}
@@ -198,6 +222,8 @@ def rows_to_table(rows: Rows) -> pa.Table:
 def table_to_rows(table: pa.Table) -> Rows:
     """Inverse of :func:`rows_to_table`; the arrays are read-only views of the table's memory where that is in one piece."""
     rows = {name: _floats(_one_chunk(table.column(name))) for name in ("inputs", "targets")}
+    if empty := table.column("row").null_count:
+        raise pa.ArrowInvalid(f"column row has {empty} empty values")
     return rows | {"row": table.column("row").to_numpy()}
 
 
@@ -232,6 +258,25 @@ def read_shard(url: str, *, verify: bool = True) -> Rows:
             # local pages are small enough to be checked and copied while they are in the processor's cache
             buffer = _PAGE_BYTES if storage.is_local(url) else 0
             shard = pq.ParquetFile(file, page_checksum_verification=verify, buffer_size=buffer, pre_buffer=not buffer)
+            _require_plain(shard, storage.size(url))
             return table_to_rows(shard.read(use_threads=False))
-    except (pa.ArrowException, OSError, KeyError, AttributeError) as error:
-        raise UserError(f"{url}: not a readable shard of prepared data ({error}); remove it and run `leapray prepare` again") from error
+    except (pa.ArrowException, OSError, KeyError, AttributeError, UnicodeDecodeError) as error:
+        reason = told(error, 300)
+        raise UserError(f"{url}: not a readable shard of prepared data ({reason}); remove it and run `leapray prepare` again") from error
+
+
+def _require_plain(shard: pq.ParquetFile, size: int) -> None:
+    """Raises ArrowInvalid, before anything is decoded, for columns that are not a shard's, and for more rows than ``size`` bytes can hold.
+
+    Nothing in a shard is compressed, so that it never takes more memory than its file has bytes.
+    """
+    schema, rows = shard.schema_arrow, shard.metadata.num_rows
+    found = {field.name: field.type for field in schema}
+    vectors = [found.get("inputs"), found.get("targets")]
+    plain = all(type_ is not None and pa.types.is_fixed_size_binary(type_) and not type_.byte_width % _FLOAT_BYTES for type_ in vectors)
+    if sorted(schema.names) != ["inputs", "row", "targets"] or not plain or found["row"] != pa.int64():
+        kinds = ", ".join(f"{name} {type_}" for name, type_ in found.items())
+        raise pa.ArrowInvalid(f"columns {kinds}, expected inputs and targets of float32 values as fixed_size_binary and row int64")
+    width = sum(type_.byte_width for type_ in found.values())
+    if rows * width > size:
+        raise pa.ArrowInvalid(f"{rows} rows do not fit into {size} bytes")

@@ -84,13 +84,13 @@ class Stream:
         )
 
     def train(self, epoch: int, first_step: int = 0) -> Iterator[Rows]:
-        """This worker's batches of an epoch, ``batch_size / world`` rows each, from ``first_step`` on."""
+        """This worker's batches of an epoch, ``batch_size / world`` rows each, or a lane's more or less, from ``first_step`` on."""
         yield from map_ahead(_batch, self._parts(self._plan(epoch), first_step), _BATCHES)
 
     def _parts(self, plan: EpochPlan, first_step: int) -> Iterator[list[_Part]]:
         """The rows of every step's batch, not yet copied together."""
-        share = self._lanes // self._world
-        lanes = range(self._rank * share, (self._rank + 1) * share)
+        first, last = (rank * self._lanes // self._world for rank in (self._rank, self._rank + 1))
+        lanes = range(first, last)
         segments = plan.segments(lanes, first_step)
         blocks = self._training.blocks([segment.shard for segment in segments], self._world)
         waiting = iter(segments)

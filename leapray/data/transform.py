@@ -6,6 +6,7 @@ Shapes: b rows; i = 556 raw inputs, s = 556 + 60 F scaled ones with F engineered
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from leapray.data.features import EngineeredFeatures, check_features
 from leapray.data.moments import Moments
 from leapray.data.scaling import ColumnScaling, log_columns
 from leapray.errors import UserError
+from leapray.faults import told
 from leapray.recipe import Choice
 from leapray.registry import Options, Registry
 
@@ -106,15 +108,19 @@ class Transform(nn.Module):
     def from_dict(cls, values: Mapping[str, Any], name: str = "transform") -> "Transform":
         """Rebuild from :meth:`to_dict`. Raises UserError for another schema, an unknown feature or wrong shapes."""
         if not isinstance(values, Mapping) or values.get("schema") != schema_hash():
-            found = values.get("schema") if isinstance(values, Mapping) else None
+            found = told(values.get("schema")) if isinstance(values, Mapping) else None
             raise UserError(f"{name}: made for schema {found}, but this leapray has schema {schema_hash()}")
         try:
             features = values["features"]
             inputs = ColumnScaling.from_dict(values["inputs"], INPUTS.width + LEVELS * len(features), f"{name}: inputs")
             targets = ColumnScaling.from_dict(values["targets"], TARGETS.width, f"{name}: targets")
+            if not (math.isfinite(inputs.clip + targets.clip) and min(inputs.clip, targets.clip) >= 0):
+                raise ValueError(f"clip {inputs.clip}, {targets.clip}")
+            if not isinstance(values["scaling"], str):
+                raise TypeError(f"scaling {values['scaling']}")
             return cls(inputs, targets, values["scaling"], values["fitted_on"], features, values["options"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{name}: not a transform, {type(error).__name__} at {error}") from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"{name}: not a transform, {type(error).__name__} at {told(error, 200)}") from error
 
     def digest(self) -> str:
         """Short hash of everything the transform does; shards and models carry it."""

@@ -7,10 +7,12 @@ directory, names that begin with ``_`` are no part of it, as in Arrow. Predictio
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -21,12 +23,18 @@ import pyarrow.parquet as pq
 from leapray import storage
 from leapray.climsim.schema import SAMPLE_ID, TARGETS
 from leapray.errors import UserError
+from leapray.faults import told
 
 SUFFIXES = (".parquet", ".csv")
 ROWS = 8192
 """Rows that are held at once beside what a function returns; larger blocks outgrow the cache while their columns are packed."""
 CSV_BLOCK_BYTES = 16 << 20
 """Bytes of a csv that are parsed at once."""
+
+FOOTER_BYTES = 1 << 28
+"""The longest footer that is parsed; one of 928 columns and 1 000 row groups has about 100 MB."""
+_HEADER_BYTES, _ID_BYTES, _MAGIC_BYTES = 1 << 20, 1 << 10, 8
+"""The longest header line of a csv, the longest mean id, and what a parquet file ends with after its footer."""
 
 ROW = "row"
 """Column of predictions that tells rows apart where their ids begin anew in every file."""
@@ -52,9 +60,12 @@ def columns(url: str) -> list[str]:
     """Column names of one file, in its order. Raises UserError when it is not readable."""
     with readable(url), storage.open_input(url) as file:
         if url.endswith(".parquet"):
+            require_footer(file)
             return list(pq.read_schema(file).names)
-        header = file.readline().decode("utf-8-sig").rstrip("\r\n")
-        return next(csv.reader([header]), [])
+        header = file.readline(_HEADER_BYTES)
+        if len(header) == _HEADER_BYTES:
+            raise pa.ArrowInvalid(f"its first line does not end in {_HEADER_BYTES} bytes")
+        return next(csv.reader([header.decode("utf-8-sig").rstrip("\r\n")]), [])
 
 
 @contextmanager
@@ -64,10 +75,29 @@ def readable(file: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         what = "csv" if file.endswith(".csv") else "parquet"
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = told((str(error) or type(error).__name__).splitlines()[0].rstrip("."), 300)
         # pyarrow counts columns of a csv from 0
         reason = re.sub(r"CSV column #(\d+)", lambda match: f"column {_nth(columns(file), int(match[1]))}", reason)
         raise UserError(f"{file}: cannot be read as {what}, it may be truncated or corrupt ({reason})") from error
+
+
+def require_footer(file: IO[bytes]) -> None:
+    """Raises ArrowInvalid for a parquet file whose footer says that it is longer than any is; the file is at its beginning again."""
+    length = 0
+    if file.seek(0, os.SEEK_END) >= _MAGIC_BYTES:
+        file.seek(-_MAGIC_BYTES, os.SEEK_END)
+        length = int.from_bytes(file.read(4), "little")
+    file.seek(0)
+    if length > FOOTER_BYTES:
+        raise pa.ArrowInvalid(f"its footer has {length} bytes, expected {FOOTER_BYTES} at the most")
+
+
+def _require_short(group: pq.RowGroupMetaData) -> None:
+    """Raises ArrowInvalid for ids that would take all memory when they are decoded."""
+    for index in range(group.num_columns):
+        column = group.column(index)
+        if column.path_in_schema == SAMPLE_ID and column.total_uncompressed_size > _ID_BYTES * (group.num_rows + _ID_BYTES):
+            raise pa.ArrowInvalid(f"{SAMPLE_ID} takes {column.total_uncompressed_size} bytes for {group.num_rows} rows")
 
 
 def _nth(names: Sequence[str], index: int) -> str:
@@ -159,7 +189,7 @@ def locate(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> np.ndarray:
 
 def some(ids: pa.ChunkedArray | pa.Array, count: int = 3) -> str:
     """The first few ids, for a message."""
-    return ", ".join(map(str, ids[:count].to_pylist())) + (f" and {len(ids) - count} more" if len(ids) > count else "")
+    return ", ".join(told(id_) for id_ in ids[:count].to_pylist()) + (f" and {len(ids) - count} more" if len(ids) > count else "")
 
 
 def name(source: Source) -> str:
@@ -176,7 +206,10 @@ def _require(file: str, wanted: Sequence[str]) -> None:
 def _batches(file: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     with readable(file), storage.open_input(file) as opened:
         if file.endswith(".parquet"):
-            yield from pq.ParquetFile(opened).iter_batches(batch_size=ROWS, columns=list(names))
+            parquet = pq.ParquetFile(opened)
+            for number in range(parquet.num_row_groups if SAMPLE_ID in names else 0):
+                _require_short(parquet.metadata.row_group(number))
+            yield from parquet.iter_batches(batch_size=ROWS, columns=list(names))
             return
         types = {name: pa.string() if name == SAMPLE_ID else pa.float64() for name in names}
         yield from pyarrow.csv.open_csv(

@@ -17,6 +17,7 @@ import numpy as np
 import ray
 import ray.data
 import torch
+from ray.util.metrics import Counter
 
 from leapray import cluster, storage
 from leapray.data import flat
@@ -177,6 +178,9 @@ class _Predictor:
         keep_freed_memory()
         torch.set_num_threads(max(min(threads, os.cpu_count() or 1), 1))
         self.job = job
+        self.counted = Counter("leapray_predicted_rows", "Rows predicted", ("destination",)).set_default_tags(
+            {"destination": job.destination}
+        )
         self.emulators = Emulators.load(job.models, job.weights, torch.device("cuda" if job.use_gpu else "cpu"))
 
     def __call__(self, task: dict[str, Any]) -> dict[str, int]:
@@ -202,6 +206,7 @@ class _Predictor:
                 rows += len(block.row)
                 if values is not None:
                     write(block, values.ensemble, values.members)
+                    self.counted.inc(len(block.row))
         return rows, read - rows
 
 

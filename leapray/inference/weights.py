@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Self
 
@@ -12,11 +13,13 @@ from leapray import storage
 from leapray.climsim.schema import TARGETS
 from leapray.data.transform import Transform
 from leapray.errors import UserError
+from leapray.faults import told
 from leapray.models.directory import load_info
 from leapray.recipe import validate
 from leapray.recipe.sections import Section
 
 FILE = "ensemble.json"
+_FOLDER = re.compile(r"(?!\.\.?$)[^/]{1,255}")
 _SUM = 1e-6
 """How far a group's weights may be from a sum of 1."""
 
@@ -67,6 +70,8 @@ class Weights(Section):
         if grouped != sorted(variable.name for variable in TARGETS.variables):
             raise ValueError("groups must hold each target variable once")
         for member in self.members:
+            if not _FOLDER.fullmatch(member.name) or not member.name.isprintable():
+                raise ValueError(f"the member name {told(member.name)!r} becomes a folder, expected one without slashes")
             if member.weights.keys() != self.groups.keys() or min(member.weights.values()) < 0:
                 raise ValueError(f"member {member.name} must have a weight, not negative, for each of {', '.join(self.groups)}")
         for group in self.groups:

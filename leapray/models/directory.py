@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-import leapray
-from leapray import storage
+from leapray import provenance, storage
 from leapray.climsim.schema import schema_hash
 from leapray.data.transform import Transform
 from leapray.errors import UserError
+from leapray.faults import told
 from leapray.models.emulator import Emulator
-from leapray.models.registry import build_network
+from leapray.models.registry import build_network, network_shapes, require_trusted
 from leapray.recipe import Choice, validate
 
 WEIGHTS_FILE = "model.safetensors"
 INFO_FILE = "model.json"
+_HEADER_BYTES = 16 << 20
+"""The most that stands before the tensors in a file of weights."""
 
 
 class ModelInfo(BaseModel):
@@ -71,8 +69,8 @@ def save_model(
         transform=transform.to_dict(),
         recipe=dict(recipe or {}),
         history=[dict(entry) for entry in history],
-        versions={"leapray": leapray.__version__, "torch": str(torch.__version__), "python": platform.python_version()},
-        revision=_revision(),
+        versions=provenance.versions(),
+        revision=provenance.revision(),
         weights_sha256=hashlib.sha256(content).hexdigest(),
     )
     storage.write_bytes(storage.join(url, WEIGHTS_FILE), content)
@@ -83,22 +81,29 @@ def save_model(
 def load_model(url: str) -> Model:
     """Read a model directory.
 
-    Raises UserError when a file is missing or damaged, when the model was made for another schema, and when its weights do not
-    fit its network.
+    Nothing in it is trusted: the files decide neither how much memory is taken nor, but for a user's own network, what code is run
+    (:func:`registry.require_trusted`). Raises UserError when a file is missing or damaged, when the model was made for another schema,
+    and when its weights do not fit its network.
     """
     info = load_info(url)
     weights_url = storage.join(url, WEIGHTS_FILE)
-    content = storage.read_bytes(weights_url)
+    transform = Transform.from_dict(info.transform, f"{storage.join(url, INFO_FILE)}: transform")
+    network = None
+    if ":" in info.network.name:
+        network = build_network(info.network.name, info.network.options, transform.features)
+        expected = network.state_dict()
+    else:
+        expected = network_shapes(info.network, transform.features)
+    content = storage.read_bytes(weights_url, sum(tensor.nbytes for tensor in expected.values()) + _HEADER_BYTES)
     if hashlib.sha256(content).hexdigest() != info.weights_sha256:
         raise UserError(f"{weights_url}: does not belong to the {INFO_FILE} beside it (sha256 differs): a damaged or half-copied model")
     try:
         weights = safetensors.torch.load(content)
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{weights_url}: not a safetensors file ({error})") from error
-    transform = Transform.from_dict(info.transform, f"{storage.join(url, INFO_FILE)}: transform")
-    network = build_network(info.network.name, info.network.options, transform.features)
-    if difference := _difference(network.state_dict(), weights):
+    except (safetensors.SafetensorError, KeyError, TypeError) as error:
+        raise UserError(f"{weights_url}: not a safetensors file that torch can hold ({told(error, 200)})") from error
+    if difference := _difference(expected, weights):
         raise UserError(f"{weights_url}: weights do not fit network {info.network.name!r}: {difference}")
+    network = network or build_network(info.network.name, info.network.options, transform.features)
     network.load_state_dict(weights)
     return Model(Emulator(transform, network).eval(), info)
 
@@ -110,7 +115,8 @@ def load_info(url: str) -> ModelInfo:
         raise UserError(f"{url}: not a model directory ({INFO_FILE} is missing)")
     info = validate(ModelInfo, storage.read_json(info_url), info_url)
     if info.schema_hash != schema_hash():
-        raise UserError(f"{info_url}: made for columns of schema {info.schema_hash}; this leapray's schema is {schema_hash()}")
+        raise UserError(f"{info_url}: made for columns of schema {told(info.schema_hash)}; this leapray's schema is {schema_hash()}")
+    require_trusted(info.network.name, url)
     return info
 
 
@@ -118,10 +124,10 @@ def _difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
     """What two sets of tensors disagree on, as one clause; empty when names, shapes and types are the same."""
 
     def first(names: Sequence[str]) -> str:
-        return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        return ", ".join(told(name, 200) for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
     def describe(tensor: Tensor) -> str:
-        return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+        return f"{str(tensor.dtype).removeprefix('torch.')} {told(tuple(tensor.shape))}"
 
     clauses = []
     if missing := [name for name in expected if name not in found]:
@@ -132,14 +138,3 @@ def _difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
     if changed:
         clauses.append(first([f"{name} is {describe(found[name])}, expected {describe(expected[name])}" for name in changed]))
     return "; ".join(clauses)
-
-
-def _revision() -> str | None:
-    checkout = Path(leapray.__file__).resolve().parent.parent
-    if not (checkout / ".git").exists():
-        return None
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

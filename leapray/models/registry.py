@@ -3,6 +3,9 @@
 A network is an ``nn.Module`` class built as ``Network(options, features)``, which maps scaled inputs ``(B, 556 + 60 * features)``
 in flat order to scaled targets ``(B, 368)``. One with a confidence head gives ``(B, 736)`` in training: the targets, then what it
 expects each one's loss to be. A user's class names the pydantic model of its options as its ``Options``.
+
+Naming a user's class runs its module, so it is found where only the user puts code: in the working directory and among what is
+installed. A model that names one is somebody else's word for it: see :func:`require_trusted`.
 """
 
 from __future__ import annotations
@@ -10,23 +13,32 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from leapray import storage
 from leapray.climsim.schema import INPUTS, LEVELS, TARGETS
 from leapray.errors import UserError
+from leapray.faults import told
 from leapray.models.linear import Linear, LinearOptions
 from leapray.models.low_res_aqua import LowResAqua, LowResAquaOptions
 from leapray.models.low_res_high_res import LowResHighRes, LowResHighResOptions
 from leapray.models.mlp import MLP, MLPOptions
 from leapray.recipe import Choice
 from leapray.registry import Options, Registry
+
+_MOST_VALUES, _MOST_TENSORS = 10**10, 2_000
+"""The most weights that a network may have, 40 GB of them, and tensors that they may be in."""
 
 NETWORKS: Registry[nn.Module] = Registry(
     "network",
@@ -47,6 +59,7 @@ def build_network(name: str, options: Mapping[str, Any], features: int = 0) -> n
     """
     choice = Choice(name=name, options=dict(options))
     if name in NETWORKS.entries or ":" not in name:
+        network_shapes(choice, features)
         return NETWORKS.build(choice, features)
     registry = _registry(name)
     registry.options(choice)
@@ -56,6 +69,61 @@ def build_network(name: str, options: Mapping[str, Any], features: int = 0) -> n
         raise UserError(f"network {name}: cannot be built ({_told(error)})") from error
     _check_users_own(name, network, features)
     return network
+
+
+def network_shapes(choice: Choice, features: int = 0, most: int = _MOST_VALUES) -> dict[str, Tensor]:
+    """The state of one of our networks with names, shapes and types, but without values, so that it takes no memory.
+
+    Raises UserError for an unknown name, a wrong option, and options that ask for more than ``most`` weights.
+    """
+    options = NETWORKS.options(choice)
+    asked = f"network {choice.name} with options {told(options.model_dump(mode='json'), 300)}"
+    values, tensors, thread = 0, 0, threading.get_ident()
+
+    def count(module: nn.Module, name: str, weights: nn.Parameter | None) -> None:
+        nonlocal values, tensors
+        if weights is not None and threading.get_ident() == thread:
+            values, tensors = values + weights.numel(), tensors + 1
+            if values > most or tensors > _MOST_TENSORS:
+                found = f"{most} weights" if values > most else f"{_MOST_TENSORS} tensors"
+                raise UserError(f"{asked} has more than {found}, the most that it may have")
+
+    counting = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            return dict(NETWORKS.build(choice, features).state_dict())
+    except (RuntimeError, TypeError, OverflowError) as error:
+        # sizes that no tensor can have, with nothing allocated
+        raise UserError(f"{asked} is larger than any tensor can be") from error
+    finally:
+        counting.remove()
+
+
+def require_trusted(name: str, model: str) -> None:
+    """Raises UserError where the directory ``model`` names a network whose code is not the user's to begin with.
+
+    That is code that lies in the model's directory, or below it, however it is reached, and any module of Python itself, some of which
+    act when they are imported. Nothing is imported to find out. Other modules are run as they are for a recipe that names them.
+    """
+    if ":" not in name:
+        return
+    parts = name.partition(":")[0].split(".")
+    if parts[0] in sys.stdlib_module_names:
+        raise UserError(f"{model}: names network {told(name)} of Python's own module {told(parts[0])}, expected one of the user's")
+    if not storage.is_local(model):
+        return
+    places: Iterable[str] = [os.getcwd(), *sys.path]
+    for number in range(len(parts)):
+        found = PathFinder.find_spec(".".join(parts[: number + 1]), list(places))
+        if found is None:
+            return
+        places = list(found.submodule_search_locations or [])
+        for place in [found.origin, *places]:
+            if place and Path(place).resolve().is_relative_to(Path(storage.absolute(model)).resolve()):
+                raise UserError(
+                    f"{model}: names network {told(name)}, whose code {told(place, 1000)} came with it and is not run; "
+                    "look at it, and copy it into your working directory"
+                )
 
 
 def network_options(choice: Choice) -> BaseModel:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
 from itertools import combinations
 from typing import Annotated, Any, Literal, Self
 
@@ -20,9 +19,11 @@ def _share(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return float(Fraction(value.replace(" ", "")))
+        # a number as float reads it: Fraction would write out all the zeros of 1e999999999
+        numerator, slash, denominator = value.partition("/")
+        return float(numerator) / float(denominator) if slash else float(value)
     except (ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"{value!r} is neither a number nor a fraction such as 1/15") from error
+        raise ValueError(f"{value[:40]!r} is neither a number nor a fraction such as 1/15") from error
 
 
 class Source(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -11,30 +12,92 @@ from pydantic import BaseModel, ValidationError
 
 from leapray import storage
 from leapray.errors import UserError
+from leapray.faults import told
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 _MERGE = "tag:yaml.org,2002:merge"
+_BYTES, _VALUES, _DEPTH = 4 << 20, 100_000, 40
+"""The most that a recipe may have: as a file, and of keys and values with its aliases written out, and of sections in sections."""
+_INTEGER_BITS = 64
+_SENTENCES, _CHARACTERS = 12, 100
+"""Mistakes that are told at once, and how much of a value that is wrong."""
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice; what ``<<`` takes over may be given anew."""
+    """Safe YAML that refuses a key given twice; what ``<<`` takes over may be given anew.
+
+    It also refuses what a few lines of aliases may stand for: a value that holds itself, and more values, or deeper ones, than any
+    recipe has. Whole numbers have 64 bits, as those who take them expect.
+    """
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None:
+            _measure(node, {})
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value if key.tag != _MERGE]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep=deep)
+        # before the keys that << takes over are laid among them
+        own = [key for key, _ in node.value if key.tag != _MERGE]
+        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
+        for key, count in Counter(self.construct_object(key, deep=deep) for key in own).items():
+            if count > 1:
+                raise yaml.MarkedYAMLError(problem=f"key {_short(key)} is given twice", problem_mark=node.start_mark)
+        return mapping
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value: int = super().construct_yaml_int(node)
+        if value.bit_length() >= _INTEGER_BITS:
+            raise yaml.MarkedYAMLError(problem="a whole number is too large", problem_mark=node.start_mark)
+        return value
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
+
+
+def _measure(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """Values that a node stands for and how deep they lie, its aliases written out; each node is looked at once."""
+    if id(node) in known:
+        if (found := known[id(node)]) is None:
+            raise yaml.MarkedYAMLError(problem="a value holds itself", problem_mark=node.start_mark)
+        return found
+    known[id(node)] = None
+    inner: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        inner = node.value
+    elif isinstance(node, yaml.MappingNode):
+        inner = [part for pair in node.value for part in pair]
+    measured = [_measure(part, known) for part in inner]
+    values, depth = 1 + sum(count for count, _ in measured), 1 + max((below for _, below in measured), default=0)
+    if values > _VALUES or depth > _DEPTH:
+        found_there = f"more than {_VALUES} values" if values > _VALUES else f"more than {_DEPTH} sections in one another"
+        raise yaml.MarkedYAMLError(problem=f"there are {found_there}", problem_mark=node.start_mark)
+    known[id(node)] = (values, depth)
+    return values, depth
+
+
+def _parsed(content: bytes | str) -> Any:
+    """What YAML says. Raises ValueError with the reason where it is none of a recipe's."""
+    try:
+        return yaml.load(content, Loader=_StrictLoader)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(told(" ".join(str(error).split()), 300)) from error
+
+
+def _short(value: Any) -> str:
+    return told(repr(value), _CHARACTERS)
 
 
 def read_recipe(url: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The plain values of a recipe file with ``section.key=value`` overrides. Raises UserError when it is not a mapping in YAML."""
     try:
-        content = yaml.load(storage.read_bytes(url), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{url}: not valid YAML: {' '.join(str(error).split())}") from error
+        content = _parsed(storage.read_bytes(url, _BYTES))
+    except ValueError as error:
+        raise UserError(f"{url}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{url}: a recipe is a mapping of sections, found {type(content).__name__}")
     for override in overrides:
@@ -47,7 +110,9 @@ def validate(model: type[ModelT], content: Mapping[str, Any], name: str) -> Mode
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{name}: {'; '.join(_sentence(model, item) for item in error.errors())}") from error
+        mistakes = error.errors()
+        more = [f"and {len(mistakes) - _SENTENCES} more mistakes"] if len(mistakes) > _SENTENCES else []
+        raise UserError(f"{name}: {'; '.join([_sentence(model, item) for item in mistakes[:_SENTENCES]] + more)}") from error
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -56,9 +121,9 @@ def _apply(content: dict[str, Any], override: str) -> None:
     if not equals or not all(keys):
         raise UserError(f"--set {override!r} is not of the form section.key=value")
     try:
-        value = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {override!r}: the value is not valid YAML") from error
+        value = _parsed(text)
+    except ValueError as error:
+        raise UserError(f"--set {_short(override)}: the value is not valid YAML") from error
     assign(content, path, value, f"--set {override!r}")
 
 
@@ -100,21 +165,21 @@ _EXPECTED = {
 
 
 def _sentence(model: type[BaseModel], error: Any) -> str:
-    location = [str(part) for part in error["loc"]]
+    location = [told(part) for part in error["loc"]]
     where = ".".join(location)
     if error["type"] == "extra_forbidden":
         known = _keys_at(model, location[:-1])
         close = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
-        return f"unknown key {where!r}; {hint}"
+        return f"unknown key '{where}'; {hint}"
     if error["type"] == "missing" and location[-1].isdigit():
         return f"{'.'.join(location[:-1])} lacks a value, expected at least {int(location[-1]) + 1}"
     if error["type"] == "missing":
-        return f"key {where!r} is missing"
+        return f"key '{where}' is missing"
     message = _EXPECTED.get(error["type"], error["msg"].removeprefix("Value error, "))
     if error["type"] == "value_error" or not where:
         return f"{where}: {message}" if where else message
-    return f"{where} is {error['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{where} is {_short(error['input'])}: {message[0].lower()}{message[1:]}"
 
 
 def _keys_at(model: type[BaseModel], location: Iterable[str]) -> list[str]:

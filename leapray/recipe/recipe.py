@@ -42,7 +42,9 @@ class Recipe(Section):
     def _divides(self) -> Self:
         workers = max(self.resources.workers, 1)
         lanes = self.lanes
-        if lanes % workers or self.training.batch_size % lanes:
+        if self.resources.elastic and lanes < workers:
+            raise ValueError(f"training.lanes {lanes} are fewer than resources.workers {workers}, so that some would have nothing to do")
+        if (lanes % workers and not self.resources.elastic) or self.training.batch_size % lanes:
             raise ValueError(
                 f"training.batch_size {self.training.batch_size} must be a multiple of training.lanes {lanes}, "
                 f"by default {_LANES} or the next multiple of the workers, and lanes a multiple of resources.workers {workers}"

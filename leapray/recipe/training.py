@@ -98,13 +98,32 @@ class Resources(Section):
     """What the training takes. ``workers: 0`` trains in the calling process, by the same code."""
 
     workers: int = Field(default=0, ge=0)
+    min_workers: PositiveInt | None = None
+    """Train on as many workers as there are, this many or more, and take up others as they come; the global batch stays the same. By
+    default a training waits for all of them."""
     use_gpu: bool = False
     cpus_per_worker: PositiveInt = 1
     gpus_per_worker: Annotated[float, Field(gt=0, le=1)] = 1.0
     """With ``use_gpu``: less than 1 lets several trainings of one worker share a GPU."""
+    worker_nodes: dict[str, str] = Field(default_factory=dict)
+    """Labels of the nodes on which workers train, as given to ``ray start --labels``; by default any node that has what they take."""
+    data_nodes: dict[str, str] = Field(default_factory=dict)
+    """Labels of the nodes on which the tasks run that fit, shuffle and scale data."""
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers may change while they train."""
+        return self.min_workers is not None and self.min_workers < self.workers
+
+    @property
+    def processes(self) -> int:
+        """Processes that train, at the least."""
+        return self.min_workers or max(self.workers, 1)
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:
         if self.gpus_per_worker < 1 and self.workers > 1:
             raise ValueError(f"gpus_per_worker {self.gpus_per_worker:g} of {self.workers} workers: only a lone worker can share a GPU")
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers {self.min_workers} are more than workers {self.workers}")
         return self

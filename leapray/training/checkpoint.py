@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from leapray import storage
 from leapray.errors import UserError
+from leapray.faults import told
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
 
@@ -36,9 +37,12 @@ def load(url: str) -> Any:
     content = storage.read_json(storage.join(url, STATE))
     try:
         tensors = safetensors.torch.load(storage.read_bytes(storage.join(url, TENSORS)))
-        return _decode(content, tensors)
-    except (SafetensorError, KeyError) as error:
-        raise UserError(f"{url}: damaged checkpoint ({error}); remove it to continue from the one before") from error
+        state = _decode(content, tensors)
+        if not isinstance(state, dict):
+            raise TypeError(f"its state is a {type(state).__name__}")
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{url}: damaged checkpoint ({told(error, 200)}); remove it to continue from the one before") from error
+    return state
 
 
 def step_url(folder: str, steps: int, validations: int = 0) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 Batch = Mapping[str, np.ndarray]
-"""``inputs`` (b, i) and ``targets`` (b, 368), float32, scaled, and ``source`` int16 (b,); other keys are left alone."""
+"""``inputs`` (b, i) and ``targets`` (b, 368), float32, scaled, ``source`` int16 (b,) and ``row`` int64 (b,), the rows' keys."""
 
 _IN_FLIGHT = 4
 """Batches that may wait for a GPU at a time."""
@@ -27,10 +27,12 @@ class OnDevice(NamedTuple):
 
 
 class Feed:
-    """An iterator of batches on the device, which knows how long it waited for their data (``waited``, seconds)."""
+    """An iterator of batches on the device, which knows the keys of the last one's rows (``row``, on the host), and how long it waited
+    for data (``waited``, seconds)."""
 
     def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:
         self.waited = 0.0
+        self.row = np.empty(0, np.int64)
         self._batches = batches
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
@@ -43,6 +45,7 @@ class Feed:
         asked = time.perf_counter()
         batch = next(self._batches)
         self.waited += time.perf_counter() - asked
+        self.row = batch["row"]
         arrays = batch["inputs"], batch["targets"], batch["source"].astype(np.int64)
         return OnDevice(*(map(_tensor, arrays) if self._stream is None else self._copied(arrays, self._stream)))
 

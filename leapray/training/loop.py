@@ -22,15 +22,27 @@ from leapray.errors import UserError
 from leapray.evaluation.metrics import ErrorMoments, Score
 from leapray.recipe import Training
 from leapray.training.averaging import EpochMean, MovingAverage, WeightAverage, recompute_batch_norm
+from leapray.training.effort import Effort, Meter
 from leapray.training.feed import Batch, Feed
 from leapray.training.losses import LOSSES
 from leapray.training.optimizers import OPTIMIZERS
-from leapray.training.pace import Pace, Peers, Speed
+from leapray.training.pace import Pace, Peers
 from leapray.training.schedules import SCHEDULES, AveragingRate, Schedule
 from leapray.training.step import Step
+from leapray.training.tally import Tally
 from leapray.training.validation import DeviceMoments
 
 Record = dict[str, Any]
+"""What ``metrics.jsonl`` has a line of: a ``step`` record of the steps since the one before, or a ``validation`` record.
+
+Where it stands: ``event``, ``epoch`` and ``step`` from 1, ``step`` and ``steps`` through all epochs, and ``lr``.
+Of training, since the last record, or in a validation since the last validation: mean ``loss``; ``seconds``, ``rows_per_s`` of all ranks;
+of rank 0 ``data_wait_s`` and ``data_wait_share`` of the seconds, ``cpus`` that it kept busy, ``memory_bytes`` that it holds for itself,
+``gpu_use`` (0 to 1, as NVML samples it) and the most ``gpu_memory_bytes`` that tensors took. What a machine does not tell is left out, and
+all but the loss in a validation that a resumed training begins with.
+Of a validation: ``val_loss``, ``r2`` of the learned columns, ``r2_scored``, ``leaderboard``, ``r2_by_variable``, ``val_rows``,
+``val_seconds``, ``loss_curve`` of the steps in at most 100 parts, ``trained_rows`` and ``row_checksum`` of their rows (:class:`Tally`), and ``averaged``, how many weights its network is the mean of.
+"""
 State = dict[str, Any]
 
 _CURVE_POINTS = 100
@@ -101,7 +113,7 @@ class Loop:
         self.schedule = self._schedule()
         self.average = self._average()
         self._kinds = torch.tensor([list(KINDS).index(kind) for kind in batches.kinds], device=device)
-        self.step = Step(network, self.loss, self.optimizer, training, self._kinds)
+        self.step = Step(network, self.loss, self.optimizer, training, self._kinds, self.peers.world)
         self.block = _GPU_BLOCK if device.type == "cuda" else 1
         """Steps of an epoch between which random numbers go on, and ranks do not meet; cuDNN waits for the device at each beginning."""
         self.done = 0
@@ -110,7 +122,9 @@ class Loop:
         self.best_weights: dict[str, Tensor] = {}
         self._losses = np.empty(0)
         """Of every step since the last validation, the mean over all ranks."""
-        self._speed = Speed()
+        self._tally = Tally()
+        """Of the rows of all ranks since the last validation."""
+        self._effort = Effort()
         """Of the steps since the last validation that this process took."""
         part = [round(batches.steps * (number + 1) / training.validations) for number in range(training.validations)]
         self._validation_steps = [step for step in dict.fromkeys(part) if step]
@@ -141,6 +155,7 @@ class Loop:
             "schedule": self.schedule.state_dict(),
             "scaler": self.step.scaler.state_dict(),
             "losses": torch.from_numpy(self._losses),
+            "tally": [self._tally.rows, self._tally.checksum],
             "history": self.history,
             "best_weights": self.best_weights,
         }
@@ -161,6 +176,7 @@ class Loop:
         self.schedule.load_state_dict(state["schedule"])
         self.step.scaler.load_state_dict(state["scaler"])
         self.done, self._losses = state["done"], state["losses"].numpy()
+        self._tally = Tally(*state["tally"])
         self.history, self.best_weights = list(state["history"]), dict(state["best_weights"])
 
     @property
@@ -199,34 +215,37 @@ class Loop:
         """
         pace = Pace(report_seconds, self.training.checkpoint_seconds)
         feed, served = Feed(iter(()), self.device), -1
-        while not self.finished:
-            if self._validation_due:
-                report(self._validate())
-                keep()
-                pace.kept()
-                pace.begin()
-                continue
-            epoch, step = divmod(self.done, self.batches.steps)
-            if epoch != served:
-                feed, served = Feed(self.batches.train(epoch, step), self.device), epoch
-                pace.begin_epoch()
-            stop = max(step + pace.steps, step + self.block) // self.block * self.block
-            stop = min(stop, next(point for point in self._validation_steps if point > step))
-            report(self._advance(feed, stop - step, pace))
-            pace.worth_keeping(keep, self.peers)
+        with Meter(self.device) as meter:
+            while not self.finished:
+                if self._validation_due:
+                    report(self._validate())
+                    keep()
+                    pace.kept()
+                    pace.begin()
+                    meter.begin()
+                    continue
+                epoch, step = divmod(self.done, self.batches.steps)
+                if epoch != served:
+                    feed, served = Feed(self.batches.train(epoch, step), self.device), epoch
+                    pace.begin_epoch()
+                stop = max(step + pace.steps, step + self.block) // self.block * self.block
+                stop = min(stop, next(point for point in self._validation_steps if point > step))
+                report(self._advance(feed, stop - step, pace, meter))
+                pace.worth_keeping(keep, self.peers)
         return Fitted(self.best_weights, self.history)
 
-    def _advance(self, feed: Feed, steps: int, pace: Pace) -> Record:
+    def _advance(self, feed: Feed, steps: int, pace: Pace, meter: Meter) -> Record:
         """So many steps, within one epoch, and their record."""
         waited = feed.waited
         self.network.train()
-        losses = torch.zeros(steps, device=self.device)
+        losses, tally = torch.zeros(steps, device=self.device), Tally()
         lr = self.optimizer.param_groups[0]["lr"]
         for index in range(steps):
             if index == 0 or self.done % self.batches.steps % self.block == 0:
                 # dropout repeats after a resume, and differs between ranks and steps
                 torch.manual_seed(int(np.random.SeedSequence([self.training.seed, self.done, self.peers.rank]).generate_state(1)[0]))
             losses[index] = self.step(next(feed))
+            tally += Tally.of(feed.row, self.done)
             self.done += 1
             if self.average:
                 self.average.step_ended(self.done)
@@ -235,17 +254,15 @@ class Loop:
             self.schedule.epoch_ended()
             if self.average:
                 self.average.epoch_ended(self.done // self.batches.steps)
-        # ranks have equal rows in every step, so the mean of their means is the mean over the rows
-        parts = self.peers.gather(losses.double().cpu().numpy())
-        mean = np.mean(parts, axis=0)
+        # each rank's loss counts by its rows
+        parts = self.peers.gather(np.concatenate([losses.double().cpu().numpy(), tally.to_array()]))
+        mean = np.mean(parts, axis=0)[:steps]
         self._require_finite(mean)
         self._losses = np.concatenate([self._losses, mean])
-        speed = Speed(steps, pace.took(steps), feed.waited - waited)
-        self._speed += speed
-        return self._place("step", lr) | {"loss": float(mean.mean())} | self._speed_of(speed)
-
-    def _speed_of(self, speed: Speed) -> Record:
-        return {"rows_per_s": speed.steps * self.training.batch_size / speed.seconds, "data_wait_s": speed.waited, "seconds": speed.seconds}
+        self._tally += Tally.of_ranks([part[steps:] for part in parts])
+        effort = meter.took(steps, pace.took(steps), feed.waited - waited)
+        self._effort += effort
+        return self._place("step", lr) | {"loss": float(mean.mean())} | effort.figures(self.training.batch_size)
 
     def _place(self, event: str, lr: float) -> Record:
         """Where a record stands: the epoch, the steps done in all, and the steps planned."""
@@ -263,14 +280,15 @@ class Loop:
         record = self._place("validation", lr) | {
             "loss": float(losses.mean()),
             "loss_curve": [float(part.mean()) for part in np.array_split(losses, min(_CURVE_POINTS, len(losses)))],
-            **(self._speed_of(self._speed) if self._speed.steps else {}),
+            **self._tally.figures(),
+            **self._effort.figures(self.training.batch_size),
             "val_loss": loss,
             **_figures(score),
             **({"averaged": self.average.members} if self.average and self.average.members else {}),
             "val_seconds": time.perf_counter() - started,
         }
         self.schedule.validated(record["r2"])
-        self._losses, self._speed = np.empty(0), Speed()
+        self._losses, self._tally, self._effort = np.empty(0), Tally(), Effort()
         self.history.append(record)
         if ranked(self.history)[0] is record:
             self.best_weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.evaluated.state_dict().items()}

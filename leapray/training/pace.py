@@ -10,26 +10,19 @@ import numpy as np
 
 _SHARE_OF_EPOCH = 100
 _GROWTH = 4
+_ASK_SECONDS = 5.0
+"""Between questions whether a worker is about to go, at which all ranks wait for each other; notice is given of minutes."""
 
 
 @dataclass(frozen=True)
 class Peers:
-    """This process among those that train together. ``gather`` gives every rank's array of one shape, in rank order."""
+    """This process among those that train together. ``gather`` gives every rank's array of one shape, in rank order; ``warned`` tells
+    all of them, who ask together, whether one is about to be taken away that they did not know of."""
 
     rank: int = 0
+    world: int = 1
     gather: Callable[[np.ndarray], list[np.ndarray]] = field(default=lambda array: [array])
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Steps, the seconds they took, and how many of these they waited for data."""
-
-    steps: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-
-    def __add__(self, other: Speed) -> Speed:
-        return Speed(self.steps + other.steps, self.seconds + other.seconds, self.waited + other.waited)
+    warned: Callable[[], bool] = field(default=lambda: False)
 
 
 class Pace:
@@ -38,7 +31,7 @@ class Pace:
     def __init__(self, report_seconds: float, checkpoint_seconds: float) -> None:
         self.steps = 1
         self._report_seconds, self._checkpoint_seconds = report_seconds, checkpoint_seconds
-        self._kept = self._epoch = self._begun = time.perf_counter()
+        self._kept = self._epoch = self._begun = self._asked = time.perf_counter()
 
     def begin(self) -> None:
         """The next steps are counted from now; else from the end of the last ones, with what was reported and kept in between."""
@@ -56,12 +49,14 @@ class Pace:
         return seconds
 
     def worth_keeping(self, keep: Callable[[], None], peers: Peers) -> None:
-        """Call ``keep`` on all ranks if rank 0's clock says so, and take over its number of steps."""
-        due = time.perf_counter() - self._kept >= self._checkpoint_seconds
-        ours = np.array([float(due), float(self.steps)])
-        due, steps = peers.gather(ours)[0].tolist()
+        """Call ``keep`` on all ranks if rank 0's clock says so or one of them is about to go, and take over rank 0's number of steps."""
+        now = time.perf_counter()
+        ours = np.array([now - self._kept >= self._checkpoint_seconds, self.steps, now - self._asked >= _ASK_SECONDS], np.float64)
+        due, steps, ask = peers.gather(ours)[0].tolist()
         self.steps = int(steps)
-        if due:
+        if ask:
+            self._asked = now
+        if (ask and peers.warned()) or due:
             keep()
             self.kept()
 

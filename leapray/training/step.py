@@ -20,10 +20,11 @@ _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 class Step:
     """The update of a network by one batch, in the precision and the parts that a recipe asks for.
 
-    ``kinds`` (sources,) int64 gives each source's kind, for losses that tell them apart.
+    ``kinds`` (sources,) int64 gives each source's kind, for losses that tell them apart. ``world`` processes share every step's rows, one
+    more than the other where they do not divide.
     """
 
-    def __init__(self, network: nn.Module, loss: Loss, optimizer: Optimizer, training: Training, kinds: Tensor) -> None:
+    def __init__(self, network: nn.Module, loss: Loss, optimizer: Optimizer, training: Training, kinds: Tensor, world: int = 1) -> None:
         self.network = network
         self.loss = loss
         self.optimizer = optimizer
@@ -31,15 +32,19 @@ class Step:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
         self.faults = Faults(loss.columns, len(kinds))
         self._kinds = kinds
+        self._even_rows = training.batch_size / world
         self._dtype = _DTYPES[training.precision]
         self._parts = training.accumulate
         self._clip_norm = training.clip_norm
         self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def __call__(self, batch: OnDevice) -> Tensor:
-        """Update the network; the batch's loss, (), still on the device."""
+        """Update the network; the batch's loss, (), still on the device: its mean over the processes is that of the step's rows."""
         kind = self._kinds[batch.source]
         weights = self.loss.row_weights(len(kind), kind, self.device)
+        if len(kind) != self._even_rows:
+            # gradients are averaged over processes as if all had equally many rows
+            weights = weights * (len(kind) / self._even_rows)
         total = torch.zeros((), device=self.device)
         for part in range(self._parts):
             # every parts-th row, so that each part has its share of every source

@@ -17,7 +17,7 @@ from leapray.errors import UserError
 from leapray.evaluation.plots import Tried, best_so_far, parallel_coordinates
 from leapray.evaluation.plots.searched import searched, short_names
 from leapray.evaluation.plots.style import number as in_digits
-from leapray.recipe import Recipe, Section, Sweep, validate
+from leapray.recipe import Recipe, Resources, Section, Sweep, validate
 from leapray.settings import claim
 from leapray.training.loop import Record, ranked
 from leapray.training.run import Run
@@ -186,7 +186,10 @@ def _in_words(values: Mapping[str, Any]) -> str:
 
 def _plan(trainings: Sequence[Recipe], settings: Sweep, count: int) -> Plan:
     """The plan of the most demanding of these. Raises UserError when one of them could never be held."""
-    demands = dict.fromkeys((one.resources, one.data.stream_from == "flat") for one in trainings)
+    demands: list[tuple[Resources, bool]] = []
+    for demand in ((one.resources, one.data.stream_from == "flat") for one in trainings):
+        if demand not in demands:
+            demands.append(demand)
     plans = [cluster.plan_trainings(resources, count, flat=flat, most=settings.concurrent) for resources, flat in demands]
     return min(plans, key=lambda plan: plan.at_once)
 

@@ -50,7 +50,7 @@ def scalars(record: Record) -> dict[str, float]:
     A validation's training loss, the mean since the one before, has a tag of its own: that of a step is over a second or so.
     """
     if record["event"] == "step":
-        return {key: record[key] for key in ("loss", "lr", "rows_per_s")}
+        return {key: record[key] for key in ("loss", "lr", "rows_per_s", "data_wait_share", "gpu_use") if key in record}
     if record["event"] == "validation":
         by_variable = {f"r2/{name}": r2 for name, r2 in record["r2_by_variable"].items()}
         figures = {key: record[key] for key in ("val_loss", "r2", "r2_scored", "leaderboard", "lr")}

@@ -10,15 +10,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import pyarrow.fs
 import ray.train
-import ray.train.collective
 import ray.train.torch
 import torch
-from torch import nn
 
 from leapray import cluster, storage
 from leapray.capacity import Plan
@@ -30,17 +27,17 @@ from leapray.models.registry import build_network, users_module
 from leapray.recipe import Recipe, Start, parse_recipe
 from leapray.training import checkpoint
 from leapray.training.choices import check_choices, with_defaults
+from leapray.training.gauges import Gauges
 from leapray.training.loop import Loop, Record, chosen, ranked
 from leapray.training.memory import keep_freed_memory
 from leapray.training.pace import Peers
 from leapray.training.run import RecordLog, Run, following
 from leapray.training.start import check_start, start_digest, starting_weights
 from leapray.training.trackers import Trackers
+from leapray.training.workers import Alone, Persistence, Worker
 
 _KEEP = 2
-_MAX_FAILURES = 2
 _CURVE_SECONDS = 120.0
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -161,7 +158,7 @@ def _fit(recipe: Recipe, run: Run, threads: int | None) -> None:
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     resources, config = recipe.resources, {"recipe": recipe.to_dict(), "threads": threads}
     if not resources.workers:
-        _work(config, _Alone())
+        _work(config, Alone())
         return
     filesystem, path = storage.filesystem(run.url)
     module = users_module(recipe.network.name)
@@ -169,7 +166,10 @@ def _fit(recipe: Recipe, run: Run, threads: int | None) -> None:
         _work_among_others,
         train_loop_config=config,
         scaling_config=ray.train.ScalingConfig(
-            num_workers=resources.workers,
+            num_workers=(resources.processes, resources.workers) if resources.elastic else resources.workers,
+            # a change of size costs what was done since the last checkpoint
+            elastic_resize_monitor_interval_s=recipe.training.checkpoint_seconds,
+            label_selector=resources.worker_nodes or None,
             use_gpu=resources.use_gpu,
             resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": resources.gpus_per_worker} if resources.use_gpu else {})},
         ),
@@ -177,21 +177,13 @@ def _fit(recipe: Recipe, run: Run, threads: int | None) -> None:
             name=run.checkpoints.rsplit("/", 1)[-1],
             storage_path=path,
             storage_filesystem=None if storage.is_local(run.url) else pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)),
-            failure_config=ray.train.FailureConfig(max_failures=_MAX_FAILURES),
-            callbacks=[_NoSecondTry()],
+            # without a limit of its own: Persistence knows better when to stop
+            failure_config=ray.train.FailureConfig(max_failures=-1),
+            callbacks=[Persistence(run)],
             worker_runtime_env=cluster.training_environment(resources.use_gpu, [module] if module else []),
         ),
     )
     trainer.fit()
-
-
-class _NoSecondTry(ray.train.UserCallback):
-    """Ends the training at a user's mistake, which a restarted worker would only make again."""
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        for error in worker_exceptions.values():
-            if found := cluster.find_user_error(error):
-                raise found
 
 
 @contextmanager
@@ -221,52 +213,11 @@ def _stream(recipe: Recipe, prepared: Prepared, rank: int = 0, world: int = 1) -
     )
 
 
-class _Alone:
-    """The one process of a training without workers, which is also what a trial of Ray Tune must be: Ray Train's local mode refuses it."""
-
-    rank, world, on_this_node = 0, 1, 1
-
-    def device(self, gpu: bool) -> torch.device:
-        return torch.device("cuda" if gpu else "cpu")
-
-    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
-        """The network on its device, its gradients exchanged between ranks."""
-        return network.to(device)
-
-    def agree(self, value: T) -> T:
-        """What rank 0 says."""
-        return value
-
-    def report(self, record: Record) -> None:
-        """Tell Ray of a validation, all ranks together."""
-
-
-class _Worker(_Alone):
-    """One of Ray Train's workers."""
-
-    def __init__(self) -> None:
-        context = ray.train.get_context()
-        self.rank, self.world, self.on_this_node = context.get_world_rank(), context.get_world_size(), context.get_local_world_size()
-
-    def device(self, gpu: bool) -> torch.device:
-        return ray.train.torch.get_device() if gpu else torch.device("cpu")
-
-    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
-        return ray.train.torch.prepare_model(network, move_to_device=device)
-
-    def agree(self, value: T) -> T:
-        agreed: T = ray.train.collective.broadcast_from_rank_zero(value)
-        return agreed
-
-    def report(self, record: Record) -> None:
-        ray.train.report({key: value for key, value in record.items() if isinstance(value, int | float)})
-
-
 def _work_among_others(config: dict[str, Any]) -> None:
-    _work(config, _Worker())
+    _work(config, Worker())
 
 
-def _work(config: dict[str, Any], place: _Alone) -> None:
+def _work(config: dict[str, Any], place: Alone) -> None:
     """One process of the training. Checkpoints are ours, in the run's directory, so that every start goes on alike."""
     keep_freed_memory()
     recipe = parse_recipe(config["recipe"])
@@ -280,7 +231,7 @@ def _work(config: dict[str, Any], place: _Alone) -> None:
     torch.manual_seed(recipe.training.seed)
     network = build_network(recipe.network.name, recipe.network.options, len(recipe.data.features))
     network = place.wrap(network, device)
-    peers = Peers(rank, lambda array: _gather(array, device, world))
+    peers = Peers(rank, world, lambda array: place.gather(array, device), place.warned)
     loop = Loop(network, _stream(recipe, prepared, rank, world), recipe.training, device, peers)
     # rank 0 decides, so that all continue from the same checkpoint
     found = place.agree(checkpoint.complete(run.checkpoints)[-1:])
@@ -290,13 +241,17 @@ def _work(config: dict[str, Any], place: _Alone) -> None:
         loop.begin_with(starting_weights(recipe.training.start))
     keeper = _Keeper(run, recipe, prepared, loop) if rank == 0 else None
 
+    gauges = Gauges(run.url, rank, world)
+
     def report(record: Record) -> None:
+        gauges.add(record)
         if keeper:
             keeper.log(record)
         if record["event"] == "validation":
             place.report(record)
 
-    fitted = loop.fit(report, keeper.keep if keeper else lambda: None)
+    with gauges, cluster.data_nodes(recipe.resources.data_nodes):
+        fitted = loop.fit(report, keeper.keep if keeper else lambda: None)
     if keeper:
         keeper.save(run.model, fitted.weights, fitted.history)
 
@@ -345,12 +300,3 @@ def _restore(loop: Loop, url: str, prepared: Prepared, start: Start | None) -> N
             f"choose another training.run or remove this one"
         )
     loop.restore(state["loop"])
-
-
-def _gather(array: np.ndarray, device: torch.device, world: int) -> list[np.ndarray]:
-    if world == 1:
-        return [array]
-    ours = torch.from_numpy(array).to(device)
-    parts = [torch.empty_like(ours) for _ in range(world)]
-    torch.distributed.all_gather(parts, ours)
-    return [part.cpu().numpy() for part in parts]

@@ -119,7 +119,7 @@ def test_another_cluster_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_a_training_too_short_to_be_seen_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     only = {"event": "step", "step": WARM_STEPS, "steps": 2 * WARM_STEPS}
-    monkeypatch.setattr(train_step, "train", lambda recipe, progress: progress(only))
+    monkeypatch.setattr(train_step, "train", lambda recipe, progress, threads: progress(only))
     recipe = parse_recipe(
         {
             "name": "short",

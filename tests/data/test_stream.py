@@ -66,6 +66,16 @@ def test_a_resumed_epoch_is_the_rest_of_it(prepared: Prepared) -> None:
     assert list(stream(prepared).train(1, first_step=6)) == []
 
 
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 5])
+def test_workers_of_any_number_share_the_rows_of_every_step(prepared: Prepared, world: int) -> None:
+    whole = [sorted(batch["row"].tolist()) for batch in stream(prepared, batch_size=15, lanes=5).train(0)]
+    parts = [list(stream(prepared, batch_size=15, lanes=5, rank=rank, world=world).train(0)) for rank in range(world)]
+    assert {len(part) for part in parts} == {len(whole)}
+    assert [sorted(row for batch in step for row in batch["row"].tolist()) for step in zip(*parts, strict=True)] == whole
+    rows = {len(batch["row"]) for part in parts for batch in part}
+    assert rows <= {15 // 5 * (5 // world), 15 // 5 * (5 // world + 1)}
+
+
 def test_epochs_are_shuffled_anew(prepared: Prepared) -> None:
     first, second = ([batch["row"].tolist() for batch in stream(prepared).train(epoch)] for epoch in (0, 1))
     assert first != second

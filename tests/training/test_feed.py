@@ -8,7 +8,12 @@ CPU = torch.device("cpu")
 
 
 def batch(rows, writeable=True):
-    values = {"inputs": np.ones((rows, 3), np.float32), "targets": np.zeros((rows, 2), np.float32), "source": np.ones(rows, np.int16)}
+    values = {
+        "inputs": np.ones((rows, 3), np.float32),
+        "targets": np.zeros((rows, 2), np.float32),
+        "source": np.ones(rows, np.int16),
+        "row": np.arange(rows),
+    }
     for array in values.values():
         array.flags.writeable = writeable
     return values

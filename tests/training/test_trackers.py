@@ -62,6 +62,14 @@ def test_tensorboard_draws_what_records_hold(tmp_path):
         assert shown[tag] == [(30, value)]
 
 
+def test_the_wait_for_data_and_the_gpus_use_are_drawn_where_they_are_known():
+    assert (
+        scalars(step(10) | {"data_wait_share": 0.25, "gpu_use": 0.5, "cpus": 2.0}).items()
+        >= {"data_wait_share": 0.25, "gpu_use": 0.5}.items()
+    )
+    assert {"data_wait_share", "gpu_use"}.isdisjoint(scalars(step(10)))
+
+
 def test_records_of_other_events_are_not_drawn():
     assert scalars({"event": "started", "step": 3}) == {}
 

@@ -60,7 +60,7 @@ def read_span(path: str, file: IO[bytes], span: tuple[int, int], numbers: Sequen
     Raises UserError for a row of another width, pyarrow's errors for text in a number column.
     """
     file.seek(0)
-    names = next(csv.reader([file.readline().decode("utf-8-sig").rstrip("\r\n")]))
+    names = next(csv.reader([file.readline(_HEAD_BYTES).decode("utf-8-sig").rstrip("\r\n")]))
     types = dict.fromkeys(numbers, pa.float64()) | {
         name: type_ for name, type_ in ({SAMPLE_ID: pa.string()} | PLACE).items() if name in names
     }
@@ -86,6 +86,8 @@ def _parse(
 
 def _lines(file: IO[bytes], start: int, stop: int) -> pa.Buffer:
     """The lines whose preceding line break lies from byte ``start`` up to, not including, ``stop``."""
+    if not 0 <= start <= stop <= start + PIECE_BYTES:
+        raise pa.ArrowInvalid(f"bytes {start} to {stop} are no piece of at most {PIECE_BYTES} bytes")
     file.seek(start)
     content = file.read(stop - start)
     first = content.find(b"\n") + 1
@@ -93,6 +95,8 @@ def _lines(file: IO[bytes], start: int, stop: int) -> pa.Buffer:
         return pa.py_buffer(b"")
     tail = [b""]
     while b"\n" not in tail[-1] and (more := file.read(_HEAD_BYTES)):
+        if len(tail) > CSV_BLOCK_BYTES // _HEAD_BYTES:
+            raise pa.ArrowInvalid(f"a row at byte {stop} has no end in {CSV_BLOCK_BYTES} bytes, expected lines that end with LF or CRLF")
         tail.append(more)
     end = tail[-1].find(b"\n") + 1
     if end:

@@ -22,6 +22,7 @@ from leapray.data.flat.places import PLACE, competition_rows, months_unknown, st
 from leapray.data.flat.selection import Selection, Share
 from leapray.errors import UserError
 from leapray.evaluation.tables import SUFFIXES, belongs
+from leapray.faults import told
 
 _HEADERS_AT_ONCE = 16
 
@@ -210,7 +211,7 @@ def survey(source: str, *, targets: bool = True, sample_id: bool = True, notice:
             checked = header.schema
     if extra and notice:
         name, path = next(iter(extra.items()))
-        notice(f"{path}: {len(extra)} column(s) that are not of the flat layout are ignored, such as {name}")
+        notice(f"{path}: {len(extra)} column(s) that are not of the flat layout are ignored, such as {told(name)}")
     if narrow and notice:
         name, path = next(iter(narrow.items()))
         notice(f"{path}: {len(narrow)} column(s) are float32 or less, such as {name}; raw values reach 1e-51, which only float64 holds")

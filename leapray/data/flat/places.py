@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from leapray.climsim.calendar import Month
 from leapray.climsim.schema import COLUMN_BITS, KINDS, SAMPLE_ID, STEP_BITS, row_key, row_place
 from leapray.errors import UserError
+from leapray.faults import told
 
 PLACE = {"kind": pa.string(), "step": pa.int64(), "ncol": pa.int32()}
 """Columns that tell the place of a row, in our own files."""
@@ -108,7 +109,8 @@ def _single_kind(path: str, column: pa.Array, expected: str | None) -> str | Non
     found = column.cast(pa.string()).unique().to_pylist()
     allowed = [expected] if expected else list(KINDS)
     if len(found) > 1 or any(kind not in allowed for kind in found):
-        raise UserError(f"{path}: column kind holds {', '.join(map(str, found))}, expected {' or '.join(allowed)} alone")
+        held = ", ".join(told(kind) for kind in found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        raise UserError(f"{path}: column kind holds {held}, expected {' or '.join(allowed)} alone")
     return found[0] if found else expected
 
 

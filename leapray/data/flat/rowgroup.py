@@ -37,7 +37,7 @@ def read_row_group(
     whole = rows * len(numbers) * 8 <= WHOLE_BYTES
     # columns of a large row group are read through small buffers; a small one is fetched in few requests
     parquet = pq.ParquetFile(file, pre_buffer=whole, buffer_size=0 if whole else _COLUMN_BUFFER_BYTES)
-    if row_group >= parquet.num_row_groups:
+    if not 0 <= row_group < parquet.num_row_groups:
         return
     others = [name for name in others if name in parquet.schema_arrow.names]
     group = parquet.metadata.row_group(row_group)
