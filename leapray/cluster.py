@@ -27,6 +27,8 @@ ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 _LOCAL_ENVIRONMENT = {
     # ray.train.report waits for the controller's poll: 2 s by default
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # an elastic training may wait for a place on a node that has just gone: 60 s by default
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
     # the first start on a cold disk reads libraries for longer than Ray's own limit
     "RAY_raylet_start_wait_time_s": "120",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -214,23 +216,23 @@ def _capacity(resources: Resources) -> Capacity:
     """Where trainings would run."""
     if not ray.is_initialized():
         return capacity.this_machine(resources.use_gpu)
-    alive = [node["Resources"] for node in ray.nodes() if _labelled(node, resources.worker_nodes)]
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"] and _has(node["Resources"], resources.worker_resources)]
     nodes = [(have.get("CPU", 0), have.get("GPU", 0)) for have in alive]
     cpus = sum(node[0] for node in nodes)
     if len(ray.nodes()) == 1 and not autoscaled():
         return Capacity("this machine", nodes, min(cpus, os.cpu_count() or 1))
-    where = f"the cluster's nodes with {in_words(resources.worker_nodes)}" if resources.worker_nodes else "the cluster"
-    return Capacity(where, nodes, cpus, autoscaled())
+    also = " and ".join(resources.worker_resources)
+    return Capacity(f"the cluster's nodes with {also}" if also else "the cluster", nodes, cpus, autoscaled())
+
+
+def _has(node: Mapping[str, float], wanted: Mapping[str, float]) -> bool:
+    return all(node.get(name, 0) >= amount for name, amount in wanted.items())
 
 
 def autoscaled() -> bool:
     """Whether the cluster of this process adds nodes as they are asked for, as Ray's cluster launcher and KubeRay tell the head, from
     which jobs are run."""
     return capacity.joins() and (Path("~/ray_bootstrap_config.yaml").expanduser().exists() or "KUBERAY_GEN_RAY_START_CMD" in os.environ)
-
-
-def in_words(labels: Mapping[str, str]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in labels.items())
 
 
 def training_environment(use_gpu: bool, modules: Iterable[str] = ()) -> dict[str, Any]:
@@ -257,7 +259,7 @@ def data_nodes(labels: Mapping[str, str]) -> Iterator[None]:
     """
     options = ray.data.DataContext.get_current().execution_options
     if labels and not autoscaled() and not any(_labelled(node, labels) for node in ray.nodes()):
-        said = in_words(labels)
+        said = ", ".join(f"{key}={value}" for key, value in labels.items())
         raise UserError(f"resources.data_nodes: no node has the labels {said}; start one with ray start --labels {said.replace(' ', '')}")
     kept, options.label_selector = options.label_selector, dict(labels) or None
     try:

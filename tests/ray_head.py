@@ -94,13 +94,11 @@ class Head:
         """What a driver has to be told to join."""
         return {**self._own, "RAY_ADDRESS": self.address, "RAY_API_SERVER_ADDRESS": self.api}
 
-    def add(self, cpus: int, labels: Mapping[str, str] | None = None) -> Node:
-        """Another node, which has joined when this returns."""
-        told = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
+    def add(self, cpus: int, labels: str = "", resources: Mapping[str, float] | None = None) -> Node:
+        """Another node, which has joined when this returns. ``labels`` as ``ray start`` takes them."""
         before = self.alive()
-        node = self._start(
-            [f"--address={self.address}", f"--num-cpus={cpus}", *([f"--labels={told}"] if told else [])], f"node-{len(self.nodes)}"
-        )
+        told = [*([f"--labels={labels}"] if labels else []), *([f"--resources={json.dumps(resources)}"] if resources else [])]
+        node = self._start([f"--address={self.address}", f"--num-cpus={cpus}", *told], f"node-{len(self.nodes)}")
         self.nodes.append(node)
         until(lambda: len(self.alive()) > len(before), "a node to join")
         return node

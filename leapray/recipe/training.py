@@ -105,10 +105,11 @@ class Resources(Section):
     cpus_per_worker: PositiveInt = 1
     gpus_per_worker: Annotated[float, Field(gt=0, le=1)] = 1.0
     """With ``use_gpu``: less than 1 lets several trainings of one worker share a GPU."""
-    worker_nodes: dict[str, str] = Field(default_factory=dict)
-    """Labels of the nodes on which workers train, as given to ``ray start --labels``; by default any node that has what they take."""
+    worker_resources: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """What a worker takes beside, by Ray's name, such as ``accelerator_type:H100: 0.001`` or a resource that only some nodes were started
+    with."""
     data_nodes: dict[str, str] = Field(default_factory=dict)
-    """Labels of the nodes on which the tasks run that fit, shuffle and scale data."""
+    """Labels of the nodes on which the tasks run that fit, shuffle and scale data, as given to ``ray start --labels``."""
 
     @property
     def elastic(self) -> bool:

@@ -41,7 +41,8 @@ of rank 0 ``data_wait_s`` and ``data_wait_share`` of the seconds, ``cpus`` that 
 ``gpu_use`` (0 to 1, as NVML samples it) and the most ``gpu_memory_bytes`` that tensors took. What a machine does not tell is left out, and
 all but the loss in a validation that a resumed training begins with.
 Of a validation: ``val_loss``, ``r2`` of the learned columns, ``r2_scored``, ``leaderboard``, ``r2_by_variable``, ``val_rows``,
-``val_seconds``, ``loss_curve`` of the steps in at most 100 parts, ``trained_rows`` and ``row_checksum`` of their rows (:class:`Tally`), and ``averaged``, how many weights its network is the mean of.
+``val_seconds``, ``loss_curve`` of the steps in at most 100 parts, ``trained_rows`` and ``row_checksum`` of their rows
+(:class:`leapray.training.tally.Tally`), and ``averaged``, how many weights its network is the mean of.
 """
 State = dict[str, Any]
 

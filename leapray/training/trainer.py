@@ -169,9 +169,12 @@ def _fit(recipe: Recipe, run: Run, threads: int | None) -> None:
             num_workers=(resources.processes, resources.workers) if resources.elastic else resources.workers,
             # a change of size costs what was done since the last checkpoint
             elastic_resize_monitor_interval_s=recipe.training.checkpoint_seconds,
-            label_selector=resources.worker_nodes or None,
             use_gpu=resources.use_gpu,
-            resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": resources.gpus_per_worker} if resources.use_gpu else {})},
+            resources_per_worker={
+                "CPU": resources.cpus_per_worker,
+                **({"GPU": resources.gpus_per_worker} if resources.use_gpu else {}),
+                **resources.worker_resources,
+            },
         ),
         run_config=ray.train.RunConfig(
             name=run.checkpoints.rsplit("/", 1)[-1],
