@@ -209,7 +209,8 @@ def joins() -> bool:
 
 def plan_trainings(resources: Resources, count: int = 1, *, flat: bool = False, most: int | None = None) -> Plan:
     """:func:`leapray.capacity.plan_trainings` on this cluster, or on the machine that would become one."""
-    return capacity.plan_trainings(_capacity(resources), resources, count, flat=flat, most=most)
+    # tasks that have nodes of their own take nothing from those that train
+    return capacity.plan_trainings(_capacity(resources), resources, count, flat=flat and not resources.data_nodes, most=most)
 
 
 def _capacity(resources: Resources) -> Capacity:

@@ -29,6 +29,9 @@ def free_port() -> int:
 class Node:
     """One machine's worth of Ray: the processes of a ``ray start``, in a process group of their own."""
 
+    id: str
+    """Ray's, once it has joined."""
+
     def __init__(self, arguments: list[str], environment: Mapping[str, str], log: Path) -> None:
         with log.open("wb") as out:
             # its usual port may be another Ray's, and an agent without one takes no jobs
@@ -96,12 +99,19 @@ class Head:
 
     def add(self, cpus: int, labels: str = "", resources: Mapping[str, float] | None = None) -> Node:
         """Another node, which has joined when this returns. ``labels`` as ``ray start`` takes them."""
-        before = self.alive()
+        before = set(self.alive())
         told = [*([f"--labels={labels}"] if labels else []), *([f"--resources={json.dumps(resources)}"] if resources else [])]
         node = self._start([f"--address={self.address}", f"--num-cpus={cpus}", *told], f"node-{len(self.nodes)}")
         self.nodes.append(node)
-        until(lambda: len(self.alive()) > len(before), "a node to join")
+        until(lambda: bool(set(self.alive()) - before), "a node to join")
+        (node.id,) = set(self.alive()) - before
         return node
+
+    def drain(self, node: Node, seconds: int) -> None:
+        """Give notice that a node will be taken away, as of a spot instance."""
+        reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", str(seconds)]
+        told = self.run(["ray", "drain-node", "--address", self.address, "--node-id", node.id, *reason])
+        assert told.returncode == 0, told.stdout + told.stderr
 
     def alive(self) -> list[str]:
         """Ids of the nodes that live."""
