@@ -123,6 +123,10 @@ class Head:
         said = self.run([sys.executable, "-c", _FREE])
         return float(said.stdout.splitlines()[-1]) if said.returncode == 0 else 0.0
 
+    def processes(self) -> list[int]:
+        """The processes of all nodes."""
+        return [pid for node in (self.head, *self.nodes) for pid in _descendants(node.process.pid)]
+
     def wait_for_jobs(self) -> None:
         """Return once the head takes jobs, which it does some time after it answers."""
         until(lambda: self.run(["ray", "job", "submit", "--", "true"]).returncode == 0, "the head to take jobs")
@@ -179,12 +183,12 @@ _ALIVE = _JOINED + "print(json.dumps([node['NodeID'] for node in ray.nodes() if 
 _FREE = _JOINED + "print(ray.available_resources().get('CPU', 0))"
 
 
-def until(there: Callable[[], bool], what: str) -> None:
+def until(there: Callable[[], bool], what: str, patience: float = _PATIENCE) -> None:
     """Wait until something is so. Raises TimeoutError that names it."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + patience
     while not there():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {_PATIENCE:.0f} s for {what}")
+            raise TimeoutError(f"waited {patience:.0f} s for {what}")
         time.sleep(0.2)
 
 

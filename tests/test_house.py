@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "leapray"
 FLOORS = [
     {"", "__version__", "errors", "faults", "storage", "settings", "climsim", "console"},
-    {"recipe", "registry", "capacity", "cluster", "provenance", "stages", "evaluation"},
+    {"recipe", "registry", "capacity", "cluster", "provenance", "spot", "notice", "stages", "evaluation"},
     {"data"},
     {"models"},
     {"training"},
@@ -26,6 +26,7 @@ RAY_ROOMS = {
     "training.tuning",
     "training.workers",
     "spot",
+    "notice",
     "inference.predict",
     "doctor.nodes",
 }
