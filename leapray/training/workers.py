@@ -16,7 +16,7 @@ from leapray.training import checkpoint
 from leapray.training.loop import Record
 from leapray.training.run import Run
 
-_TRIES = 3
+_TRIES = 5
 """Deaths of workers in a row, with no new checkpoint between them, that end a training."""
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ class Worker(Alone):
 class Persistence(ray.train.UserCallback):
     """How long a training is taken up again: as long as it gets on, however often its workers are taken away.
 
-    It ends at a user's mistake, which a restarted worker would only make again, and after three deaths without a new checkpoint.
+    It ends at a user's mistake, which a restarted worker would only make again, and after five deaths without a new checkpoint.
     """
 
     def __init__(self, run: Run) -> None:
