@@ -15,6 +15,8 @@ MINIMUM_LOCAL_CPUS = 8
 """Logical CPUs that a local cluster has at least."""
 _GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """Without one of these a Linux machine has no GPU that torch computes on: Nvidia's, Windows' for its guests, AMD's."""
+_GROWING = 8
+"""Trainings at a time on a cluster that grows, unless a recipe asks for another number."""
 _ROUNDING = 1e-9
 
 
@@ -75,8 +77,7 @@ def plan_trainings(capacity: Capacity, resources: Resources, count: int = 1, *, 
 
     A training that scales ``flat`` files as it goes leaves one CPU for the tasks that do. Raises UserError, with the arithmetic, for a
     training that could never be held; a cluster that grows holds whatever it is asked for, some time. A local cluster has more logical
-    CPUs than real ones: they decide what can run, the real ones
-    what runs at once.
+    CPUs than real ones: they decide what can run, the real ones what runs at once.
     """
     where, nodes, cores = capacity.where, capacity.nodes, capacity.cores
     cpus, gpus = (sum(parts) for parts in zip(*nodes, strict=True)) if nodes else (0.0, 0.0)
@@ -86,7 +87,7 @@ def plan_trainings(capacity: Capacity, resources: Resources, count: int = 1, *, 
         " + 1 CPU for the tasks that scale data" if readers else ""
     )
     if capacity.grows:
-        at_once = min(count, most or count)
+        at_once = min(count, most or _GROWING)
         if resources.use_gpu:
             said += f" and {resources.gpus_per_worker:g} GPU"
         words = f"{_counted(count, 'training')}, {at_once} at a time: each takes {said}, and {where} adds nodes as they are needed"

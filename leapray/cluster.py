@@ -40,6 +40,8 @@ _LOCAL_ENVIRONMENT = {
 }
 _SILENT: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 _CONNECT_SECONDS = 5.0
+_GROWS = "LEAPRAY_CLUSTER_GROWS"
+"""Variable of a process that trains on a cluster which adds nodes."""
 # libgomp reads this as torch is loaded, which in a worker may be before leapray sets it
 _CPU_ENVIRONMENT = {"GOMP_SPINCOUNT": os.environ["GOMP_SPINCOUNT"]}
 
@@ -208,7 +210,12 @@ def joins() -> bool:
 
 
 def plan_trainings(resources: Resources, count: int = 1, *, flat: bool = False, most: int | None = None) -> Plan:
-    """:func:`leapray.capacity.plan_trainings` on this cluster, or on the machine that would become one."""
+    """:func:`leapray.capacity.plan_trainings` on this cluster, or on the machine that would become one.
+
+    Raises UserError too where ``flat`` files would be scaled on nodes that are not there.
+    """
+    if flat and ray.is_initialized():
+        require_data_nodes(resources.data_nodes)
     # tasks that have nodes of their own take nothing from those that train
     return capacity.plan_trainings(_capacity(resources), resources, count, flat=flat and not resources.data_nodes, most=most)
 
@@ -231,14 +238,21 @@ def _has(node: Mapping[str, float], wanted: Mapping[str, float]) -> bool:
 
 
 def autoscaled() -> bool:
-    """Whether the cluster of this process adds nodes as they are asked for, as Ray's cluster launcher and KubeRay tell the head, from
-    which jobs are run."""
-    return capacity.joins() and (Path("~/ray_bootstrap_config.yaml").expanduser().exists() or "KUBERAY_GEN_RAY_START_CMD" in os.environ)
+    """Whether the cluster of this process adds nodes as they are asked for.
+
+    Ray's cluster launcher leaves a file on the head, from which jobs are run, and KubeRay starts a head whose autoscaler is apart without
+    one of its own; a process that trains is told by the one that started it.
+    """
+    if os.environ.get(_GROWS):
+        return True
+    by_launcher = Path("~/ray_bootstrap_config.yaml").expanduser().exists()
+    return capacity.joins() and (by_launcher or "--no-monitor" in os.environ.get("KUBERAY_GEN_RAY_START_CMD", ""))
 
 
 def training_environment(use_gpu: bool, modules: Iterable[str] = ()) -> dict[str, Any]:
     """The runtime environment of a process that trains: its variables, and modules for machines that do not have them."""
-    return modules_environment(modules) | {"env_vars": ONE_ARENA if use_gpu else ONE_ARENA | _CPU_ENVIRONMENT}
+    variables = ONE_ARENA if use_gpu else ONE_ARENA | _CPU_ENVIRONMENT
+    return modules_environment(modules) | {"env_vars": variables | ({_GROWS: "1"} if autoscaled() else {})}
 
 
 def modules_environment(modules: Iterable[str]) -> dict[str, Any]:
@@ -252,16 +266,21 @@ def gpus() -> float:
     return float(ray.cluster_resources().get("GPU", 0))
 
 
-@contextmanager
-def data_nodes(labels: Mapping[str, str]) -> Iterator[None]:
-    """Within the block Ray Data's tasks run on nodes with these labels, none meaning all.
+def require_data_nodes(labels: Mapping[str, str]) -> None:
+    """Raise UserError where no node has these labels, for tasks would wait for one for ever.
 
-    Raises UserError where no node has them, for tasks would wait for one for ever.
+    It is asked where a verb begins: a worker cannot tell whether the cluster adds nodes (:func:`autoscaled`), and has not made a
+    mistake when they have just gone.
     """
-    options = ray.data.DataContext.get_current().execution_options
     if labels and not autoscaled() and not any(_labelled(node, labels) for node in ray.nodes()):
         said = ", ".join(f"{key}={value}" for key, value in labels.items())
         raise UserError(f"resources.data_nodes: no node has the labels {said}; start one with ray start --labels {said.replace(' ', '')}")
+
+
+@contextmanager
+def data_nodes(labels: Mapping[str, str]) -> Iterator[None]:
+    """Within the block Ray Data's tasks run on nodes with these labels, none meaning all."""
+    options = ray.data.DataContext.get_current().execution_options
     kept, options.label_selector = options.label_selector, dict(labels) or None
     try:
         yield

@@ -54,15 +54,18 @@ def drain(address: str, seconds: int) -> None:
 
 
 def watch(tell: Callable[[int], None], metadata: str = METADATA, wait: Callable[[float], Any] = time.sleep) -> None:
-    """Ask AWS until it gives notice, and tell once how many seconds are left. A question that fails is asked again."""
+    """Ask AWS until it gives notice, and tell how many seconds are left, once it is heard. A question that fails is asked again."""
     while True:
         try:
             taken = noticed(metadata)
         except (OSError, HTTPException, ValueError, KeyError):
             taken = None
         if taken is not None:
-            tell(max(int((taken - datetime.now(UTC)).total_seconds()), _LEAST_SECONDS))
-            return
+            try:
+                tell(max(int((taken - datetime.now(UTC)).total_seconds()), _LEAST_SECONDS))
+                return
+            except Exception:
+                logging.exception("the cluster was not told that this node goes")
         wait(_ASK_SECONDS)
 
 

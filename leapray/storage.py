@@ -32,7 +32,7 @@ _EXTRAS = {"gs": "gs", "gcs": "gs", "hf": "hf"}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _MARK_BLOCKS, _MARK_BYTES = 16, 2**16
 _JSON_BYTES = 128 << 20
-"""The most that a json file may hold: parsed, it takes up to twenty times as much memory."""
+"""The most that a json file may hold, unless more is expected of it: parsed, it takes up to twenty times as much memory."""
 _MARKS = ("ETag", "etag", "md5Hash", "crc32c", "blob_id")
 """What stores call the digest of an object's content."""
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
@@ -134,11 +134,28 @@ def _content_mark(url: str) -> str:
 
 
 def read_bytes(url: str, most: int | None = None) -> bytes:
-    """Whole content of a file. Raises UserError when it does not exist, and when it has more than ``most`` bytes, unread."""
+    """Whole content of a file. Raises UserError when it does not exist, and when it has more than ``most`` bytes, which are not read."""
     _require_file(url)
-    if most is not None and (found := size(url)) > most:
+    if most is None:
+        return bytes(_ask(url, lambda fs, path: fs.cat_file(path)))
+    found = _ask(url, lambda fs, path: fs.info(path)["size"])
+    content = b""
+    if found is None:
+        # a server that tells no size
+        content = _ask(url, lambda fs, path: _beginning(fs, path, most + 1))
+        found = len(content)
+    if found > most:
         raise UserError(f"{told(shown(url), 1000)}: has {found} bytes, expected {most} at the most")
-    return bytes(_ask(url, lambda fs, path: fs.cat_file(path)))
+    return content or bytes(_ask(url, lambda fs, path: fs.cat_file(path)))
+
+
+def _beginning(fs: fsspec.AbstractFileSystem, path: str, most: int) -> bytes:
+    parts: list[bytes] = []
+    with fs.open(path, "rb") as file:
+        while most and (part := file.read(most)):
+            parts.append(part)
+            most -= len(part)
+    return b"".join(parts)
 
 
 def _require_file(url: str) -> None:
@@ -163,10 +180,10 @@ def read_range(url: str, start: int, stop: int, pause: Pause | None = None) -> b
     return _ask(url, read, pause=pause)
 
 
-def read_json(url: str) -> Any:
-    """Parsed json file. Raises UserError when it is missing, not json, or larger than any that leapray writes."""
+def read_json(url: str, most: int = _JSON_BYTES) -> Any:
+    """Parsed json file. Raises UserError when it is missing, not json, or larger than ``most`` bytes."""
     try:
-        return json.loads(read_bytes(url, _JSON_BYTES))
+        return json.loads(read_bytes(url, most))
     except ValueError as error:
         raise UserError(f"{shown(url)}: not valid json ({error})") from error
     except RecursionError as error:

@@ -41,3 +41,18 @@ def test_the_sessions_cluster_is_a_machine_with_more_logical_cpus_than_real_ones
     assert cluster._capacity(Resources()) == Capacity("this machine", [(8, 0)], 2)
     with pytest.raises(UserError, match=r"5 workers x 2 CPU = 10 CPUs, and this machine has 8"):
         cluster.plan_trainings(Resources(workers=5, cpus_per_worker=2))
+
+
+def test_data_nodes_are_asked_for_where_a_verb_begins_and_not_by_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = {"Alive": True, "Labels": {}, "Resources": {"CPU": 8.0}}
+    gone = {"Alive": False, "Labels": {"role": "data"}, "Resources": {"CPU": 8.0}}
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: [head, gone])
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: True)
+    labels = {"role": "data"}
+    with pytest.raises(UserError, match="no node has the labels role=data"):
+        cluster.plan_trainings(Resources(workers=1, data_nodes=labels), flat=True)
+    assert cluster.plan_trainings(Resources(workers=1, data_nodes=labels)).at_once == 1
+    with cluster.data_nodes(labels):
+        assert cluster.ray.data.DataContext.get_current().execution_options.label_selector == labels
+    monkeypatch.setattr(cluster, "autoscaled", lambda: True)
+    cluster.require_data_nodes(labels)

@@ -82,3 +82,16 @@ def test_a_watch_outlasts_failures_and_tells_once_how_long_is_left(metadata: Met
     metadata.action = json.dumps({"action": "terminate", "time": "2020-01-01T00:00:00Z"})
     watch(told.append, metadata.url, wait)
     assert told[1] == 10
+
+
+def test_a_watch_tells_again_where_the_cluster_did_not_listen(metadata: Metadata) -> None:
+    metadata.action = json.dumps({"action": "terminate", "time": (datetime.now(UTC) + timedelta(seconds=110)).isoformat()})
+    told: list[int] = []
+
+    def tell(seconds: int) -> None:
+        told.append(seconds)
+        if len(told) == 1:
+            raise ConnectionError("no head answers")
+
+    watch(tell, metadata.url, lambda _: None)
+    assert len(told) == 2

@@ -1,8 +1,10 @@
 import os
 import resource
 import shutil
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -242,3 +244,31 @@ def test_short_names_are_told_apart(parts: list[list[str]]) -> None:
 def test_short_names_are_the_ends_of_places() -> None:
     assert storage.short_names(["runs/swa/model", "runs/ema/model/"]) == ["swa", "ema"]
     assert storage.short_names(["x/a", "y/a", "b"]) == ["x-a", "y-a", "b"]
+
+
+class _Unsized(BaseHTTPRequestHandler):
+    """Answers without saying how long the answer is."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(b'{"a": 1}')
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_file_of_a_server_that_tells_no_size_is_read_up_to_the_limit():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Unsized)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/some.json"
+    try:
+        assert storage.read_json(url) == {"a": 1}
+        with pytest.raises(UserError, match="expected 5 at the most"):
+            storage.read_bytes(url, 5)
+    finally:
+        server.shutdown()
+        server.server_close()

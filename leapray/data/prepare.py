@@ -64,6 +64,7 @@ def prepare(recipe: Recipe, progress: Progress | None = None, notice: Notice | N
     missing = [part for part in parts if not _finished(part)]
     if missing:
         with cluster.connected(), cluster.data_nodes(recipe.resources.data_nodes):
+            cluster.require_data_nodes(recipe.resources.data_nodes)
             notify = progress or (lambda *_: None)
             transform = make_transform(data, fitting, parts, prepared, notify)
             make = _shuffle if data.stream_from == "shards" else _list

@@ -8,6 +8,7 @@ key that leads back to kind, step and column. A manifest is written last: withou
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ INPUTS_KEY = "inputs"
 """Fingerprints of the sources, beside the settings."""
 
 _REPORTED = 10
+_MANIFEST_BYTES = 1 << 30
+"""The largest manifest that is read; one of high-res flat files, of every step, has 170 MB."""
 
 FileRows = Annotated[int, Field(ge=0, le=1 << 26)]
 """Rows of one file, of which a month of high-res has 46 million."""
@@ -111,7 +114,7 @@ class Manifest:
     def load(cls, url: str) -> Manifest:
         """Read the manifest of a split's directory. Raises UserError when it is missing or of another form."""
         name = storage.join(url, MANIFEST)
-        values = storage.read_json(name)
+        values = storage.read_json(name, _MANIFEST_BYTES)
         try:
             rows = values.pop("rows")
             manifest = _MANIFEST.validate_python(values | {"url": url})
@@ -258,7 +261,8 @@ def read_shard(url: str, *, verify: bool = True) -> Rows:
             # local pages are small enough to be checked and copied while they are in the processor's cache
             buffer = _PAGE_BYTES if storage.is_local(url) else 0
             shard = pq.ParquetFile(file, page_checksum_verification=verify, buffer_size=buffer, pre_buffer=not buffer)
-            _require_plain(shard, storage.size(url))
+            # the open file knows, whereas a store would have to be asked
+            _require_plain(shard, file.seek(0, os.SEEK_END))
             return table_to_rows(shard.read(use_threads=False))
     except (pa.ArrowException, OSError, KeyError, AttributeError, UnicodeDecodeError) as error:
         reason = told(error, 300)

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 
-from leapray.cluster import parallelism
+from leapray.cluster import autoscaled, parallelism
 from leapray.data.ahead import map_ahead
 from leapray.data.epoch import EpochPlan
 from leapray.data.reading import read_file
@@ -204,7 +204,8 @@ class _Shards:
         dataset.context.execution_options.preserve_order = True
         # a file must stay one block
         dataset.context.target_max_block_size = None
-        tasks = min(len(shards), max(parallelism() // world, 1))
+        # a cluster that grows only does so for tasks that wait
+        tasks = len(shards) if autoscaled() else min(len(shards), max(parallelism() // world, 1))
         dataset = dataset.map_batches(read, batch_size=None, batch_format="pyarrow", concurrency=tasks)
         tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=_PREFETCH)
         for number, table in enumerate(tables):

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import ray.data
 
-from leapray.cluster import parallelism, user_errors
+from leapray.cluster import autoscaled, parallelism, user_errors
 
 T = TypeVar("T")
 
@@ -24,8 +24,9 @@ def run_tasks(
         return
     dataset = ray.data.range(count, override_num_blocks=count)
     dataset.context.execution_options.preserve_order = True
-    # logical CPUs may be more than there are, and every task holds much memory
-    together = max(int(parallelism(use_gpu=True) / gpus), 1) if gpus else parallelism()
+    # logical CPUs may be more than there are, and every task holds much memory; a cluster that grows only does so for tasks that wait
+    places = max(int(parallelism(use_gpu=True) / gpus), 1) if gpus else parallelism()
+    together = count if autoscaled() else places
     results = dataset.map(
         lambda row: {"result": pickle.dumps(function(int(row["id"])))}, concurrency=min(count, together), num_gpus=gpus or None
     )

@@ -124,3 +124,5 @@ class Cluster:
     free_cpus: float
     answers_strangers: bool
     """Whether it answers a client that has no token."""
+    grows: bool = False
+    """Whether nodes are added as they are asked for."""

@@ -156,7 +156,9 @@ def judge_cluster(cluster: Cluster, driver: Machine) -> Iterator[Finding]:
     """The cluster as it was joined from ``driver``."""
     cpus, gpus = sum(node.cpus for node in cluster.nodes), sum(node.gpus for node in cluster.nodes)
     yield ok(f"the cluster at {cluster.address}: {len(cluster.nodes)} nodes with {cpus:g} CPUs and {gpus:g} GPUs")
-    if cluster.free_cpus < 1:
+    if cluster.grows:
+        yield ok("the cluster adds nodes as they are asked for")
+    elif cluster.free_cpus < 1:
         yield note(f"the cluster: all of its {cpus:g} CPUs are taken now; what is started waits, so let others end or add nodes")
     elif cluster.free_cpus < cpus:
         yield note(f"the cluster: {cluster.free_cpus:g} of its {cpus:g} CPUs are free now; what needs more waits, or add nodes")

@@ -107,6 +107,8 @@ def survey(places: Sequence[Place], visits: Sequence[Visit]) -> Cluster:
     """The joined cluster; a node that does not answer within 90 s comes back with its silence."""
     import ray
 
+    from leapray.cluster import autoscaled
+
     alive = [node for node in ray.nodes() if node["Alive"]]
     with marked(visits if len(alive) > 1 else ()) as marks:
         asked = [_task(node["NodeID"], places if len(alive) > 1 else (), marks) for node in alive]
@@ -115,7 +117,7 @@ def survey(places: Sequence[Place], visits: Sequence[Visit]) -> Cluster:
         for task in set(asked) - set(done):
             ray.cancel(task, force=True)
     gcs = ray.get_runtime_context().gcs_address
-    return Cluster(gcs, nodes, float(ray.available_resources().get("CPU", 0)), _answers_strangers(gcs))
+    return Cluster(gcs, nodes, float(ray.available_resources().get("CPU", 0)), _answers_strangers(gcs), autoscaled())
 
 
 def _task(node: str, places: Sequence[Place], marks: dict[str, str]) -> Any:

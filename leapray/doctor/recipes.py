@@ -67,9 +67,10 @@ def _plan(recipe: Recipe, machine: Machine, cluster: Cluster | None) -> Finding:
         capacity = Capacity("this machine", [here], machine.cores)
     else:
         nodes = [(node.cpus, node.gpus) for node in cluster.nodes]
-        capacity = Capacity("the cluster", nodes, sum(cpus for cpus, _ in nodes))
+        capacity = Capacity("the cluster", nodes, sum(cpus for cpus, _ in nodes), cluster.grows)
     try:
-        plan = plan_trainings(capacity, resources, flat=recipe.data.stream_from == "flat")
+        # tasks that have nodes of their own take nothing from those that train
+        plan = plan_trainings(capacity, resources, flat=recipe.data.stream_from == "flat" and not resources.data_nodes)
     except UserError as error:
         fewer = "set resources.workers or resources.cpus_per_worker to less"
         without = ", or resources.use_gpu=false to train on CPUs" if resources.use_gpu else ""

@@ -125,12 +125,13 @@ def predict(
 
 def _run(job: _Job, gpus_per_actor: float, environment: dict[str, Any], progress: Callable[[int, int], None] | None) -> tuple[int, int]:
     """Predict every piece on actors, and count what they say: the rows that were predicted, and those that were now left out."""
-    places = _places(job.use_gpu, gpus_per_actor)
-    actors, count = min(len(job.pieces), places), len(job.pieces)
+    count = len(job.pieces)
+    places = _places(job.use_gpu, gpus_per_actor, count)
+    actors = min(count, places)
     dataset = ray.data.range(count, override_num_blocks=count).map(
         _Predictor,
         fn_constructor_args=(job, 1 if job.use_gpu else places // actors),
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=1 if cluster.autoscaled() else actors),
         num_cpus=1,
         num_gpus=gpus_per_actor if job.use_gpu else 0,
         runtime_env=environment,
@@ -160,12 +161,17 @@ def _require_whole(job: _Job, rows: dict[int, int]) -> None:
         raise UserError(f"{others[0]}: is no part of this prediction of {len(expected)} parts; remove it, or choose another place")
 
 
-def _places(use_gpu: bool, gpus_per_actor: float) -> int:
-    """Actors that can work at once. Raises UserError for a share of a GPU that is none, and where there is no GPU."""
+def _places(use_gpu: bool, gpus_per_actor: float, pieces: int) -> int:
+    """Actors that can work at once, on a cluster that grows one for each of the pieces.
+
+    Raises UserError for a share of a GPU that is none, and where there is no GPU.
+    """
+    if use_gpu and not 0 < gpus_per_actor <= 1:
+        raise UserError(f"GPU share {gpus_per_actor:g}: expected more than 0 and at most 1")
+    if cluster.autoscaled():
+        return pieces
     if not use_gpu:
         return cluster.parallelism()
-    if not 0 < gpus_per_actor <= 1:
-        raise UserError(f"GPU share {gpus_per_actor:g}: expected more than 0 and at most 1")
     if not ray.cluster_resources().get("GPU"):
         raise UserError("prediction on a GPU was asked for, but Ray finds none here; leave --gpu out or start Ray where one is")
     return cluster.parallelism(use_gpu=True) * int(1 / gpus_per_actor + 1e-9)

@@ -49,7 +49,8 @@ class Recipe(Section):
                 f"training.batch_size {self.training.batch_size} must be a multiple of training.lanes {lanes}, "
                 f"by default {_LANES} or the next multiple of the workers, and lanes a multiple of resources.workers {workers}"
             )
-        rows = self.training.batch_size // workers
+        # of a worker with the fewest lanes
+        rows = lanes // workers * (self.training.batch_size // lanes)
         if self.training.accumulate > rows:
             raise ValueError(f"training.accumulate {self.training.accumulate} is more than the {rows} rows of a worker's step")
         return self

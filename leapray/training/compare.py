@@ -148,7 +148,7 @@ def _tested(sides: Sequence[Side], models: Sequence[str], progress: Callable[[in
 def _resources(sides: Sequence[Side]) -> Resources:
     """One GPU for each task where the first run had one and there still is one."""
     resources = sides[0].recipe.resources
-    return resources if resources.use_gpu and cluster.gpus() else Resources()
+    return resources if resources.use_gpu and (cluster.gpus() or cluster.autoscaled()) else Resources()
 
 
 def _score(side: Side, moments: TimedMoments | str | None, first: TimedMoments | str | None, prepared: Prepared) -> Side:

@@ -177,7 +177,8 @@ class Loop:
         self.schedule.load_state_dict(state["schedule"])
         self.step.scaler.load_state_dict(state["scaler"])
         self.done, self._losses = state["done"], state["losses"].numpy()
-        self._tally = Tally(*state["tally"])
+        # a checkpoint of an earlier leapray has none
+        self._tally = Tally(*state.get("tally", ()))
         self.history, self.best_weights = list(state["history"]), dict(state["best_weights"])
 
     @property

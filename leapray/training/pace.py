@@ -10,8 +10,10 @@ import numpy as np
 
 _SHARE_OF_EPOCH = 100
 _GROWTH = 4
+_LONGEST_SECONDS = 30.0
+"""That ranks do not meet for, however long an epoch is: notice is given two minutes ahead, and checkpoints want their time."""
 _ASK_SECONDS = 5.0
-"""Between questions whether a worker is about to go, at which all ranks wait for each other; notice is given of minutes."""
+"""Between questions whether a worker is about to go, at which all ranks wait for each other."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Pace:
         """The seconds of so many steps, and so how many come next: more as an epoch goes on, which keeps its log short."""
         now = time.perf_counter()
         seconds, self._begun = now - self._begun, now
-        target = max(self._report_seconds, (now - self._epoch) / _SHARE_OF_EPOCH) if self._report_seconds else 0.0
+        share = min((now - self._epoch) / _SHARE_OF_EPOCH, _LONGEST_SECONDS)
+        target = max(self._report_seconds, share) if self._report_seconds else 0.0
         self.steps = max(1, min(int(target * steps / seconds), _GROWTH * self.steps))
         return seconds
 

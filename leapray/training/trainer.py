@@ -24,7 +24,7 @@ from leapray.data.stream import Stream
 from leapray.errors import UserError
 from leapray.models.directory import INFO_FILE, load_info, save_model
 from leapray.models.registry import build_network, users_module
-from leapray.recipe import Recipe, Start, parse_recipe
+from leapray.recipe import Recipe, Resources, Start, parse_recipe
 from leapray.training import checkpoint
 from leapray.training.choices import check_choices, with_defaults
 from leapray.training.gauges import Gauges
@@ -73,10 +73,12 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None, thre
         _stream(recipe, prepared)
         check_start(recipe, prepared.transform)
         with cluster.connected():
-            plan = _plan(recipe)
+            # who gives threads has planned, and knows of the cluster what this process may not (cluster.autoscaled)
+            share = threads or _plan(recipe).threads
+            _require_gpu(recipe.resources)
             run.claim(recipe)
             with _watched(run, recipe, progress), _interrupt_restored():
-                _fit(recipe, run, threads or (plan.threads if recipe.resources.workers else None))
+                _fit(recipe, run, share if threads or recipe.resources.workers else None)
     if not run.finished:
         raise UserError(f"{run.model}: not written where this process can see it; a cluster needs a training.run that all nodes share")
     if not already or not storage.exists(run.curve):
@@ -146,11 +148,12 @@ def resolve(recipe: Recipe) -> Recipe:
 
 
 def _plan(recipe: Recipe) -> Plan:
-    resources = recipe.resources
-    plan = cluster.plan_trainings(resources, flat=recipe.data.stream_from == "flat")
+    return cluster.plan_trainings(recipe.resources, flat=recipe.data.stream_from == "flat")
+
+
+def _require_gpu(resources: Resources) -> None:
     if resources.use_gpu and resources.workers == 0 and not torch.cuda.is_available():
         raise UserError("resources.use_gpu asks for a GPU in this process, which sees none; set resources.workers to 1 or more")
-    return plan
 
 
 def _fit(recipe: Recipe, run: Run, threads: int | None) -> None:

@@ -9,6 +9,7 @@ import ray.train
 import ray.train.collective
 import ray.train.torch
 import torch
+from ray.exceptions import RayActorError
 from torch import nn
 
 from leapray import cluster
@@ -88,7 +89,8 @@ class Worker(Alone):
 class Persistence(ray.train.UserCallback):
     """How long a training is taken up again: as long as it gets on, however often its workers are taken away.
 
-    It ends at a user's mistake, which a restarted worker would only make again, and after five deaths without a new checkpoint.
+    It ends at a user's mistake, which a restarted worker would only make again, and after five deaths without a new checkpoint. Deaths
+    of which notice was given do not count: Ray tells of them at every poll, several times a second, until the node has gone.
     """
 
     def __init__(self, run: Run) -> None:
@@ -100,6 +102,14 @@ class Persistence(ray.train.UserCallback):
         for error in worker_exceptions.values():
             if found := cluster.find_user_error(error):
                 raise found
+        if any(_preempted(error) for error in worker_exceptions.values()):
+            return
         self._newest.append(checkpoint.complete(self._run.checkpoints)[-1:])
         if self._newest[-_TRIES:].count(self._newest[-1]) == _TRIES:
             raise next(iter(worker_exceptions.values()))
+
+
+def _preempted(error: Exception) -> bool:
+    """Whether a worker died with a node of which Ray knew that it would be taken away."""
+    cause = getattr(error, "health_check_failure", error)
+    return isinstance(cause, RayActorError) and cause.preempted

@@ -216,6 +216,14 @@ def test_resuming_between_blocks_of_steps_equals_an_undisturbed_run(tmp_path):
         assert same(resumed.bare.state_dict(), loop.bare.state_dict())
 
 
+def test_a_state_of_before_rows_were_counted_goes_on():
+    state = Loop(linear(), Batches(), training(), CPU).state()
+    del state["tally"]
+    resumed = Loop(linear(), Batches(), training(), CPU)
+    resumed.restore(state)
+    assert resumed.fit().history[-1]["trained_rows"]
+
+
 def test_a_state_of_epochs_of_another_length_is_refused():
     state = Loop(linear(), Batches(), training(), CPU).state()
     with pytest.raises(UserError, match="epochs of 8 steps, but the data gives 9"):

@@ -16,11 +16,9 @@ from leapray.climsim.schema import SAMPLE_ID, STEP_BITS
 from leapray.data.flat import csvfile
 from leapray.data.flat.layout import CONTENT_KEY
 from leapray.data.flat.places import month_in_name
-from leapray.evaluation.tables import readable
+from leapray.evaluation.tables import FOOTER_BYTES, readable
 
 _TAIL_BYTES = 1 << 18
-_FOOTER_BYTES = 1 << 28
-"""The longest footer that is parsed; one of 928 columns and 1 000 row groups has about 100 MB."""
 _GROUP_ROWS, _TEXT_BYTES = 1 << 26, 1 << 10
 """The most rows of a row group, of which a whole month of high-res has 46 million, and bytes of a row's id or kind, by the mean."""
 
@@ -123,8 +121,8 @@ def _footer(file: IO[bytes], size: int) -> bytes:
     tail = file.read()
     # a footer ends with its own length and the magic number PAR1
     length = int.from_bytes(tail[-8:-4], "little") + 8
-    if length > _FOOTER_BYTES:
-        raise pa.ArrowInvalid(f"its footer has {length} bytes, expected {_FOOTER_BYTES} at the most")
+    if length > FOOTER_BYTES:
+        raise pa.ArrowInvalid(f"its footer has {length} bytes, expected {FOOTER_BYTES} at the most")
     if len(tail) < length <= size:
         file.seek(size - length)
         tail = file.read()
