@@ -8,7 +8,7 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ _LOCAL_ENVIRONMENT = {
 }
 _SILENT: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 _CONNECT_SECONDS = 5.0
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Variable of the process of a job that was submitted."""
 _GROWS = "LEAPRAY_CLUSTER_GROWS"
 """Variable of a process that trains on a cluster which adds nodes."""
 # libgomp reads this as torch is loaded, which in a worker may be before leapray sets it
@@ -47,16 +49,17 @@ _CPU_ENVIRONMENT = {"GOMP_SPINCOUNT": os.environ["GOMP_SPINCOUNT"]}
 
 
 @contextmanager
-def connected() -> Iterator[None]:
+def connected(modules: Iterable[str] = ()) -> Iterator[None]:
     """Join the cluster of ``RAY_ADDRESS`` or of this process, or start a local one for the length of the block.
 
+    ``modules`` are files and folders of the working directory that the processes of a cluster which is joined are to find too.
     Raises UserError where a cluster is named that cannot be joined. SIGTERM, by which a job is stopped, ends the block as Ctrl-C does.
     """
     if ray.is_initialized():
         with user_errors():
             yield
         return
-    start()
+    start(modules=modules)
     try:
         with user_errors(), _ended_by_sigterm():
             yield
@@ -77,7 +80,7 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
-def start(cpus: int | None = None) -> None:
+def start(cpus: int | None = None, modules: Iterable[str] = ()) -> None:
     """Join the cluster that ``RAY_ADDRESS`` names, or start a quiet one here, dashboard on loopback.
 
     A local one gets at least 8 logical CPUs: controllers and data tasks reserve CPUs that they hardly use, and with two
@@ -86,7 +89,7 @@ def start(cpus: int | None = None) -> None:
     for key, value in _LOCAL_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     if capacity.joins():
-        _join(os.environ["RAY_ADDRESS"])
+        _join(os.environ["RAY_ADDRESS"], sorted(set(modules)))
     else:
         _start_here(cpus or max(os.cpu_count() or 1, MINIMUM_LOCAL_CPUS))
     quiet()
@@ -109,12 +112,14 @@ def _start_here(cpus: int) -> None:
             ray.init(**options, **_SILENT)
 
 
-def _join(address: str) -> None:
+def _join(address: str, modules: Sequence[str]) -> None:
     """Join the cluster at an address, which :func:`refuse_address` has nothing against; tell in a sentence why it cannot be joined."""
     refuse_address(address)
+    # a job that was submitted has its working directory everywhere
+    shipped = {} if _SUBMITTED in os.environ or not modules else {"runtime_env": {"py_modules": list(modules)}}
     try:
         with _without_stderr():
-            ray.init(**_SILENT)
+            ray.init(**_SILENT, **shipped)
     except Exception as error:
         raise UserError(f"RAY_ADDRESS {address}: {_why_not_joined(error)}") from error
 
@@ -249,16 +254,10 @@ def autoscaled() -> bool:
     return capacity.joins() and (by_launcher or "--no-monitor" in os.environ.get("KUBERAY_GEN_RAY_START_CMD", ""))
 
 
-def training_environment(use_gpu: bool, modules: Iterable[str] = ()) -> dict[str, Any]:
-    """The runtime environment of a process that trains: its variables, and modules for machines that do not have them."""
+def training_environment(use_gpu: bool) -> dict[str, Any]:
+    """The runtime environment of a process that trains."""
     variables = ONE_ARENA if use_gpu else ONE_ARENA | _CPU_ENVIRONMENT
-    return modules_environment(modules) | {"env_vars": variables | ({_GROWS: "1"} if autoscaled() else {})}
-
-
-def modules_environment(modules: Iterable[str]) -> dict[str, Any]:
-    """A runtime environment that takes files and folders of modules to machines that do not have them; nothing on a cluster of this one."""
-    shipped = sorted(set(modules))
-    return {"py_modules": shipped} if shipped and (capacity.joins() or len(ray.nodes()) > 1) else {}
+    return {"env_vars": variables | ({_GROWS: "1"} if autoscaled() else {})}
 
 
 def gpus() -> float:

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -61,9 +61,10 @@ def line(where: str, what: str = "") -> str:
 
 
 @contextmanager
-def place() -> Iterator[str]:
+def place(modules: Iterable[str] = ()) -> Iterator[str]:
     """Where things will run during the block: this machine, or the cluster that RAY_ADDRESS names, which is joined to ask it.
 
+    ``modules`` as :func:`leapray.cluster.connected` has them.
     Raises UserError for a cluster that cannot be joined.
     """
     if not capacity.joins():
@@ -71,7 +72,7 @@ def place() -> Iterator[str]:
         return
     from leapray import cluster
 
-    with cluster.connected():
+    with cluster.connected(modules):
         yield _joined()
 
 

@@ -136,15 +136,16 @@ class Head:
         files = self.folder.glob("session_*/logs/job-driver-*.log")
         return [file.read_text() for file in sorted(files, key=lambda file: file.stat().st_ctime)]
 
-    def run(self, command: list[str], timeout: float = 300.0, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: list[str], timeout: float = 300.0, cwd: Path | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """A command of somebody who may use the cluster."""
-        return subprocess.run(
-            command, env={**os.environ, **self.environment, **environment}, capture_output=True, text=True, timeout=timeout, check=False
-        )
+        told = {**os.environ, **self.environment, **environment}
+        return subprocess.run(command, env=told, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
 
-    def leapray(self, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    def leapray(self, *arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
         """A verb by a driver that joins."""
-        return self.run([str(_BIN / "leapray"), *map(str, arguments)], **environment)
+        return self.run([str(_BIN / "leapray"), *map(str, arguments)], cwd=cwd, **environment)
 
     def _start(self, arguments: list[str], name: str) -> Node:
         own = {**self._own, "RAY_raylet_start_wait_time_s": "120"}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -145,3 +146,17 @@ def test_an_experiments_stages_are_jobs_of_their_own(head: Head, tmp_path: Path)
     assert [job["type"] for job in new] == ["DRIVER"] * len(stages)
     assert {job["status"] for job in new} == {"SUCCEEDED"}
     assert head.leapray("run", experiment, "--apart").stdout.splitlines()[-1].endswith(f"0 stages ran, {len(stages)} were finished")
+
+
+def test_a_network_of_ones_own_goes_to_the_cluster_with_the_verb(head: Head, curves: Callable[[str], str], tmp_path: Path) -> None:
+    """From a folder that no process of the cluster knows; its workers find ``own.py`` only where it was sent to."""
+    recipe = curves("own")
+    source = (CHECKOUT / "tests" / "training" / "dying.py").read_text().replace("class Dying(", "class Own(")
+    (tmp_path / "own.py").write_text(source)
+    settings = ["--set", "training.epochs=1", "--set", "network={name: own:Own}"]
+    trained = head.leapray("train", recipe, *settings, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    model, flat = Path(recipe).with_suffix("") / "model", Path(recipe).parent / "flat"
+    predicted = head.leapray("predict", model, flat, tmp_path / "predictions", cwd=tmp_path)
+    assert predicted.returncode == 0, predicted.stdout + predicted.stderr
+    assert len(pq.read_table(tmp_path / "predictions")) == 3 * 30 * 8

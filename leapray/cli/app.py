@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,17 +58,26 @@ def trainable(recipe: str, overrides: list[str]) -> Recipe:
 
 
 @contextmanager
-def under_way(recipe: Recipe | Experiment | None = None, *others: Recipe) -> Iterator[None]:
+def under_way(recipe: Recipe | Experiment | None = None, *others: Recipe, networks: Iterable[str] = ()) -> Iterator[None]:
     """Say in one line what begins, and where; a cluster that RAY_ADDRESS names is joined for the length of the block.
 
-    ``others`` are an experiment's recipes, which its digest counts in.
+    ``others`` are an experiment's recipes, which its digest counts in. What users' own ``networks`` lie in goes to the cluster.
     """
     from leapray import provenance
 
+    named = [*networks, *(one.network.name for one in (recipe, *others) if one is not None and hasattr(one, "network"))]
     what = f"{type(recipe).__name__.lower()} {recipe.name} {provenance.digest(recipe, *others)}" if recipe else ""
-    with provenance.place() as where:
+    with provenance.place(_modules(named)) as where:
         say(provenance.line(where, what))
         yield
+
+
+def _modules(networks: list[str]) -> list[str]:
+    if not any(":" in name for name in networks):
+        return []
+    from leapray.models.registry import users_modules
+
+    return users_modules(*networks)
 
 
 def in_words(score: Score) -> str:

@@ -29,12 +29,13 @@ def predict(
     """Predict physical tendencies; several models are averaged before the physics."""
     from leapray.inference.predict import predict as run
     from leapray.inference.weights import weighted_models
+    from leapray.models.directory import load_info
 
     if len(paths) < (least := 2 if weights else 3):
         raise UserError(f"predict takes MODEL... INPUT DEST, at least {least} paths, and got {len(paths)}")
     *models, source, dest = paths
     chosen, matrix, names = weighted_models(weights, models) if weights else (models, None, None)
-    with under_way(), bar("predict") as update:
+    with under_way(networks=[load_info(model).network.name for model in chosen]), bar("predict") as update:
         done = run(
             chosen,
             source,

@@ -28,7 +28,7 @@ from leapray.inference.inputs import finite
 from leapray.inference.parts import part, part_writer, sealed_rows
 from leapray.inference.weights import mean_weights
 from leapray.models.directory import INFO_FILE, WEIGHTS_FILE, load_model
-from leapray.models.registry import users_module
+from leapray.models.registry import users_modules
 from leapray.settings import claim
 from leapray.training.memory import keep_freed_memory
 
@@ -113,9 +113,8 @@ def predict(
         counted = {number: rows for number, rows in enumerate(sealed) if rows is not None}
         _require_whole(job, counted)
         return Prediction(destination, sum(counted.values()), len(pieces))
-    with cluster.connected():
-        environment = cluster.modules_environment(module for name in networks if (module := users_module(name)))
-        rows, dropped = _run(job, gpus_per_actor, environment, progress)
+    with cluster.connected(users_modules(*networks)):
+        rows, dropped = _run(job, gpus_per_actor, progress)
     if dropped and notice is not None:
         notice(f"{source}: left out {dropped} row(s) whose inputs hold NaN or Inf")
     if not rows:
@@ -123,7 +122,7 @@ def predict(
     return Prediction(destination, rows, len(pieces))
 
 
-def _run(job: _Job, gpus_per_actor: float, environment: dict[str, Any], progress: Callable[[int, int], None] | None) -> tuple[int, int]:
+def _run(job: _Job, gpus_per_actor: float, progress: Callable[[int, int], None] | None) -> tuple[int, int]:
     """Predict every piece on actors, and count what they say: the rows that were predicted, and those that were now left out."""
     count = len(job.pieces)
     places = _places(job.use_gpu, gpus_per_actor, count)
@@ -134,7 +133,6 @@ def _run(job: _Job, gpus_per_actor: float, environment: dict[str, Any], progress
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=1 if cluster.autoscaled() else actors),
         num_cpus=1,
         num_gpus=gpus_per_actor if job.use_gpu else 0,
-        runtime_env=environment,
     )
     rows: dict[int, int] = {}
     dropped = 0

@@ -131,13 +131,11 @@ def network_options(choice: Choice) -> BaseModel:
     return _registry(choice.name).options(choice)
 
 
-def users_module(name: str) -> str | None:
-    """The file or folder of a user's own network in the working directory, which other machines do not have; None for any other."""
-    if ":" not in name:
-        return None
-    module = importlib.import_module(name.partition(":")[0].partition(".")[0])
-    places = list(getattr(module, "__path__", [])) or [module.__file__]
-    return places[0] if places[0] and os.path.dirname(places[0]) == os.getcwd() else None
+def users_modules(*names: str) -> list[str]:
+    """The files and folders of users' own networks in the working directory, which other machines do not have, by networks' names."""
+    own = [name.partition(":")[0].partition(".")[0] for name in names if ":" in name]
+    places = [str(Path.cwd() / module) for module in dict.fromkeys(own)]
+    return [found for place in places for found in (place, f"{place}.py") if Path(found).exists()]
 
 
 def _registry(name: str) -> Registry[nn.Module]:

@@ -12,6 +12,7 @@ from leapray.data.shards import Prepared, open_prepared
 from leapray.data.tasks import run_tasks
 from leapray.errors import UserError
 from leapray.models.directory import INFO_FILE, load_info
+from leapray.models.registry import users_modules
 from leapray.recipe import BASE, Finetune, Recipe
 from leapray.settings import claim
 from leapray.training.comparison import VARIANTS, Entry, device_of, measured, write
@@ -125,7 +126,7 @@ def finetune(recipe: Recipe, shown: TrainingsTable | None = None, notice: Notice
     base = {"base": _digest_of_base(settings.base), "transform": prepared.transform.digest()}
     for name in settings.trained:
         variants.check(name, prepared)
-    with cluster.connected():
+    with cluster.connected(users_modules(recipe.network.name)):
         plan = variants.plan()
         claim(settings.directory, "finetune.json", base, "variants", "model.json")
         variants.take_finished()

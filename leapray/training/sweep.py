@@ -17,6 +17,7 @@ from leapray.errors import UserError
 from leapray.evaluation.plots import Tried, best_so_far, parallel_coordinates
 from leapray.evaluation.plots.searched import searched, short_names
 from leapray.evaluation.plots.style import number as in_digits
+from leapray.models.registry import users_modules
 from leapray.recipe import Recipe, Resources, Section, Sweep, validate
 from leapray.settings import claim
 from leapray.training.loop import Record, ranked
@@ -111,13 +112,13 @@ def sweep(recipe: Recipe, shown: TrainingsTable | None = None, notice: Notice = 
     recipe, settings = resolve(recipe), _settings(recipe)
     prepared = open_prepared(recipe.data)
     foreseen = _foreseen(recipe, prepared)
-    with cluster.connected() if cluster.joins() else nullcontext():
+    with cluster.connected(users_modules(recipe.network.name)) if cluster.joins() else nullcontext():
         # refused before a cluster is started for it, or anything is written
         _plan(foreseen, settings, _count(settings))
     claim(settings.directory, _SETTINGS, _decisive(recipe), "a sweep", TRIALS)
     trials = Trials(recipe, prepared, shown)
     if trials.left:
-        with cluster.connected():
+        with cluster.connected(users_modules(recipe.network.name)):
             plan = _plan(foreseen, settings, trials.left)
             notice(plan.words)
             validations = recipe.training.epochs * recipe.training.validations

@@ -23,7 +23,7 @@ from leapray.data.shards import Prepared, open_prepared
 from leapray.data.stream import Stream
 from leapray.errors import UserError
 from leapray.models.directory import INFO_FILE, load_info, save_model
-from leapray.models.registry import build_network, users_module
+from leapray.models.registry import build_network, users_modules
 from leapray.recipe import Recipe, Resources, Start, parse_recipe
 from leapray.training import checkpoint
 from leapray.training.choices import check_choices, with_defaults
@@ -72,7 +72,7 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None, thre
         prepared = open_prepared(recipe.data)
         _stream(recipe, prepared)
         check_start(recipe, prepared.transform)
-        with cluster.connected():
+        with cluster.connected(users_modules(recipe.network.name)):
             # who gives threads has planned, and knows of the cluster what this process may not (cluster.autoscaled)
             share = threads or _plan(recipe).threads
             _require_gpu(recipe.resources)
@@ -164,7 +164,6 @@ def _fit(recipe: Recipe, run: Run, threads: int | None) -> None:
         _work(config, Alone())
         return
     filesystem, path = storage.filesystem(run.url)
-    module = users_module(recipe.network.name)
     trainer = ray.train.torch.TorchTrainer(
         _work_among_others,
         train_loop_config=config,
@@ -186,7 +185,7 @@ def _fit(recipe: Recipe, run: Run, threads: int | None) -> None:
             # without a limit of its own: Persistence knows better when to stop
             failure_config=ray.train.FailureConfig(max_failures=-1),
             callbacks=[Persistence(run)],
-            worker_runtime_env=cluster.training_environment(resources.use_gpu, [module] if module else []),
+            worker_runtime_env=cluster.training_environment(resources.use_gpu),
         ),
     )
     trainer.fit()

@@ -6,7 +6,7 @@ import torch
 
 from leapray.errors import UserError
 from leapray.models.low_res_aqua import LowResAqua
-from leapray.models.registry import NETWORKS, build_network, network_options, users_module
+from leapray.models.registry import NETWORKS, build_network, network_options, users_modules
 from leapray.recipe import Choice
 
 OWN = """
@@ -132,10 +132,9 @@ def test_a_network_of_the_working_directory_is_told_from_one_that_is_everywhere(
     (tmp_path / "my_file.py").touch()
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package" / "inner.py").touch()
-    assert users_module("my_file:Net") == str(tmp_path / "my_file.py")
-    assert users_module("my_package.inner:Net") == str(tmp_path / "my_package")
-    assert users_module("torch.nn:Linear") is None
-    assert users_module("mlp") is None
+    assert users_modules("my_file:Net") == [str(tmp_path / "my_file.py")]
+    assert users_modules("my_package.inner:Net", "my_file:Net") == [str(tmp_path / "my_package"), str(tmp_path / "my_file.py")]
+    assert users_modules("torch.nn:Linear", "mlp") == []
 
 
 BROKEN = """
