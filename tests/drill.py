@@ -128,7 +128,8 @@ def drill(minutes: float, seed: int) -> None:
         recipe = load_recipe(written(root / "alone.yaml", alone))
         prepare(recipe)
         run = train(recipe).run_url
-        print(f"{time.strftime('%X')}  left alone: {history(run)[-1]['step']} steps", flush=True)
+        steps = history(run)[-1]["step"]
+        print(f"{time.strftime('%X')}  left alone: {steps} steps", flush=True)
         with Head(cpus=0) as head:
             head.add(2, labels="role=data")
             head.add(1, resources=TRAINER)
@@ -151,7 +152,7 @@ def drill(minutes: float, seed: int) -> None:
                 print(f"{time.strftime('%X')}  training {number} ended as the one left alone, after {dict(shaken.done)}", flush=True)
                 for node in shaken.nodes:
                     node.kill()
-    print(f"{number} trainings of {history(run)[-1]['step']} steps each ended as one left alone; in {minutes:g} minutes {dict(total)}")
+    print(f"{number} trainings of {steps} steps each ended as one left alone; in {minutes:g} minutes {dict(total)}")
 
 
 def start_store(endpoint: Endpoint) -> str:
