@@ -230,6 +230,9 @@ def _capacity(resources: Resources) -> Capacity:
     if not ray.is_initialized():
         return capacity.this_machine(resources.use_gpu)
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"] and _has(node["Resources"], resources.worker_resources)]
+    if not alive and not autoscaled():
+        wanted = ", ".join(f"{amount:g} {name}" for name, amount in resources.worker_resources.items())
+        raise UserError(f"resources.worker_resources: no node has {wanted}, as given to ray start --resources")
     nodes = [(have.get("CPU", 0), have.get("GPU", 0)) for have in alive]
     cpus = sum(node[0] for node in nodes)
     if len(ray.nodes()) == 1 and not autoscaled():

@@ -28,6 +28,8 @@ from leapray.errors import UserError
 from leapray.faults import IncompleteReadError, explained, passing, refuse_secrets, retried, shown, told
 
 _TEMPORARY = ".tmp-"
+_JOBS_COPY = "/runtime_resources/working_dir_files/"
+"""Where on a node Ray unpacks what a job was submitted with."""
 _EXTRAS = {"gs": "gs", "gcs": "gs", "hf": "hf"}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _MARK_BLOCKS, _MARK_BYTES = 16, 2**16
@@ -250,6 +252,11 @@ def atomic_file(url: str) -> Iterator[IO[bytes]]:
             _ask(url, lambda fs, path: fs.put_file(upload.name, path), "write")
         return
     target = Path(filesystem(url)[1])
+    if _JOBS_COPY in str(target):
+        raise UserError(
+            f"{target}: is in the job's own copy of the working directory, which goes with Ray's session; give a URL, or an absolute "
+            f"path that all nodes see"
+        )
     temporary = target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}-{target.name}")
     began = time.time()
     with explained(url, "write"):

@@ -15,6 +15,12 @@ def test_a_users_mistake_is_found_among_the_causes_of_an_exception() -> None:
 
 
 @pytest.mark.ray
+def test_what_no_node_has_is_refused_by_its_name(ray_cluster: None) -> None:
+    with pytest.raises(UserError, match=r"^resources\.worker_resources: no node has 1 tpu, as given to ray start --resources$"):
+        cluster.plan_trainings(Resources(workers=1, worker_resources={"tpu": 1}))
+
+
+@pytest.mark.ray
 def test_tasks_give_their_results_in_order(ray_cluster: None) -> None:
     seen: list[tuple[int, int]] = []
     assert list(run_tasks(lambda index: {"square": index**2}, 6, lambda *done: seen.append(done))) == [{"square": i**2} for i in range(6)]

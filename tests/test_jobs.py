@@ -85,6 +85,14 @@ def test_a_mistake_is_the_jobs_last_line_and_its_status(head: Head, tmp_path: Pa
     assert head.logs()[-1].splitlines()[-1] == f"error: {tmp_path}/none.yaml: no such file"
 
 
+def test_what_would_be_written_into_rays_copy_of_the_working_directory_is_refused(head: Head, curves: Callable[[str], str]) -> None:
+    submitted = head.run([*SUBMIT, "--", "python", "jobs/run.py", "train", curves("relative"), "--set", "training.run=runs/relative"])
+    assert submitted.returncode == 1
+    last = head.logs()[-1].splitlines()[-1]
+    assert last.startswith("error: ")
+    assert last.endswith("goes with Ray's session; give a URL, or an absolute path that all nodes see")
+
+
 def test_what_is_uploaded_is_small(head: Head) -> None:
     uploaded = list(head.folder.glob("session_*/runtime_resources/working_dir_files/_ray_pkg_*/"))
     assert uploaded

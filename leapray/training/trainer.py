@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 import pyarrow.fs
@@ -77,7 +77,7 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None, thre
             share = threads or _plan(recipe).threads
             _require_gpu(recipe.resources)
             run.claim(recipe)
-            with _watched(run, recipe, progress), _interrupt_restored():
+            with _watched(run, recipe, progress):
                 _fit(recipe, run, share if threads or recipe.resources.workers else None)
     if not run.finished:
         raise UserError(f"{run.model}: not written where this process can see it; a cluster needs a training.run that all nodes share")
@@ -188,20 +188,22 @@ def _fit(recipe: Recipe, run: Run, threads: int | None) -> None:
             worker_runtime_env=cluster.training_environment(resources.use_gpu),
         ),
     )
-    trainer.fit()
+    _beside(trainer.fit)
 
 
-@contextmanager
-def _interrupt_restored() -> Iterator[None]:
-    """Give Ctrl-C back afterwards, which Ray Train takes to abort its run and never returns."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
+def _beside(run: Callable[[], Any]) -> None:
+    """Run in another thread: in the main one Ray Train takes Ctrl-C for itself, and ends the process without a word."""
+    ended: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            ended.set_result(run())
+        except BaseException as error:
+            ended.set_exception(error)
+
+    # a daemon, so that nothing waits for it once the command is interrupted
+    Thread(target=work, name="Ray Train", daemon=True).start()
+    ended.result()
 
 
 def _stream(recipe: Recipe, prepared: Prepared, rank: int = 0, world: int = 1) -> Stream:
