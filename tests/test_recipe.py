@@ -62,6 +62,8 @@ def test_overrides_reach_any_depth_and_keep_their_type(tmp_path: Path) -> None:
         ("training.pairs=true", "training.pairs needs two sources with training months, found low_res"),
         ("data.stream_from=parquet", "data.stream_from is 'parquet': input should be 'shards' or 'flat'"),
         ("resources.workers=3", "training.batch_size 8 must be a multiple of training.lanes 9"),
+        ("resources={workers: 3, min_workers: 4}", "min_workers 4 are more than workers 3"),
+        ("resources={workers: 9, min_workers: 2}", "training.batch_size 8 must be a multiple of training.lanes 9"),
         ("training.swa={start: 2}", "training: swa.start 2 comes after the last of 1 epochs, so nothing would be averaged"),
         ("training={swa: {}, ema: {}, run: r, epochs: 13, batch_size: 8}", "training: swa and ema exclude each other"),
         ("training.swa.lr=0", "training.swa.lr is 0: input should be greater than 0"),

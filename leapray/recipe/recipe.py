@@ -44,10 +44,12 @@ class Recipe(Section):
         lanes = self.lanes
         if self.resources.elastic and lanes < workers:
             raise ValueError(f"training.lanes {lanes} are fewer than resources.workers {workers}, so that some would have nothing to do")
-        if (lanes % workers and not self.resources.elastic) or self.training.batch_size % lanes:
+        if lanes % workers and not self.resources.elastic:
+            raise ValueError(f"training.lanes {lanes} must be a multiple of resources.workers {workers}")
+        if self.training.batch_size % lanes:
             raise ValueError(
                 f"training.batch_size {self.training.batch_size} must be a multiple of training.lanes {lanes}, "
-                f"by default {_LANES} or the next multiple of the workers, and lanes a multiple of resources.workers {workers}"
+                f"by default {_LANES} or the next multiple of the workers"
             )
         # of a worker with the fewest lanes
         rows = lanes // workers * (self.training.batch_size // lanes)
