@@ -34,6 +34,7 @@ def predict(
     if len(paths) < (least := 2 if weights else 3):
         raise UserError(f"predict takes MODEL... INPUT DEST, at least {least} paths, and got {len(paths)}")
     *models, source, dest = paths
+    selection, kind = selected(start, stop, stride, phase), _known(kind)
     chosen, matrix, names = weighted_models(weights, models) if weights else (models, None, None)
     with under_way(networks=[load_info(model).network.name for model in chosen]), bar("predict") as update:
         done = run(
@@ -45,8 +46,8 @@ def predict(
             names=names,
             use_gpu=gpu,
             gpus_per_actor=gpu_share,
-            selection=selected(start, stop, stride, phase),
-            kind=_known(kind),
+            selection=selection,
+            kind=kind,
             progress=update,
             notice=notice,
         )
