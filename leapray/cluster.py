@@ -268,6 +268,11 @@ def gpus() -> float:
     return float(ray.cluster_resources().get("GPU", 0))
 
 
+def node_cpus() -> list[float]:
+    """The logical CPUs of each node."""
+    return [float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+
+
 def require_data_nodes(labels: Mapping[str, str]) -> None:
     """Raise UserError where no node has these labels, for tasks would wait for one for ever.
 

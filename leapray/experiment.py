@@ -194,11 +194,7 @@ class _Road:
         """Predict with what the recipes' resources give."""
         resources = self.months_of.resources
         with bar("predict") as update:
-            settings |= {
-                "bad_rows": self.months_of.data.bad_rows,
-                "use_gpu": resources.use_gpu,
-                "gpus_per_actor": resources.gpus_per_worker,
-            }
+            settings |= {"bad_rows": self.months_of.data.bad_rows, "use_gpu": resources.use_gpu}
             predict(models, source, place, progress=update, notice=self.notice, **settings)
 
     def _tested(self) -> list[str]:

@@ -310,14 +310,24 @@ def test_code_that_came_with_a_model_is_not_run(model: Path, monkeypatch: pytest
     sentence(lambda: load_model(str(model)), "whose code", "came with it and is not run; look at it")
 
 
-def test_a_network_of_the_users_own_is_still_found_beside_the_model(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (model.parent / "users_own.py").write_text(
+@pytest.mark.parametrize(("module", "packages"), [("users_own", ()), ("users_package.folder.own", ("users_package",))])
+def test_a_network_of_the_users_own_is_still_found_beside_the_model(
+    model: Path, monkeypatch: pytest.MonkeyPatch, module: str, packages: tuple[str, ...]
+) -> None:
+    """Also in a package of which some folders have no file of their own, when nothing has imported it before."""
+    file = model.parent / f"{module.replace('.', '/')}.py"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for package in packages:
+        (model.parent / package / "__init__.py").touch()
+    file.write_text(
         "from pydantic import BaseModel\nfrom torch import nn\n"
         "class Net(nn.Linear):\n    class Options(BaseModel): pass\n    def __init__(self, options, features): super().__init__(556, 368)\n"
     )
     monkeypatch.chdir(model.parent)
-    choice = Choice(name="users_own:Net")
+    choice = Choice(name=f"{module}:Net")
     save_model(str(model), build_network(choice.name, {}).state_dict(), choice, a_transform())
+    for imported in [name for name in sys.modules if name.split(".")[0] == module.split(".")[0]]:
+        monkeypatch.delitem(sys.modules, imported)
     assert load_model(str(model)).info.network == choice
 
 

@@ -19,7 +19,12 @@ def predict(
     weights: Annotated[str | None, typer.Option(help="ensemble.json; without MODEL its own models predict")] = None,
     members: Annotated[bool, typer.Option("--members", help="Also keep each model's own output, before the physics")] = False,
     gpu: Annotated[bool, typer.Option("--gpu", help="Predict on GPUs")] = False,
-    gpu_share: Annotated[float, typer.Option(help="GPU of an actor, which holds all models: 0.5 lets two share one")] = 1.0,
+    gpu_share: Annotated[
+        float | None, typer.Option(help="GPU of each model's actor; default: as much as lets the models fill a GPU together")
+    ] = None,
+    apart: Annotated[
+        bool | None, typer.Option("--apart/--together", help="Each model an actor of its own, or all in one; default: apart on GPUs")
+    ] = None,
     start: Start = None,
     stop: Stop = None,
     stride: Stride = 1,
@@ -45,7 +50,8 @@ def predict(
             members=members,
             names=names,
             use_gpu=gpu,
-            gpus_per_actor=gpu_share,
+            gpu_share=gpu_share,
+            apart=apart,
             selection=selection,
             kind=kind,
             progress=update,

@@ -1,7 +1,7 @@
 """Distributed prediction: every row of flat parquet or csv once, as parquet of physical predictions, on Ray Data actors (Ray).
 
-An actor holds all models, so that rows are read once for all of them and never leave the process. Each piece of the input becomes one
-part file, so an interrupted prediction continues with the parts that are missing.
+Rows are read once for all models. On a CPU an actor holds all of them, and rows never leave its process; on GPUs each model is an actor of
+its own. Each piece of the input becomes one part file, so an interrupted prediction continues with the parts that are missing.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from leapray import cluster, storage
 from leapray.data import flat
 from leapray.data.ahead import map_ahead
 from leapray.errors import UserError
+from leapray.inference.actors import Actors, plan_actors
+from leapray.inference.apart import Apart, released
 from leapray.inference.emulators import Emulators, Predicted
 from leapray.inference.inputs import finite
 from leapray.inference.parts import part, part_writer, sealed_rows
@@ -56,7 +58,6 @@ class _Job:
     destination: str
     kind: str | None
     bad_rows: str
-    use_gpu: bool
 
 
 def predict(
@@ -68,7 +69,8 @@ def predict(
     members: bool = False,
     names: Sequence[str] | None = None,
     use_gpu: bool = False,
-    gpus_per_actor: float = 1.0,
+    gpu_share: float | None = None,
+    apart: bool | None = None,
     selection: flat.Selection | None = None,
     kind: str | None = None,
     bad_rows: Literal["refuse", "drop"] = "refuse",
@@ -79,9 +81,10 @@ def predict(
 
     ``weights`` is float64 ``(m, 368)``, as :mod:`leapray.inference.weights` gives it; without it members count alike. The mean is taken
     of physical predictions before the physics, which is applied once (DESIGN section 3, Emulator). With ``members`` each one's own
-    output is kept too, under its name (see :mod:`leapray.inference.parts`). ``gpus_per_actor`` below 1 lets actors share a GPU.
-    ``kind`` is what rows without a column kind are taken for, which decides their keys. With ``bad_rows`` ``drop`` rows whose inputs are
-    not finite are left out, and counted in a notice.
+    output is kept too, under its name (see :mod:`leapray.inference.parts`). ``kind`` is what
+    rows without a column kind are taken for, which decides their keys. With ``bad_rows`` ``drop`` rows whose inputs are not finite are
+    left out, and counted in a notice. With ``apart`` each model is an actor of its own, by default where there are several on GPUs, and
+    ``gpu_share`` is the GPU of an actor that has models (:func:`leapray.inference.actors.plan_actors`).
 
     Raises UserError for an unreadable model or input, inputs that are not finite and not to be dropped, GPUs that are not there, and a
     destination that holds another prediction or files of none.
@@ -106,7 +109,7 @@ def predict(
         "bad rows": bad_rows,
     }
     claim(destination, SETTINGS, settings, "a prediction", ".parquet")
-    job = _Job(pieces, models, weights, kept, destination, kind, bad_rows, use_gpu)
+    job = _Job(pieces, models, weights, kept, destination, kind, bad_rows)
     sealed = [sealed_rows(destination, number) for number in range(len(pieces))]
     if pieces and None not in sealed:
         # nothing is left that a cluster would have to be started for
@@ -114,7 +117,9 @@ def predict(
         _require_whole(job, counted)
         return Prediction(destination, sum(counted.values()), len(pieces))
     with cluster.connected(users_modules(*networks)):
-        rows, dropped = _run(job, gpus_per_actor, progress)
+        actors = plan_actors(len(models), len(pieces), use_gpu=use_gpu, share=gpu_share, apart=apart)
+        with released(actors):
+            rows, dropped = _run(job, actors, progress)
     if dropped and notice is not None:
         notice(f"{source}: left out {dropped} row(s) whose inputs hold NaN or Inf")
     if not rows:
@@ -122,17 +127,16 @@ def predict(
     return Prediction(destination, rows, len(pieces))
 
 
-def _run(job: _Job, gpus_per_actor: float, progress: Callable[[int, int], None] | None) -> tuple[int, int]:
+def _run(job: _Job, actors: Actors, progress: Callable[[int, int], None] | None) -> tuple[int, int]:
     """Predict every piece on actors, and count what they say: the rows that were predicted, and those that were now left out."""
     count = len(job.pieces)
-    places = _places(job.use_gpu, gpus_per_actor, count)
-    actors = min(count, places)
+    first = 1 if cluster.autoscaled() else actors.predictors
     dataset = ray.data.range(count, override_num_blocks=count).map(
         _Predictor,
-        fn_constructor_args=(job, 1 if job.use_gpu else places // actors),
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=1 if cluster.autoscaled() else actors),
-        num_cpus=1,
-        num_gpus=gpus_per_actor if job.use_gpu else 0,
+        fn_constructor_args=(job, actors),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors.predictors, initial_size=first),
+        num_cpus=actors.cpus,
+        num_gpus=0 if actors.apart else actors.gpus,
     )
     rows: dict[int, int] = {}
     dropped = 0
@@ -159,33 +163,23 @@ def _require_whole(job: _Job, rows: dict[int, int]) -> None:
         raise UserError(f"{others[0]}: is no part of this prediction of {len(expected)} parts; remove it, or choose another place")
 
 
-def _places(use_gpu: bool, gpus_per_actor: float, pieces: int) -> int:
-    """Actors that can work at once, on a cluster that grows one for each of the pieces.
-
-    Raises UserError for a share of a GPU that is none, and where there is no GPU.
-    """
-    if use_gpu and not 0 < gpus_per_actor <= 1:
-        raise UserError(f"GPU share {gpus_per_actor:g}: expected more than 0 and at most 1")
-    if cluster.autoscaled():
-        return pieces
-    if not use_gpu:
-        return cluster.parallelism()
-    if not ray.cluster_resources().get("GPU"):
-        raise UserError("prediction on a GPU was asked for, but Ray finds none here; leave --gpu out or start Ray where one is")
-    return cluster.parallelism(use_gpu=True) * int(1 / gpus_per_actor + 1e-9)
-
-
 class _Predictor:
-    """One actor: all models on its device, called with the number of a piece."""
+    """One actor, called with the number of a piece: all models on its device, or those that are actors of their own."""
 
-    def __init__(self, job: _Job, threads: int) -> None:
+    def __init__(self, job: _Job, actors: Actors) -> None:
         keep_freed_memory()
-        torch.set_num_threads(max(min(threads, os.cpu_count() or 1), 1))
+        torch.set_num_threads(1 if actors.apart else min(actors.threads, os.cpu_count() or 1))
         self.job = job
         self.counted = Counter("leapray_predicted_rows", "Rows predicted", ("destination",)).set_default_tags(
             {"destination": job.destination}
         )
-        self.emulators = Emulators.load(job.models, job.weights, torch.device("cuda" if job.use_gpu else "cpu"))
+        # a model that is an actor of its own need not wait for the rows that are averaged here
+        self.ahead = 2 if actors.apart else 1
+        self.emulators = (
+            Apart(job.models, job.weights, actors)
+            if actors.apart
+            else Emulators.load(job.models, job.weights, torch.device("cuda" if actors.gpus else "cpu"))
+        )
 
     def __call__(self, task: dict[str, Any]) -> dict[str, int]:
         number = int(task["id"])
@@ -205,7 +199,7 @@ class _Predictor:
 
         blocks = _read_ahead(flat.read_piece(piece, targets=False, kind=job.kind))
         with part_writer(job.destination, number, job.members) as write:
-            for given, block, values in map_ahead(predicted, blocks, threads=1):
+            for given, block, values in map_ahead(predicted, blocks, self.ahead):
                 read += given
                 rows += len(block.row)
                 if values is not None:

@@ -113,8 +113,9 @@ def require_trusted(name: str, model: str) -> None:
     if not storage.is_local(model):
         return
     places: Iterable[str] = [os.getcwd(), *sys.path]
-    for number in range(len(parts)):
-        found = PathFinder.find_spec(".".join(parts[: number + 1]), list(places))
+    for part in parts:
+        # by its own name alone: a folder without __init__.py would otherwise be looked for in a package that is not imported yet
+        found = PathFinder.find_spec(part, list(places))
         if found is None:
             return
         places = list(found.submodule_search_locations or [])

@@ -160,7 +160,6 @@ class _Work:
                 kind=portion.kind,
                 bad_rows=self.recipe.data.bad_rows,
                 use_gpu=self.recipe.resources.use_gpu,
-                gpus_per_actor=self.recipe.resources.gpus_per_worker,
                 progress=self._noted(f"predict {portion.key}"),
                 notice=self.notice,
             )
