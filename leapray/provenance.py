@@ -20,6 +20,7 @@ from leapray import capacity
 _GIT_SECONDS = 10.0
 _LETTERS = 10
 """Of a revision, in a line."""
+_SOURCE = "source-"
 
 
 def versions() -> dict[str, str]:
@@ -33,8 +34,20 @@ def versions() -> dict[str, str]:
     return found
 
 
-def revision() -> str | None:
-    """Git revision of leapray's checkout, with ``-dirty`` when it has changes; None for an installed package."""
+def source_digest() -> str:
+    """Short digest of leapray's source files and their names: a copy that travels with a job has no other mark of its own."""
+    package, content = Path(leapray.__file__).parent, hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        content.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
+    return content.hexdigest()[:8]
+
+
+def revision() -> str:
+    """Git revision of leapray's checkout, with ``-dirty`` when it has changes; where there is none, ``source-`` and the files' digest."""
+    return _git_revision() or f"{_SOURCE}{source_digest()}"
+
+
+def _git_revision() -> str | None:
     checkout = Path(leapray.__file__).resolve().parent.parent
     if not (checkout / ".git").exists():
         return None
@@ -54,8 +67,8 @@ def digest(*settings: BaseModel) -> str:
 def line(where: str, what: str = "") -> str:
     """All of it in a line. ``where`` is what :func:`place` tells, ``what`` names the recipe."""
     known = versions()
-    letters, dirty, _ = (revision() or "").partition("-dirty")
-    ours = f"leapray {known.pop('leapray')}" + (f" ({letters[:_LETTERS]}{dirty})" if letters else "")
+    letters, dirty, _ = revision().partition("-dirty")
+    ours = f"leapray {known.pop('leapray')} ({letters if letters.startswith(_SOURCE) else letters[:_LETTERS]}{dirty})"
     others = (f"{name.capitalize() if name != 'torch' else name} {number}" for name, number in known.items())
     return f"{', '.join([ours, *others])}, on {where}" + (f"; {what}" if what else "")
 

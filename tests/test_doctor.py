@@ -39,7 +39,7 @@ H100 = Gpu("NVIDIA H100", 80 * GB, "570.1", 9.0)
 GPU_MACHINE = replace(MACHINE, gpus=(H100,), torch_gpus=1, torch_cuda="12.8")
 NODE = Node("one (abc123)", 8, 0, 40 * GB, 10 * GB, versions=VERSIONS, machine=MACHINE)
 CLUSTER = Cluster("10.0.0.1:6379", (NODE, replace(NODE, name="two (def456)")), free_cpus=16, answers_strangers=False)
-ROAD = Road("env", "us-east-1", "http://store:9000", named=True)
+ROAD = Road("env", "us-east-1", "http://store:9000", named="AWS_ENDPOINT_URL")
 
 
 def bad(findings: Iterable[Finding]) -> list[Finding]:
@@ -271,7 +271,7 @@ def test_an_endpoint_that_refuses_is_found_and_no_secret_is_told(
     assert status == 2
     assert f"wrong  S3: nothing answers at {address} (Connection refused); mend or unset AWS_ENDPOINT_URL" in out
     assert "data.prepared cannot be written to: s3://bucket/prepared: S3 cannot be reached" in out
-    assert err.startswith("error: 2 of ")
+    assert err.startswith("error: 2 of 15 findings are wrong, beside 0 notes")
     assert "ok     S3: credentials found (env)" in out
     assert "HIDDEN" not in out + err
 
@@ -306,10 +306,31 @@ def test_without_credentials_the_road_says_so(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     monkeypatch.setattr(doctor.places, "unreachable", lambda host, port: None)  # type: ignore[attr-defined]
     found = road()
-    assert (found.credentials, found.region, found.named) == (None, "eu-west-1", False)
+    assert (found.credentials, found.region, found.named) == (None, "eu-west-1", None)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     with pytest.raises(UserError, match="the configuration of S3 is broken"):
         road()
+
+
+@pytest.mark.parametrize("variable", ["FSSPEC_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
+def test_the_remedy_names_the_variable_that_was_set(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    from fsspec.config import conf, set_conf_env
+
+    for name in ("FSSPEC_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(conf, "s3", {})
+    monkeypatch.setenv(variable, f"http://127.0.0.1:{closed_port()}")
+    set_conf_env(conf)
+    found = road()
+    assert found.named == variable
+    only([finding for finding in judge_road(found, wanted=True) if "nothing answers" in finding.text], Verdict.WRONG, f"unset {variable}")
+
+
+def test_a_place_that_cannot_be_written_is_named_without_the_file_that_tried_it(tmp_path: Path) -> None:
+    found = visit(Place("training.run", "/proc/leapray/run", True))
+    assert found.trouble is not None
+    assert found.trouble.startswith("/proc: cannot be written")
+    assert ".tmp-doctor" not in found.trouble
 
 
 def test_a_head_that_does_not_answer_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def test_a_header_line_and_a_footer_that_do_not_end(tmp_path: Path) -> None:
 def test_ids_that_grow_when_they_are_decoded_and_that_command_a_terminal(tmp_path: Path) -> None:
     table, path = to_table(Snapshot("low-res", 0, random_rows(2))), tmp_path / "x.parquet"
     pq.write_table(table.set_column(0, "sample_id", pa.array(["x" * 10**7] * 2)), path)
-    sentence(lambda: tables.read_ids(str(path)), "sample_id takes")
+    sentence(lambda: tables.read_ids(str(path)), "column sample_id of row group 0 takes")
     pq.write_table(table.set_column(0, "sample_id", pa.array([ESCAPE] * 2)), path)
     sentence(lambda: tables.read_ids(str(path)), r"\x1b[2Jevil\n stands there more than once")
 

@@ -27,6 +27,7 @@ RAY_ROOMS = {
     "training.workers",
     "spot",
     "notice",
+    "inference.apart",
     "inference.predict",
     "doctor.nodes",
 }

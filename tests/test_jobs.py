@@ -149,11 +149,15 @@ def test_an_experiments_stages_are_jobs_of_their_own(head: Head, tmp_path: Path)
     assert ran.returncode == 0, ran.stderr
     stages = ["prepare first", "train first", "baselines", "ensemble", "evaluate low_res"]
     assert [line.split(":")[0] for line in ran.stdout.splitlines() if line.split(":")[0] in stages] == stages
-    assert ran.stdout.splitlines()[-1] == f"wrote {tmp_path}/all: {len(stages)} stages ran, 0 were finished"
+    assert ran.stdout.splitlines()[-1] == f"wrote {tmp_path}/all: {len(stages)} of {len(stages)} stages done now, the others were finished"
     new = jobs(head)[before:]
     assert [job["type"] for job in new] == ["DRIVER"] * len(stages)
     assert {job["status"] for job in new} == {"SUCCEEDED"}
-    assert head.leapray("run", experiment, "--apart").stdout.splitlines()[-1].endswith(f"0 stages ran, {len(stages)} were finished")
+    assert (
+        head.leapray("run", experiment, "--apart")
+        .stdout.splitlines()[-1]
+        .endswith(f"0 of {len(stages)} stages done now, the others were finished")
+    )
 
 
 def test_a_network_of_ones_own_goes_to_the_cluster_with_the_verb(head: Head, curves: Callable[[str], str], tmp_path: Path) -> None:

@@ -294,6 +294,26 @@ def test_where_gradients_cost_more_than_gpus_bring_the_plan_says_so() -> None:
     assert any("would train more rows/s" in sentence for sentence in made.sentences)
 
 
+@pytest.mark.parametrize(("gpus", "lift"), [(2, True), (4, True), (8, False)])
+def test_more_gpus_are_advised_only_where_the_plans_own_sizes_say_that_they_help(gpus: int, lift: bool) -> None:
+    """Beyond a node of eight GPUs the exchange of gradients passes its network card."""
+    base = {"network": {"name": "low-res-aqua", "options": {}}, "training": {"precision": "bf16"}}
+    made = plan(gpus, sections=base)
+    assert made.step.bottleneck == COMPUTE
+    larger = [rate for name, row in made.tables["sizes"].items() if int(name.split()[0]) > gpus for rate in [row["speed"][0]]]
+    assert (max(larger) > made.step.rows_per_s) == lift
+    assert ("more workers lift it" in made.sentences[0]) == lift
+    assert ("more GPUs do not lift it" in made.sentences[0]) != lift
+
+
+def test_an_experiment_is_not_taken_for_a_bad_recipe(tmp_path: Path) -> None:
+    (tmp_path / "whole.yaml").write_text("name: x\ndirectory: d\nrecipes: {one: {recipe: one.yaml}}\n")
+    result = CliRunner().invoke(app, ["plan", str(tmp_path / "whole.yaml"), "--gpus", "1"])
+    assert str(result.exception).endswith(
+        "is an experiment of several recipes, expected one of these; the whole of it is what leapray run takes"
+    )
+
+
 def test_nodes_hold_their_gpus_and_share_their_cpus() -> None:
     assert gpu_cluster(Request(gpus=16, gpus_per_node=4, cpus_per_node=32), remote=False) == Cluster(16, True, 4, 32, True)
     assert gpu_cluster(Request(gpus=1), remote=False) == Cluster(1, True, 8, 12, False)

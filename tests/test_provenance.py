@@ -18,8 +18,20 @@ def test_a_line_tells_versions_revision_place_and_recipe(monkeypatch: pytest.Mon
     monkeypatch.setattr(provenance, "revision", lambda: "0123456789abcdef-dirty")
     told = provenance.line("this machine (2 CPUs)", "recipe demo abc")
     assert told == "leapray 1.2 (0123456789-dirty), Python 3.11.7, torch 2.13.0, Ray 2.60.0, on this machine (2 CPUs); recipe demo abc"
-    monkeypatch.setattr(provenance, "revision", lambda: None)
-    assert provenance.line("x") == "leapray 1.2, Python 3.11.7, torch 2.13.0, Ray 2.60.0, on x"
+    monkeypatch.undo()
+    monkeypatch.setattr(provenance, "_git_revision", lambda: None)
+    assert f"({provenance.revision()})" in provenance.line("x")
+
+
+def test_code_without_a_revision_is_told_by_its_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(provenance.leapray, "__file__", str(tmp_path / "package" / "__init__.py"))
+    found = set()
+    for place, content in (("package/a.py", "1"), ("package/a.py", "2"), ("package/in/b.py", "2")):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(content)
+        found.add(provenance.revision())
+    assert len(found) == 3
+    assert all(re.fullmatch("source-[0-9a-f]{8}", revision) for revision in found)
 
 
 def test_the_digest_is_that_of_the_values_not_of_the_file() -> None:
@@ -36,9 +48,8 @@ def test_it_is_told_at_once_without_torch_or_ray(monkeypatch: pytest.MonkeyPatch
         "assert not {'torch', 'ray'} & set(sys.modules)\n"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert re.fullmatch(
-        r"leapray \S+( \([0-9a-f]{10}(-dirty)?\))?, Python \S+, torch \S+, Ray \S+, on this machine \(\d+ CPUs?.*\)\n", told
-    )
+    marks = r"([0-9a-f]{10}(-dirty)?|source-[0-9a-f]{8})"
+    assert re.fullmatch(rf"leapray \S+ \({marks}\), Python \S+, torch \S+, Ray \S+, on this machine \(\d+ CPUs?.*\)\n", told)
 
 
 @pytest.mark.ray

@@ -2,6 +2,7 @@
 
 All have the same network, rows and machine: on a GPU the base network, on a CPU a small one. Ours is the verb ``predict`` on Ray, then
 ``submit``; the start of Ray and of its actors is not counted: the rate is that from when as many pieces are done as there are actors.
+Several models that are each an actor are compared with the same in one actor.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from leapray.data.transform import Fitting
 from leapray.errors import UserError
 from leapray.evaluation.tables import read_ids
 from leapray.inference.emulators import CPU_ROWS, GPU_ROWS
-from leapray.inference.predict import predict
+from leapray.inference.predict import Prediction, predict
 from leapray.inference.submission import write_submission
 from leapray.models.directory import load_model, save_model
 from leapray.models.registry import build_network
@@ -43,6 +44,8 @@ _ROWS, _QUICK_ROWS = 12 * FILE_STEPS * COLUMNS, (FILE_STEPS + 2) * COLUMNS
 _LOOP_SHARE = 4
 """The notebook takes a quarter of the files: a row costs it as much among few as among many."""
 _MOST_ROUNDS = 3
+_SEVERAL = 2
+"""Models that are predicted with apart and together."""
 
 
 def run(settings: Settings, progress: Progress | None = None) -> list[Comparison]:
@@ -53,7 +56,8 @@ def run(settings: Settings, progress: Progress | None = None) -> list[Comparison
     work = settings.directory
     rows = settings.size(_ROWS, _QUICK_ROWS)
     flat, part = make_flat(work / "all", rows), make_flat(work / "part", max(rows // _LOOP_SHARE, COLUMNS))
-    model, device = _save_model(part, work / "model", settings.quick)
+    models, device = _save_models(part, work, settings.quick)
+    model = models[0]
     sample, few = _write_sample(flat, work / "sample.parquet"), _write_sample(part, work / "few.parquet")
     own = torch.get_num_threads()
     torch.set_num_threads(os.cpu_count() or 1)
@@ -64,6 +68,8 @@ def run(settings: Settings, progress: Progress | None = None) -> list[Comparison
                     "ours": partial(ours, model, flat, sample, work / "ours", device),
                     "notebook": partial(notebook, model, part, few, work / "notebook.csv", device),
                     "network": partial(network, model, part, device),
+                    "apart": partial(several, models, flat, work / "several", device, apart=True),
+                    "together": partial(several, models, flat, work / "several", device, apart=False),
                 },
                 replace(settings, rounds=min(settings.rounds, _MOST_ROUNDS)),
                 progress,
@@ -76,20 +82,33 @@ def run(settings: Settings, progress: Progress | None = None) -> list[Comparison
         Comparison.of("predict", "predictions, original's loop", "rows/s", mine["predict"], loop["predict"]),
         Comparison.of("predict", "csv of predictions, pandas", "rows/s", mine["submit"], loop["submit"]),
         Comparison.of("predict", "predictions, network alone", "rows/s", mine["predict"], found["network"]["rows/s"]),
+        Comparison.of("predict", f"{_SEVERAL} models apart, together", "rows/s", found["apart"]["predict"], found["together"]["predict"]),
     ]
 
 
 def ours(model: str, flat: Flat, sample: str, work: Path, device: torch.device) -> Figures:
     """The verbs ``predict`` and ``submit``."""
-    destination, use_gpu = work / "predictions", device.type == "cuda"
+    done, per_row = _predicted([model], flat, work / "predictions", device)
+    started = time.perf_counter()
+    write_submission(done.url, sample, str(work / "submission.csv"))
+    return _figures(per_row, (time.perf_counter() - started) / done.rows)
+
+
+def several(models: Sequence[str], flat: Flat, destination: Path, device: torch.device, *, apart: bool) -> Figures:
+    """The verb ``predict`` with several models."""
+    return {"predict": 1 / _predicted(models, flat, destination, device, apart=apart)[1]}
+
+
+def _predicted(
+    models: Sequence[str], flat: Flat, destination: Path, device: torch.device, apart: bool | None = None
+) -> tuple[Prediction, float]:
+    """What was predicted, and the seconds that a row took."""
     storage.remove(str(destination))
-    done = predict([model], flat.url, str(destination), use_gpu=use_gpu)
+    use_gpu = device.type == "cuda"
+    done = predict(models, flat.url, str(destination), use_gpu=use_gpu, apart=apart)
     if done.files < 2:
         raise UserError("bench predict: a single piece does not tell a rate; give it more --rows")
-    per_row = _steady(destination, min(cluster.parallelism(use_gpu), done.files - 1))
-    started = time.perf_counter()
-    write_submission(str(destination), sample, str(work / "submission.csv"))
-    return _figures(per_row, (time.perf_counter() - started) / done.rows)
+    return done, _steady(destination, min(cluster.parallelism(use_gpu), done.files - 1))
 
 
 def _steady(destination: Path, uncounted: int) -> float:
@@ -128,14 +147,16 @@ def _figures(predict_s: float, submit_s: float) -> Figures:
     return {"predict": 1 / predict_s, "submit": 1 / submit_s, "whole": 1 / (predict_s + submit_s)}
 
 
-def _save_model(flat: Flat, directory: Path, quick: bool) -> tuple[str, torch.device]:
-    """A network of random weights in the original's scaling, fitted to some of the rows, and the device that it is for."""
+def _save_models(flat: Flat, work: Path, quick: bool) -> tuple[list[str], torch.device]:
+    """Networks of random weights in the original's scaling, fitted to some of the rows, and the device that they are for."""
     setup = setup_here(quick)
     transform = Fitting(Choice(name="reference"), ()).fit(Moments.of(np.hstack(_first_block(flat))), {})
-    torch.manual_seed(0)
-    weights = build_network(setup.network.name, setup.network.options).state_dict()
-    save_model(str(directory), weights, setup.network, transform)
-    return str(directory), setup.device
+    directories = [str(work / f"model-{seed}") for seed in range(_SEVERAL)]
+    for seed, directory in enumerate(directories):
+        torch.manual_seed(seed)
+        weights = build_network(setup.network.name, setup.network.options).state_dict()
+        save_model(directory, weights, setup.network, transform)
+    return directories, setup.device
 
 
 def _first_block(flat: Flat) -> tuple[np.ndarray, np.ndarray]:

@@ -31,7 +31,7 @@ def run_all(
     # stages apart say it themselves
     with nullcontext() if apart else under_way(loaded, *recipes.values()):
         done = run_experiment(loaded, recipes, stage, notice, partial(_stage_apart, experiment, overrides) if apart else None)
-    say(f"wrote {loaded.directory}: {len(done.ran)} stages ran, {len(done.kept)} were finished")
+    say(f"wrote {loaded.directory}: {len(done.ran)} of {len(done.ran) + len(done.kept)} stages done now, the others were finished")
 
 
 def _stage_apart(experiment: str, overrides: list[str], stage: str) -> None:

@@ -22,6 +22,7 @@ from leapray.data.reading import read_file
 from leapray.data.shards import FlatFile, Manifest, Prepared, Rows, ShardFile, rows_to_table, table_to_rows
 from leapray.data.transform import Transform
 from leapray.errors import UserError
+from leapray.recipe import Recipe
 
 _PREFETCH = 2
 _THREADS, _BATCHES = 3, 2
@@ -71,6 +72,20 @@ class Stream:
             raise UserError(f"{prepared.url}: {sum(self._training.rows)} training rows do not fill one batch of {batch_size}")
         if self.validation_rows == 0:
             raise UserError(f"{prepared.url}: no validation rows; give a source validation months")
+
+    @classmethod
+    def of(cls, recipe: Recipe, prepared: Prepared, rank: int = 0, world: int = 1) -> Stream:
+        """What a recipe trains on, as its worker ``rank`` of ``world`` gets it."""
+        return cls(
+            prepared,
+            batch_size=recipe.training.batch_size,
+            lanes=recipe.lanes,
+            seed=recipe.training.seed,
+            sources=recipe.trained,
+            shares=recipe.shares,
+            rank=rank,
+            world=world,
+        )
 
     def _plan(self, epoch: int) -> EpochPlan:
         return EpochPlan(

@@ -82,8 +82,12 @@ def require_good(findings: Iterable[Finding]) -> str:
     verdicts = [finding.verdict for finding in findings]
     wrong, notes = verdicts.count(Verdict.WRONG), verdicts.count(Verdict.NOTE)
     if wrong:
-        raise UserError(f"{wrong} of {len(verdicts)} findings are wrong and {notes} are notes; each line above tells its remedy")
-    return f"{len(verdicts)} findings: nothing is wrong, {notes} notes"
+        raise UserError(f"{wrong} of {len(verdicts)} findings are wrong, beside {_notes(notes)}; each line above tells its remedy")
+    return f"{len(verdicts)} findings: nothing is wrong, {_notes(notes)}"
+
+
+def _notes(count: int) -> str:
+    return f"{count} note{'' if count == 1 else 's'}"
 
 
 def _failed(what: str, error: Exception) -> str:

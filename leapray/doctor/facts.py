@@ -87,8 +87,8 @@ class Road:
     credentials: str | None
     region: str | None
     endpoint: str
-    named: bool
-    """Whether the user named the endpoint."""
+    named: str | None
+    """What names an endpoint other than AWS's own."""
     trouble: str | None = None
     """Why no connection comes about; None too where a proxy stands between."""
 

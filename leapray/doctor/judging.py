@@ -127,7 +127,7 @@ def judge_road(road: Road, *, wanted: bool) -> Iterator[Finding]:
     else:
         yield Finding(Verdict.NOTE, "S3: no region is set, us-east-1 is taken; set AWS_DEFAULT_REGION to the bucket's")
     if road.trouble:
-        remedy = "mend or unset AWS_ENDPOINT_URL" if road.named else "check the network"
+        remedy = f"mend or unset {road.named}" if road.named else "check the network"
         yield Finding(verdict, f"S3: nothing answers at {road.endpoint} ({road.trouble}); {remedy}")
 
 

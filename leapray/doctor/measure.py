@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import leapray
 from leapray.doctor.facts import PACKAGES, Disk, Gpu, Machine
+from leapray.provenance import source_digest
 
 _SHARED = "/dev/shm"
 _CGROUPS = (
@@ -58,15 +58,7 @@ def versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[name] = None
     # a working copy on a job's path is not installed, and may be another than its version says
-    return found | {"leapray": f"{leapray.__version__} ({_digest(Path(leapray.__file__).parent)})"}
-
-
-def _digest(package: Path) -> str:
-    """Short digest of a package's source files and their names."""
-    content = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        content.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
-    return content.hexdigest()[:8]
+    return found | {"leapray": f"{leapray.__version__} ({source_digest()})"}
 
 
 def disk(path: str) -> Disk:

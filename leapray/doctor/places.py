@@ -7,7 +7,7 @@ import socket
 import threading
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -124,7 +124,11 @@ def _name() -> str:
 
 def _write(folder: str) -> None:
     url = storage.join(folder, _name())
-    storage.write_bytes(url, _PROBE)
+    try:
+        storage.write_bytes(url, _PROBE)
+    except UserError as error:
+        # of the place that was asked about, not of the file that tried it
+        raise UserError(str(error).replace(shown(url), shown(folder))) from error
     try:
         files, _ = storage.list_folder(folder)
         if url.rpartition("/")[2] not in {name.rpartition("/")[2] for name in files}:
@@ -176,8 +180,18 @@ def road() -> Road:
         raise UserError(f"the configuration of S3 is broken ({shown(str(error))})") from error
     how = "anonymous" if own.get("anon") else "fsspec's configuration" if own.get("key") else credentials and credentials.method
     endpoint = made.meta.endpoint_url
-    host = urlsplit(endpoint).hostname or ""
-    return Road(how, region, shown(endpoint), not host.endswith((".amazonaws.com", ".amazonaws.com.cn")), _unreachable(endpoint))
+    aws = (urlsplit(endpoint).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
+    return Road(how, region, shown(endpoint), None if aws else _names_endpoint(own, client), _unreachable(endpoint))
+
+
+def _names_endpoint(own: Mapping[str, Any], client: Mapping[str, Any]) -> str:
+    """What names the endpoint, in the order in which it is looked for: fsspec's settings, botocore's variables, a profile."""
+    for key, settings in (("endpoint_url", own), ("client_kwargs", client)):
+        if settings.get("endpoint_url"):
+            variable = f"FSSPEC_S3_{key.upper()}"
+            return variable if variable in os.environ else "endpoint_url in fsspec's configuration"
+    variables = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    return next((name for name in variables if name in os.environ), "endpoint_url in AWS's configuration")
 
 
 def _unreachable(url: str) -> str | None:

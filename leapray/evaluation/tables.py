@@ -33,8 +33,8 @@ CSV_BLOCK_BYTES = 16 << 20
 
 FOOTER_BYTES = 1 << 28
 """The longest footer that is parsed; one of 928 columns and 1 000 row groups has about 100 MB."""
-_HEADER_BYTES, _ID_BYTES, _MAGIC_BYTES = 1 << 20, 1 << 10, 8
-"""The longest header line of a csv, the longest mean id, and what a parquet file ends with after its footer."""
+_HEADER_BYTES, _TEXT_BYTES, _MAGIC_BYTES = 1 << 20, 1 << 10, 8
+"""The longest header line of a csv, the longest mean text, and what a parquet file ends with after its footer."""
 
 ROW = "row"
 """Column of predictions that tells rows apart where their ids begin anew in every file."""
@@ -92,12 +92,16 @@ def require_footer(file: IO[bytes]) -> None:
         raise pa.ArrowInvalid(f"its footer has {length} bytes, expected {FOOTER_BYTES} at the most")
 
 
-def _require_short(group: pq.RowGroupMetaData) -> None:
-    """Raises ArrowInvalid for ids that would take all memory when they are decoded."""
+def require_short_texts(metadata: pq.FileMetaData, number: int, names: Sequence[str]) -> None:
+    """Raises ArrowInvalid where texts of a row group, in those of the columns that are there, would take all memory to be decoded."""
+    group = metadata.row_group(number)
     for index in range(group.num_columns):
         column = group.column(index)
-        if column.path_in_schema == SAMPLE_ID and column.total_uncompressed_size > _ID_BYTES * (group.num_rows + _ID_BYTES):
-            raise pa.ArrowInvalid(f"{SAMPLE_ID} takes {column.total_uncompressed_size} bytes for {group.num_rows} rows")
+        if column.path_in_schema in names and column.total_uncompressed_size > _TEXT_BYTES * (group.num_rows + _TEXT_BYTES):
+            raise pa.ArrowInvalid(
+                f"column {column.path_in_schema} of row group {number} takes {column.total_uncompressed_size} bytes for "
+                f"{group.num_rows} rows, expected {_TEXT_BYTES} a row at the most"
+            )
 
 
 def _nth(names: Sequence[str], index: int) -> str:
@@ -208,7 +212,7 @@ def _batches(file: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         if file.endswith(".parquet"):
             parquet = pq.ParquetFile(opened)
             for number in range(parquet.num_row_groups if SAMPLE_ID in names else 0):
-                _require_short(parquet.metadata.row_group(number))
+                require_short_texts(parquet.metadata, number, [SAMPLE_ID])
             yield from parquet.iter_batches(batch_size=ROWS, columns=list(names))
             return
         types = {name: pa.string() if name == SAMPLE_ID else pa.float64() for name in names}

@@ -40,7 +40,7 @@ class ModelInfo(BaseModel):
     """One entry per validation, as the trainer reports it."""
     versions: dict[str, str]
     revision: str | None
-    """Git revision of leapray's checkout, with ``-dirty`` when it had changes; None for an installed package."""
+    """Of leapray, as :func:`leapray.provenance.revision` tells it; None where it is not known."""
     weights_sha256: str
 
 

@@ -129,15 +129,7 @@ def measure_read(recipe: Recipe, prepared: Prepared, seconds: float) -> Rate:
 
 
 def _shards(recipe: Recipe, prepared: Prepared) -> Iterator[int]:
-    training = recipe.training
-    stream = Stream(
-        prepared,
-        batch_size=training.batch_size,
-        lanes=recipe.lanes,
-        seed=training.seed,
-        sources=recipe.trained,
-        shares=recipe.shares,
-    )
+    stream = Stream.of(recipe, prepared)
     for epoch in count():
         for batch in stream.train(epoch):
             yield len(batch["row"])

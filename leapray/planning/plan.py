@@ -214,7 +214,7 @@ class Plan:
                     "which a larger training.batch_size lifts and more GPUs do not"
                 )
             slow = cluster.gpu and self.recipe.training.precision == "float32"
-            return "more workers lift it" + (", and training.precision bf16 does" if slow else "")
+            return self._more_workers + (", and training.precision bf16 does" if slow else "")
         if step.bottleneck == GRADIENTS:
             far = cluster.nodes > 1 and self.speeds.network < self.speeds.link
             return (
@@ -231,6 +231,15 @@ class Plan:
         what = "storage" if step.bottleneck == STORAGE else "network cards"
         shards = ", or data.stream_from shards, whose rows are half as long" if self.recipe.data.stream_from == "flat" else ""
         return f"{what} {needed:.3g} times as fast would keep the workers fed, or shards on the nodes' own disks{shards}"
+
+    @property
+    def _more_workers(self) -> str:
+        """What more workers would do about arithmetic, by the sizes that the plan has."""
+        others = self._other_steps.items() if self.cluster.gpu else ()
+        more = [step.rows_per_s for size, step in others if size > self.cluster.workers]
+        if more and max(more) <= self.step.rows_per_s:
+            return "more GPUs do not lift it, for the exchange of gradients costs more than they bring; a larger training.batch_size does"
+        return "more workers lift it"
 
     def to_dict(self) -> dict[str, Any]:
         """What is shown, in plain values: each cell a text, or its value and unit."""

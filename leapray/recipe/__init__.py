@@ -6,6 +6,7 @@ names and checks the options.
 
 from collections.abc import Sequence
 
+from leapray.errors import UserError
 from leapray.recipe.data import SPLITS, Data, Source
 from leapray.recipe.ensemble import Ensemble, Predictions
 from leapray.recipe.load import read_recipe, validate
@@ -43,4 +44,7 @@ __all__ = [
 
 def load_recipe(url: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, apply ``section.key=value`` overrides, and check it. Raises UserError with one sentence per mistake."""
-    return parse_recipe(read_recipe(url, overrides), url)
+    content = read_recipe(url, overrides)
+    if isinstance(content.get("recipes"), dict) and "data" not in content:
+        raise UserError(f"{url}: is an experiment of several recipes, expected one of these; the whole of it is what leapray run takes")
+    return parse_recipe(content, url)

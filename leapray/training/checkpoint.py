@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from leapray.errors import UserError
 from leapray.faults import told
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
+_NAME = re.compile(r"step-\d{9}(-\d{5})?")
+"""What :func:`step_url` names; what else lies there, such as somebody's copy of one, is passed over."""
 
 
 def save(url: str, state: Mapping[Any, Any]) -> None:
@@ -58,7 +61,7 @@ def steps_of(url: str) -> int:
 def complete(folder: str, seal: str = STATE) -> list[str]:
     """Complete checkpoints of a folder, or other directories whose last file is ``seal``, oldest first; none if the folder is not there."""
     found = storage.list_files(folder, f"/{seal}") if storage.exists(folder) else []
-    return [file.removesuffix(f"/{seal}") for file in found]
+    return [url for url in (file.removesuffix(f"/{seal}") for file in found) if _NAME.fullmatch(url.rsplit("/", 1)[-1])]
 
 
 def prune(folder: str, keep: int) -> None:

@@ -35,7 +35,8 @@ from leapray.training.validation import DeviceMoments
 Record = dict[str, Any]
 """What ``metrics.jsonl`` has a line of: a ``step`` record of the steps since the one before, or a ``validation`` record.
 
-Where it stands: ``event``, ``epoch`` and ``step`` from 1, ``step`` and ``steps`` through all epochs, and ``lr``.
+Where it stands: ``event``, ``epoch`` and ``step`` from 1, ``step`` and ``steps`` through all epochs, and ``lr``; of steps the ``workers``
+that took them.
 Of training, since the last record, or in a validation since the last validation: mean ``loss``; ``seconds``, ``rows_per_s`` of all ranks;
 of rank 0 ``data_wait_s`` and ``data_wait_share`` of the seconds, ``cpus`` that it kept busy, ``memory_bytes`` that it holds for itself,
 ``gpu_use`` (0 to 1, as NVML samples it) and the most ``gpu_memory_bytes`` that tensors took. What a machine does not tell is left out, and
@@ -264,7 +265,8 @@ class Loop:
         self._tally += Tally.of_ranks([part[steps:] for part in parts])
         effort = meter.took(steps, pace.took(steps), feed.waited - waited)
         self._effort += effort
-        return self._place("step", lr) | {"loss": float(mean.mean())} | effort.figures(self.training.batch_size)
+        taken = {"workers": self.peers.world, "loss": float(mean.mean())}
+        return self._place("step", lr) | taken | effort.figures(self.training.batch_size)
 
     def _place(self, event: str, lr: float) -> Record:
         """Where a record stands: the epoch, the steps done in all, and the steps planned."""

@@ -70,7 +70,7 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None, thre
     already = run.finished
     if not already:
         prepared = open_prepared(recipe.data)
-        _stream(recipe, prepared)
+        Stream.of(recipe, prepared)
         check_start(recipe, prepared.transform)
         with cluster.connected(users_modules(recipe.network.name)):
             # who gives threads has planned, and knows of the cluster what this process may not (cluster.autoscaled)
@@ -206,20 +206,6 @@ def _beside(run: Callable[[], Any]) -> None:
     ended.result()
 
 
-def _stream(recipe: Recipe, prepared: Prepared, rank: int = 0, world: int = 1) -> Stream:
-    training = recipe.training
-    return Stream(
-        prepared,
-        batch_size=training.batch_size,
-        lanes=recipe.lanes,
-        seed=training.seed,
-        sources=recipe.trained,
-        shares=recipe.shares,
-        rank=rank,
-        world=world,
-    )
-
-
 def _work_among_others(config: dict[str, Any]) -> None:
     _work(config, Worker())
 
@@ -239,7 +225,7 @@ def _work(config: dict[str, Any], place: Alone) -> None:
     network = build_network(recipe.network.name, recipe.network.options, len(recipe.data.features))
     network = place.wrap(network, device)
     peers = Peers(rank, world, lambda array: place.gather(array, device), place.warned)
-    loop = Loop(network, _stream(recipe, prepared, rank, world), recipe.training, device, peers)
+    loop = Loop(network, Stream.of(recipe, prepared, rank, world), recipe.training, device, peers)
     # rank 0 decides, so that all continue from the same checkpoint
     found = place.agree(checkpoint.complete(run.checkpoints)[-1:])
     if found:

@@ -110,6 +110,9 @@ def test_only_complete_checkpoints_count_and_the_newest_are_kept(tmp_path):
     for url in urls:
         checkpoint.save(url, {"a": torch.ones(1)})
     storage.remove(storage.join(urls[-1], checkpoint.STATE))
+    # somebody's copies, which come after all others by name
+    for name in ("step-000000009 (copy)", "the best"):
+        checkpoint.save(storage.join(folder, name), {"a": torch.ones(1)})
     assert checkpoint.complete(folder) == urls[:3]
     checkpoint.prune(folder, 2)
     assert checkpoint.complete(folder) == urls[1:3]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -16,11 +15,11 @@ from leapray.climsim.schema import SAMPLE_ID, STEP_BITS
 from leapray.data.flat import csvfile
 from leapray.data.flat.layout import CONTENT_KEY
 from leapray.data.flat.places import month_in_name
-from leapray.evaluation.tables import FOOTER_BYTES, readable
+from leapray.evaluation.tables import FOOTER_BYTES, readable, require_short_texts
 
 _TAIL_BYTES = 1 << 18
-_GROUP_ROWS, _TEXT_BYTES = 1 << 26, 1 << 10
-"""The most rows of a row group, of which a whole month of high-res has 46 million, and bytes of a row's id or kind, by the mean."""
+_GROUP_ROWS = 1 << 26
+"""The most rows of a row group, of which a whole month of high-res has 46 million."""
 
 
 @dataclass(frozen=True)
@@ -84,27 +83,15 @@ def _parquet(path: str, file: IO[bytes], size: int) -> tuple[pa.Schema, list[Par
     metadata = pq.read_metadata(pa.BufferReader(footer))
     schema = metadata.schema.to_arrow_schema()
     step = metadata.schema.names.index("step") if "step" in schema.names else None
-    texts = [index for index in range(metadata.num_columns) if metadata.schema.column(index).path in (SAMPLE_ID, "kind")]
     parts = []
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
-        _require_usual(group, number, texts)
+        if not 0 <= group.num_rows <= _GROUP_ROWS:
+            raise pa.ArrowInvalid(f"row group {number} says that it holds {group.num_rows} rows, expected {_GROUP_ROWS} at the most")
+        require_short_texts(metadata, number, (SAMPLE_ID, "kind"))
         if group.num_rows:
             parts.append(Part(number, group.num_rows, group.num_rows, steps=None if step is None else _steps(group.column(step))))
     return schema, parts, footer if _tells_content(metadata) else footer + storage.fingerprint(path).encode()
-
-
-def _require_usual(group: pq.RowGroupMetaData, number: int, texts: Sequence[int]) -> None:
-    """Raises ArrowInvalid for a row group that says of itself what no flat file holds: it would take all memory to find out."""
-    if not 0 <= group.num_rows <= _GROUP_ROWS:
-        raise pa.ArrowInvalid(f"row group {number} says that it holds {group.num_rows} rows, expected {_GROUP_ROWS} at the most")
-    for index in texts:
-        column = group.column(index)
-        if column.total_uncompressed_size > _TEXT_BYTES * (group.num_rows + _TEXT_BYTES):
-            raise pa.ArrowInvalid(
-                f"column {column.path_in_schema} of row group {number} takes {column.total_uncompressed_size} bytes for "
-                f"{group.num_rows} rows, expected {_TEXT_BYTES} a row at the most"
-            )
 
 
 def _tells_content(metadata: pq.FileMetaData) -> bool:
