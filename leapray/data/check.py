@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 from leapray import storage
 from leapray.climsim.calendar import Moment, Month, file_name, month_of_step, parse_file_name
 from leapray.climsim.netcdf import Clock, PairPath, read_pair
-from leapray.climsim.schema import INPUTS, KINDS, row_place
+from leapray.climsim.schema import INPUTS, KINDS, TARGETS, row_place
 from leapray.data.findings import Finding, Sample, Verdict, judge
 from leapray.data.flat import Block, Piece, read_piece, survey
 from leapray.data.flat.places import month_in_name
 from leapray.errors import UserError
-from leapray.evaluation.tables import SUFFIXES
+from leapray.evaluation.tables import SUFFIXES, columns
 
 SAMPLE_ROWS = 16384
 """The most rows of a flat file that are looked at."""
@@ -86,17 +86,17 @@ def _pair(names: list[str], place: _Place, kind: str | None) -> Iterator[Finding
     inputs, targets = np.split(snapshot.rows, [INPUTS.width], axis=1)
     yield Finding(Verdict.OK, f"netCDF pairs of {snapshot.kind}, {len(snapshot.rows)} columns: {mli} and its mlo were read")
     yield Finding(Verdict.OK, f"{len(names)} files in that folder; {_months(place.months)}")
-    yield _columns(snapshot.kind, len(snapshot.rows))
+    yield _column_count(snapshot.kind, len(snapshot.rows))
     for stream, clock in zip(("mli", "mlo"), snapshot.clocks, strict=True):
         yield _clock(stream, clock, step)
     yield from judge(Sample(snapshot.kind, inputs, targets))
 
 
-def _columns(kind: str, columns: int) -> Finding:
+def _column_count(kind: str, count: int) -> Finding:
     expected = KINDS[kind].columns
-    if columns == expected:
-        return Finding(Verdict.OK, f"{columns} columns, as {kind} has")
-    return Finding(Verdict.NOTE, f"{columns} columns, where {kind} has {expected}")
+    if count == expected:
+        return Finding(Verdict.OK, f"{count} columns, as {kind} has")
+    return Finding(Verdict.NOTE, f"{count} columns, where {kind} has {expected}")
 
 
 def _clock(stream: str, clock: Clock | None, step: int) -> Finding:
@@ -115,9 +115,9 @@ def _clock(stream: str, clock: Clock | None, step: int) -> Finding:
 def _flat(place: _Place, kind: str | None) -> Iterator[Finding]:
     path = place.files[0]
     notices: list[str] = []
-    found = survey(path, notice=notices.append)
-    piece = found.pieces()[0]
-    blocks = _sample(piece, kind)
+    with_targets = not set(TARGETS.columns).isdisjoint(columns(path))
+    found = survey(path, targets=with_targets, notice=notices.append)
+    blocks = _sample(found.pieces()[0], kind, with_targets)
     inputs, targets, row = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("inputs", "targets", "row"))
     ids = pa.chunked_array([block.sample_id for block in blocks])
     known = (row >= 0).all()
@@ -128,7 +128,10 @@ def _flat(place: _Place, kind: str | None) -> Iterator[Finding]:
     )
     rows = "" if found.rows is None else f" of {found.rows} rows"
     yield Finding(Verdict.OK, f"{len(place.files)} files in that folder, the first{rows}; {_months(place.months or found.months)}")
-    yield Finding(Verdict.OK, "every column of the flat layout is there, with numbers in it")
+    if with_targets:
+        yield Finding(Verdict.OK, "every column of the flat layout is there, with numbers in it")
+    else:
+        yield Finding(Verdict.NOTE, "every input column is there, and no target: rows to predict, not to train on or to evaluate by")
     yield from (Finding(Verdict.NOTE, sentence) for sentence in notices)
     yield _unique(ids)
     yield _time(path, steps if known else None)
@@ -137,10 +140,10 @@ def _flat(place: _Place, kind: str | None) -> Iterator[Finding]:
     yield from judge(Sample(kind or next(iter(KINDS)), inputs, targets))
 
 
-def _sample(piece: Piece, kind: str | None) -> list[Block]:
+def _sample(piece: Piece, kind: str | None, targets: bool) -> list[Block]:
     """The first rows of a piece, at least one."""
     blocks: list[Block] = []
-    for block in read_piece(piece, kind=kind, limit=SAMPLE_ROWS):
+    for block in read_piece(piece, targets=targets, kind=kind, limit=SAMPLE_ROWS):
         blocks.append(block)
         if sum(len(block.row) for block in blocks) >= SAMPLE_ROWS:
             break

@@ -53,7 +53,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows of one kind: float64 inputs ``(n, 556)`` and targets ``(n, 368)``."""
+    """Rows of one kind: float64 inputs ``(n, 556)`` and targets ``(n, 368)``, or ``(n, 0)`` where there are none."""
 
     kind: str
     inputs: np.ndarray
@@ -82,7 +82,9 @@ def judge(sample: Sample) -> Iterator[Finding]:
         return
     sample = Sample(sample.kind, sample.inputs[whole], sample.targets[whole])
     yield from _ranges(sample, values[whole])
-    yield from (_ablated(sample), _exact(sample), _moisture(sample), _fractions(sample), _water(sample), _momentum(sample))
+    yield from (_moisture(sample), _fractions(sample))
+    if sample.targets.shape[1]:
+        yield from (_ablated(sample), _exact(sample), _water(sample), _momentum(sample))
 
 
 def _missing(values: np.ndarray, usable: np.ndarray) -> Finding:
@@ -102,9 +104,10 @@ def _ranges(sample: Sample, values: np.ndarray) -> Iterator[Finding]:
     margin[margin < _ROUNDING * np.abs(high)] = np.inf
     # the exact targets are judged by their identity; their range, 1e-45, is not known well
     margin[INPUTS.width :][EXACT | ABLATED] = np.inf
+    low, high, margin = (bound[: values.shape[1]] for bound in (low, high, margin))
     outside = (values < low - margin) | (values > high + margin)
     strange = 0
-    for layout, first in ((INPUTS, 0), (TARGETS, INPUTS.width)):
+    for layout, first in ((INPUTS, 0), (TARGETS, INPUTS.width))[: 1 + bool(sample.targets.shape[1])]:
         for variable in layout.variables:
             columns = slice(first + layout[variable.name].start, first + layout[variable.name].stop)
             counts = outside[:, columns].sum(axis=0)

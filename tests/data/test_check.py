@@ -63,6 +63,24 @@ def test_nothing_is_wrong_with_good_pairs_and_what_they_become(
     assert verdicts(check(str(sources[kind])), "1 months, 0001-02 to 0001-02") == {Verdict.OK}
 
 
+def test_a_file_of_inputs_alone_is_looked_at_as_one_to_predict(rows: dict[str, np.ndarray], tmp_path: Path) -> None:
+    whole = to_table(Snapshot("low-res", 0, rows["low-res"])).slice(0, 100)
+    pacsv.write_csv(whole.drop_columns(list(TARGETS.columns)), tmp_path / "test.csv")
+    found = check(str(tmp_path / "test.csv"))
+    assert wrong(found) == []
+    assert verdicts(found, "and no target: rows to predict") == {Verdict.NOTE}
+    assert verdicts(found, "no humidity or cloud water is negative") == {Verdict.OK}
+    # one target of many is a file that has lost the others
+    pacsv.write_csv(whole.drop_columns(list(TARGETS.columns[1:])), tmp_path / "test.csv")
+    assert "ptend_t_1" in wrong(check(str(tmp_path / "test.csv")))[0]
+
+
+def test_inputs_alone_are_judged_by_their_ranges_too(rows: dict[str, np.ndarray], tmp_path: Path) -> None:
+    table = to_table(Snapshot("low-res", 0, np.asfortranarray(spoil(rows["low-res"], "state_ps", lambda x: x / 100))))
+    pq.write_table(table.drop_columns(list(TARGETS.columns)), tmp_path / "a.parquet")
+    assert any("it looks like hPa" in text for text in wrong(check(str(tmp_path))))
+
+
 def spoil(matrix: np.ndarray, name: str, change: Callable[[np.ndarray], np.ndarray], share: float = 1.0) -> np.ndarray:
     spoiled = matrix.copy()
     layout, first = (INPUTS, 0) if name in {variable.name for variable in INPUTS.variables} else (TARGETS, INPUTS.width)
