@@ -194,7 +194,12 @@ class _Road:
         """Predict with what the recipes' resources give."""
         resources = self.months_of.resources
         with bar("predict") as update:
-            settings |= {"bad_rows": self.months_of.data.bad_rows, "use_gpu": resources.use_gpu}
+            settings |= {
+                "bad_rows": self.months_of.data.bad_rows,
+                "use_gpu": resources.use_gpu,
+                "gpu_share": resources.gpus_per_model,
+                "apart": resources.models_apart,
+            }
             predict(models, source, place, progress=update, notice=self.notice, **settings)
 
     def _tested(self) -> list[str]:

@@ -303,7 +303,13 @@ def test_more_gpus_are_advised_only_where_the_plans_own_sizes_say_that_they_help
     larger = [rate for name, row in made.tables["sizes"].items() if int(name.split()[0]) > gpus for rate in [row["speed"][0]]]
     assert (max(larger) > made.step.rows_per_s) == lift
     assert ("more workers lift it" in made.sentences[0]) == lift
-    assert ("more GPUs do not lift it" in made.sentences[0]) != lift
+    assert ("and more GPUs do not" in made.sentences[0]) != lift
+
+
+def test_no_more_gpus_are_advised_than_can_share_a_step() -> None:
+    base = {"network": {"name": "low-res-aqua", "options": {}}, "training": {"precision": "float32", "batch_size": 8 * 1001}}
+    made = plan(8, sections=base)
+    assert "had training.batch_size and its lanes parts for them and training.precision bf16 does" in made.sentences[0]
 
 
 def test_an_experiment_is_not_taken_for_a_bad_recipe(tmp_path: Path) -> None:

@@ -92,16 +92,17 @@ def require_footer(file: IO[bytes]) -> None:
         raise pa.ArrowInvalid(f"its footer has {length} bytes, expected {FOOTER_BYTES} at the most")
 
 
-def require_short_texts(metadata: pq.FileMetaData, number: int, names: Sequence[str]) -> None:
-    """Raises ArrowInvalid where texts of a row group, in those of the columns that are there, would take all memory to be decoded."""
-    group = metadata.row_group(number)
-    for index in range(group.num_columns):
-        column = group.column(index)
-        if column.path_in_schema in names and column.total_uncompressed_size > _TEXT_BYTES * (group.num_rows + _TEXT_BYTES):
-            raise pa.ArrowInvalid(
-                f"column {column.path_in_schema} of row group {number} takes {column.total_uncompressed_size} bytes for "
-                f"{group.num_rows} rows, expected {_TEXT_BYTES} a row at the most"
-            )
+def require_short_texts(metadata: pq.FileMetaData, names: Sequence[str]) -> None:
+    """Raises ArrowInvalid where texts, in those of the columns that are there, would take all memory to be decoded."""
+    texts = [index for index in range(metadata.num_columns) if metadata.schema.column(index).path in names]
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for column in map(group.column, texts):
+            if column.total_uncompressed_size > _TEXT_BYTES * (group.num_rows + _TEXT_BYTES):
+                raise pa.ArrowInvalid(
+                    f"column {column.path_in_schema} of row group {number} takes {column.total_uncompressed_size} bytes for "
+                    f"{group.num_rows} rows, expected {_TEXT_BYTES} a row at the most"
+                )
 
 
 def _nth(names: Sequence[str], index: int) -> str:
@@ -211,8 +212,8 @@ def _batches(file: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     with readable(file), storage.open_input(file) as opened:
         if file.endswith(".parquet"):
             parquet = pq.ParquetFile(opened)
-            for number in range(parquet.num_row_groups if SAMPLE_ID in names else 0):
-                require_short_texts(parquet.metadata, number, [SAMPLE_ID])
+            if SAMPLE_ID in names:
+                require_short_texts(parquet.metadata, [SAMPLE_ID])
             yield from parquet.iter_batches(batch_size=ROWS, columns=list(names))
             return
         types = {name: pa.string() if name == SAMPLE_ID else pa.float64() for name in names}

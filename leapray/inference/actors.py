@@ -12,6 +12,8 @@ from leapray.errors import UserError
 
 _FINEST = 10_000
 """Ray counts shares in parts of this."""
+_GROWING = 64
+"""The most predictors with models apart on a cluster that grows: each that waits for room for them has a CPU."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Actors:
     predictors: int
     apart: bool
     cpus: float
-    """Of a predictor, and of an actor that has a model on a CPU."""
+    """Of a predictor, and of an actor that has a model on a CPU; one on a GPU takes none."""
     gpus: float
     """Of an actor that has models, 0 on a CPU."""
     threads: int
@@ -37,7 +39,7 @@ def plan_actors(models: int, pieces: int, *, use_gpu: bool = False, share: float
     """Lay out a prediction of several pieces over the cluster that has been joined, which if it grows holds whatever is asked for.
 
     ``share`` is the GPU of an actor that has models, by default as much as lets one predictor's actors fill a GPU. Models are ``apart`` by
-    default where there are several on GPUs. Raises UserError for a share that is none, and for GPUs that are not there.
+    default where there are several on GPUs. Raises UserError for a share that is none, and for GPUs or CPUs that are not there.
     """
     if apart is None:
         apart = use_gpu and models > 1
@@ -47,12 +49,16 @@ def plan_actors(models: int, pieces: int, *, use_gpu: bool = False, share: float
     if use_gpu and not 0 < share <= 1:
         raise UserError(f"GPU share {share:g}: expected more than 0 and at most 1")
     if cluster.autoscaled():
-        return Actors(pieces, apart, 1, share if use_gpu else 0, 1)
+        return Actors(min(pieces, _GROWING) if apart else pieces, apart, 1, share if use_gpu else 0, 1)
+    nodes = cluster.node_cpus()
+    if not sum(int(cpus) for cpus in nodes):
+        raise UserError("prediction needs a CPU, and no node of the cluster has one; start one with ray start")
     if use_gpu:
-        return Actors(min(pieces, _held(share, holders) // holders), apart, 1, share, 1)
+        predictors = min(pieces, _held(share, holders) // holders, sum(int(cpus) for cpus in nodes))
+        return Actors(predictors, apart, 1, share, 1)
     places = cluster.parallelism()
     predictors = min(pieces, max(places // holders, 1))
-    cpus = _cpus(cluster.node_cpus(), predictors * (1 + models)) if apart else 1
+    cpus = _cpus(nodes, predictors * (1 + models)) if apart else 1
     return Actors(predictors, apart, cpus, 0, max(places // (predictors * holders), 1))
 
 

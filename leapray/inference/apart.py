@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from threading import Lock
+from typing import Any
 
 import numpy as np
 import ray
 import torch
+from ray.exceptions import RayActorError
 from ray.util.placement_group import (
     PlacementGroup,
     get_placement_group,
@@ -22,14 +25,16 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from leapray.errors import UserError
+from leapray.faults import told
 from leapray.inference.actors import Actors
-from leapray.inference.emulators import Emulators, Predicted
-from leapray.inference.weights import mean_weights
+from leapray.inference.emulators import Members, Predicted, averaged
 from leapray.models.emulator import Physics
 from leapray.training.memory import keep_freed_memory
 
-_RETRIES = 3
-"""Times that rows are given again to a model whose process or node died with them."""
+_AGAIN = 3
+"""Times that a model is begun again with the same rows."""
+_PATIENCE_S = 60.0
 
 
 class _Model:
@@ -38,50 +43,88 @@ class _Model:
     def __init__(self, model: str, use_gpu: bool, threads: int) -> None:
         keep_freed_memory()
         torch.set_num_threads(min(threads, os.cpu_count() or 1))
-        self.emulator = Emulators.load([model], mean_weights(1), torch.device("cuda" if use_gpu else "cpu"))
+        self.members = Members.load([model], torch.device("cuda" if use_gpu else "cpu"))
 
     def tendencies(self, inputs: np.ndarray) -> np.ndarray:
         """Its own output ``(n, 368)`` for raw columns ``(n, 556)``, before the physics."""
         # what lies in the object store cannot be written to, as torch wants it
-        return self.emulator.predict(inputs.copy(order="K"), members=True).members[0]
+        return self.members.tendencies(inputs.copy(order="K"))[0]
+
+    def loaded(self) -> None:
+        """Return once the model is there."""
 
 
 class Apart:
-    """The same as :class:`leapray.inference.emulators.Emulators`, with an actor for each model, begun here and ended with this process.
+    """Predicts what :class:`leapray.inference.emulators.Emulators` does, with an actor for each model; they end with this process.
 
-    ``weights`` is float64 ``(m, 368)``.
+    ``weights`` is float64 ``(m, 368)``. It waits until the cluster has room for all models at once, so that two of these never hold
+    what the other waits for. A model whose process or node dies is begun again, three times at most with the same rows.
     """
 
     def __init__(self, models: Sequence[str], weights: np.ndarray, actors: Actors) -> None:
-        self.weights = np.asarray(weights, np.float64)
-        self.physics = Physics()
-        place = _place(len(models), actors)
-        self.models = [
-            ray.remote(_Model)
-            .options(
-                num_cpus=0 if actors.gpus else actors.cpus,
-                num_gpus=actors.gpus,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(place, placement_group_bundle_index=index),
-                max_restarts=-1,
-                max_task_retries=_RETRIES,
-            )
-            .remote(model, actors.gpus > 0, actors.threads)
-            for index, model in enumerate(models)
-        ]
+        self.weights, self.physics = torch.from_numpy(np.asarray(weights, np.float64)), Physics()
+        self._models, self._actors, self._lock = list(models), actors, Lock()
+        self._place = _place(len(models), actors)
+        while not self._place.wait(_PATIENCE_S):
+            pass
+        self._begun = [self._begin(index) for index in range(len(models))]
+        ray.get([model.loaded.remote() for model in self._begun])
+
+    def __del__(self) -> None:
+        # others may wait for the room; whatever is not given back here is by released
+        with suppress(Exception):
+            remove_placement_group(self._place)
 
     def predict(self, inputs: np.ndarray, *, members: bool = False) -> Predicted:
         """Predictions for raw columns ``(n, 556)``, float64, fastest column by column; of each member too if ``members``."""
         rows = ray.put(inputs)
-        outputs = ray.get([model.tendencies.remote(rows) for model in self.models])
-        mean = np.zeros_like(outputs[0])
-        for weights, output in zip(self.weights, outputs, strict=True):
-            mean += weights * output
-        ensemble = self.physics(torch.from_numpy(inputs), torch.from_numpy(mean)).numpy()
+        asked = [(model, model.tendencies.remote(rows)) for model in self._begun]
+        outputs = [self._given(index, rows, *one) for index, one in enumerate(asked)]
+
+        def physical(index: int, rows: slice) -> torch.Tensor:
+            # what lies in the object store cannot be written to
+            return torch.from_numpy(outputs[index][rows].copy(order="K"))
+
+        with torch.inference_mode():
+            ensemble = averaged(torch.from_numpy(inputs), physical, self.weights, self.physics)
         return Predicted(ensemble, tuple(outputs) if members else ())
+
+    def _given(self, index: int, rows: ray.ObjectRef, model: Any, asked: ray.ObjectRef) -> np.ndarray:
+        """What a model gives, who is begun again with the rows if it dies."""
+        for death in range(_AGAIN + 1):
+            try:
+                output: np.ndarray = ray.get(asked)
+                return output
+            except RayActorError as error:
+                if death == _AGAIN:
+                    reason = told(" ".join(str(error).split()), 300)
+                    raise UserError(f"{self._models[index]}: its process died {death + 1} times with the same rows ({reason})") from error
+            model = self._begun_again(index, model)
+            asked = model.tendencies.remote(rows)
+        raise AssertionError
+
+    def _begun_again(self, index: int, dead: Any) -> Any:
+        with self._lock:
+            # another thread may have met the same death
+            if self._begun[index] is dead:
+                self._begun[index] = self._begin(index)
+            return self._begun[index]
+
+    def _begin(self, index: int) -> Any:
+        actors = self._actors
+        return (
+            ray.remote(_Model)
+            .options(
+                num_cpus=0 if actors.gpus else actors.cpus,
+                num_gpus=actors.gpus,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self._place, placement_group_bundle_index=index),
+            )
+            .remote(self._models[index], actors.gpus > 0, actors.threads)
+        )
 
 
 def _place(models: int, actors: Actors) -> PlacementGroup:
-    """Room for all models at once, so that two predictors never wait for each other; a predictor that was begun again has its own still."""
+    """Room for a predictor's models; one that was begun again finds its own."""
     name = f"{actors.name}-{ray.get_runtime_context().get_actor_id()}"
     try:
         return get_placement_group(name)
@@ -92,10 +135,13 @@ def _place(models: int, actors: Actors) -> PlacementGroup:
 
 @contextmanager
 def released(actors: Actors) -> Iterator[None]:
-    """Give the room that predictors had for their models back when the block ends: Ray keeps it as long as the driver."""
+    """Give back, when the block ends, the room of predictors that were killed: Ray would keep it as long as the driver."""
     try:
         yield
     finally:
-        for place in placement_group_table().values():
-            if place["name"].startswith(actors.name) and place["state"] != "REMOVED":
-                remove_placement_group(get_placement_group(place["name"]))
+        # whatever ended the block is what is told
+        with suppress(Exception):
+            for place in placement_group_table().values():
+                if place["name"].startswith(actors.name) and place["state"] != "REMOVED":
+                    with suppress(ValueError):
+                        remove_placement_group(get_placement_group(place["name"]))

@@ -5,7 +5,7 @@ Shapes: n rows, m members, 368 targets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from leapray.climsim.schema import TARGETS
 from leapray.models.directory import load_model
-from leapray.models.emulator import Emulator
+from leapray.models.emulator import Emulator, Physics
 
 CPU_ROWS, GPU_ROWS = 512, 8192
 """Rows that pass through a network at a time: on a CPU few, whose activations stay in its caches; on a GPU halved where memory ends."""
@@ -30,50 +30,41 @@ class Predicted:
     members: tuple[np.ndarray, ...]
 
 
-class Emulators:
-    """Emulators on one device whose physical outputs are averaged, column by column, before the physics is applied once.
+class Members:
+    """Emulators on one device. Inputs are scaled once for all that scale alike."""
 
-    ``weights`` is float64 ``(m, 368)``. Inputs are scaled once for all members that scale alike.
-    """
-
-    def __init__(self, emulators: Sequence[Emulator], weights: np.ndarray, device: torch.device) -> None:
+    def __init__(self, emulators: Sequence[Emulator], device: torch.device) -> None:
         self.emulators = [emulator.to(device) for emulator in emulators]
-        self.weights = torch.from_numpy(np.asarray(weights, np.float64)).to(device)
         self.device = device
         self.rows = CPU_ROWS if device.type == "cpu" else GPU_ROWS
         self._digests = [emulator.transform.digest() for emulator in emulators]
 
     @classmethod
-    def load(cls, models: Sequence[str], weights: np.ndarray, device: torch.device) -> Emulators:
+    def load(cls, models: Sequence[str], device: torch.device) -> Members:
         """Emulators from their model directories. Raises UserError for one that cannot be read."""
-        return cls([load_model(model).emulator for model in models], weights, device)
+        return cls([load_model(model).emulator for model in models], device)
 
     @torch.inference_mode()
-    def predict(self, inputs: np.ndarray, *, members: bool = False) -> Predicted:
-        """Predictions for raw columns ``(n, 556)``, float64, fastest column by column; of each member too if ``members``."""
+    def tendencies(self, inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Each one's own output ``(n, 368)``, before the physics, column by column, for raw columns ``(n, 556)``, float64."""
         x = torch.from_numpy(inputs).to(self.device)
-        outputs = self._outputs(x)
-        kept = [torch.empty(TARGETS.width, len(x), dtype=torch.float64) for _ in range(1 + members * len(outputs))]
-        step = _BLOCK_ROWS if self.device.type == "cpu" else len(x)
-        for start in range(0, len(x), step):
-            rows = slice(start, start + step)
-            mean = torch.zeros((), dtype=torch.float64, device=self.device)
-            for index, (emulator, output) in enumerate(zip(self.emulators, outputs, strict=True)):
-                physical = emulator.transform.unscale_targets(output[rows])
-                if members:
-                    kept[1 + index][:, rows] = physical.t()
-                mean = mean + self.weights[index] * physical
-            kept[0][:, rows] = self.emulators[0].physics(x[rows], mean).t()
-        ensemble, *own = (tensor.numpy().T for tensor in kept)
-        return Predicted(ensemble, tuple(own))
+        own = [by_column(len(x)) for _ in self.emulators]
+        for index, output in enumerate(self.outputs(x)):
+            for rows in blocks(len(x), self.device):
+                own[index][:, rows] = self.physical(index, output[rows]).t()
+        return tuple(values.numpy().T for values in own)
 
-    def _outputs(self, x: Tensor) -> list[Tensor]:
+    def outputs(self, x: Tensor) -> list[Tensor]:
         """What each network gives for raw columns, still scaled: m times ``(n, 368)``."""
         scaled: dict[str, Tensor] = {}
         for emulator, digest in zip(self.emulators, self._digests, strict=True):
             if digest not in scaled:
                 scaled[digest] = emulator.transform.scale_inputs(x)
         return [self._forward(emulator.network, scaled[digest]) for emulator, digest in zip(self.emulators, self._digests, strict=True)]
+
+    def physical(self, index: int, output: Tensor) -> Tensor:
+        """Some of the rows that a network gave, in physical units."""
+        return self.emulators[index].transform.unscale_targets(output)
 
     def _forward(self, network: nn.Module, scaled: Tensor) -> Tensor:
         parts: list[Tensor] = []
@@ -88,3 +79,56 @@ class Emulators:
                 continue
             start += len(parts[-1])
         return torch.cat(parts)
+
+
+class Emulators:
+    """Members whose physical outputs are averaged, column by column, before the physics is applied once.
+
+    ``weights`` is float64 ``(m, 368)``.
+    """
+
+    def __init__(self, members: Members, weights: np.ndarray) -> None:
+        self.members = members
+        self.weights = torch.from_numpy(np.asarray(weights, np.float64)).to(members.device)
+        self.physics = Physics().to(members.device)
+
+    @torch.inference_mode()
+    def predict(self, inputs: np.ndarray, *, members: bool = False) -> Predicted:
+        """Predictions for raw columns ``(n, 556)``, float64, fastest column by column; of each member too if ``members``."""
+        x = torch.from_numpy(inputs).to(self.members.device)
+        outputs = self.members.outputs(x)
+        own = [by_column(len(x)) for _ in outputs] if members else []
+
+        def physical(index: int, rows: slice) -> Tensor:
+            values = self.members.physical(index, outputs[index][rows])
+            if own:
+                own[index][:, rows] = values.t()
+            return values
+
+        ensemble = averaged(x, physical, self.weights, self.physics)
+        return Predicted(ensemble, tuple(values.numpy().T for values in own))
+
+
+def averaged(x: Tensor, physical: Callable[[int, slice], Tensor], weights: Tensor, physics: Physics) -> np.ndarray:
+    """The mean ``(n, 368)`` of what members give for raw columns ``x``, with the physics, column by column.
+
+    ``physical`` gives a member's own output, by its number and for some rows, on the device of ``x``, ``weights (m, 368)`` and ``physics``.
+    """
+    ensemble = by_column(len(x))
+    for rows in blocks(len(x), x.device):
+        mean = torch.zeros((), dtype=torch.float64, device=x.device)
+        for index, weight in enumerate(weights):
+            mean = mean + weight * physical(index, rows)
+        ensemble[:, rows] = physics(x[rows], mean).t()
+    return ensemble.numpy().T
+
+
+def by_column(rows: int) -> Tensor:
+    """Room for predictions on the host, float64 ``(368, n)``."""
+    return torch.empty(TARGETS.width, rows, dtype=torch.float64)
+
+
+def blocks(rows: int, device: torch.device) -> Iterator[slice]:
+    """The rows that are averaged and corrected at a time."""
+    step = _BLOCK_ROWS if device.type == "cpu" else max(rows, 1)
+    return (slice(start, start + step) for start in range(0, rows, step))

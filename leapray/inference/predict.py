@@ -1,7 +1,8 @@
 """Distributed prediction: every row of flat parquet or csv once, as parquet of physical predictions, on Ray Data actors (Ray).
 
-Rows are read once for all models. On a CPU an actor holds all of them, and rows never leave its process; on GPUs each model is an actor of
-its own. Each piece of the input becomes one part file, so an interrupted prediction continues with the parts that are missing.
+Rows are read once for all models. An actor holds all of them, and rows never leave its process, or each model is an actor of its own
+(:func:`leapray.inference.actors.plan_actors`). Each piece of the input becomes one part file, so an interrupted prediction continues with
+the parts that are missing.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from leapray.data.ahead import map_ahead
 from leapray.errors import UserError
 from leapray.inference.actors import Actors, plan_actors
 from leapray.inference.apart import Apart, released
-from leapray.inference.emulators import Emulators, Predicted
+from leapray.inference.emulators import Emulators, Members, Predicted
 from leapray.inference.inputs import finite
 from leapray.inference.parts import part, part_writer, sealed_rows
 from leapray.inference.weights import mean_weights
@@ -131,7 +132,8 @@ def _run(job: _Job, actors: Actors, progress: Callable[[int, int], None] | None)
     """Predict every piece on actors, and count what they say: the rows that were predicted, and those that were now left out."""
     count = len(job.pieces)
     first = 1 if cluster.autoscaled() else actors.predictors
-    dataset = ray.data.range(count, override_num_blocks=count).map(
+    # of items, not a range, which tasks would have to read, for which models apart may leave no CPU
+    dataset = ray.data.from_items([{"id": number} for number in range(count)], override_num_blocks=count).map(
         _Predictor,
         fn_constructor_args=(job, actors),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors.predictors, initial_size=first),
@@ -178,7 +180,7 @@ class _Predictor:
         self.emulators = (
             Apart(job.models, job.weights, actors)
             if actors.apart
-            else Emulators.load(job.models, job.weights, torch.device("cuda" if actors.gpus else "cpu"))
+            else Emulators(Members.load(job.models, torch.device("cuda" if actors.gpus else "cpu")), job.weights)
         )
 
     def __call__(self, task: dict[str, Any]) -> dict[str, int]:

@@ -213,8 +213,7 @@ class Plan:
                     f"{work.batch_rows / cluster.workers:,.0f} rows a GPU are over before its kernels are launched, "
                     "which a larger training.batch_size lifts and more GPUs do not"
                 )
-            slow = cluster.gpu and self.recipe.training.precision == "float32"
-            return self._more_workers + (", and training.precision bf16 does" if slow else "")
+            return " and ".join(self._faster)
         if step.bottleneck == GRADIENTS:
             far = cluster.nodes > 1 and self.speeds.network < self.speeds.link
             return (
@@ -233,13 +232,18 @@ class Plan:
         return f"{what} {needed:.3g} times as fast would keep the workers fed, or shards on the nodes' own disks{shards}"
 
     @property
-    def _more_workers(self) -> str:
-        """What more workers would do about arithmetic, by the sizes that the plan has."""
-        others = self._other_steps.items() if self.cluster.gpu else ()
-        more = [step.rows_per_s for size, step in others if size > self.cluster.workers]
-        if more and max(more) <= self.step.rows_per_s:
-            return "more GPUs do not lift it, for the exchange of gradients costs more than they bring; a larger training.batch_size does"
-        return "more workers lift it"
+    def _faster(self) -> list[str]:
+        """What lifts arithmetic; whether more GPUs do is told by the sizes that the plan has."""
+        if not self.cluster.gpu:
+            return ["more workers lift it"]
+        more = [step.rows_per_s for size, step in self._other_steps.items() if size > self.cluster.workers]
+        if not more:
+            told = "more GPUs would lift it, had training.batch_size and its lanes parts for them"
+        elif max(more) > self.step.rows_per_s:
+            told = "more workers lift it"
+        else:
+            told = "a larger training.batch_size lifts it, and more GPUs do not, for the exchange of gradients costs more than they bring"
+        return [told, "training.precision bf16 does"] if self.recipe.training.precision == "float32" else [told]
 
     def to_dict(self) -> dict[str, Any]:
         """What is shown, in plain values: each cell a text, or its value and unit."""

@@ -105,6 +105,10 @@ class Resources(Section):
     cpus_per_worker: PositiveInt = 1
     gpus_per_worker: Annotated[float, Field(gt=0, le=1)] = 1.0
     """With ``use_gpu``: less than 1 lets several trainings of one worker share a GPU."""
+    gpus_per_model: Annotated[float, Field(gt=0, le=1)] | None = None
+    """With ``use_gpu``, of an actor that has models to predict with; by default as much as lets several models fill a GPU together."""
+    models_apart: bool | None = None
+    """Whether each of several models that predict is an actor of its own; by default on GPUs, not on CPUs."""
     worker_resources: dict[str, PositiveFloat] = Field(default_factory=dict)
     """What a worker takes beside, by Ray's name, such as ``accelerator_type:H100: 0.001`` or a resource that only some nodes were started
     with."""

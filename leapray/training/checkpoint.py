@@ -19,7 +19,7 @@ from leapray.errors import UserError
 from leapray.faults import told
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
-_NAME = re.compile(r"step-\d{9}(-\d{5})?")
+_NAME = re.compile(r"step-\d{9,}(-\d{5,})?")
 """What :func:`step_url` names; what else lies there, such as somebody's copy of one, is passed over."""
 
 
@@ -59,7 +59,10 @@ def steps_of(url: str) -> int:
 
 
 def complete(folder: str, seal: str = STATE) -> list[str]:
-    """Complete checkpoints of a folder, or other directories whose last file is ``seal``, oldest first; none if the folder is not there."""
+    """Complete checkpoints of a folder, oldest first, or what else :func:`step_url` named there whose last file is ``seal``.
+
+    None if the folder is not there.
+    """
     found = storage.list_files(folder, f"/{seal}") if storage.exists(folder) else []
     return [url for url in (file.removesuffix(f"/{seal}") for file in found) if _NAME.fullmatch(url.rsplit("/", 1)[-1])]
 

@@ -54,6 +54,18 @@ def test_no_more_predictors_than_files(has: Cluster) -> None:
     assert plan_actors(2, 3, use_gpu=True).predictors == 3
 
 
+def test_no_more_predictors_than_cpus_which_each_of_them_takes(has: Cluster) -> None:
+    has(2, gpus=8)
+    assert plan_actors(2, 100, use_gpu=True).predictors == 2
+
+
+@pytest.mark.parametrize("use_gpu", [True, False])
+def test_a_cluster_without_cpus_is_refused(has: Cluster, use_gpu: bool) -> None:
+    has(0, gpus=1)
+    with pytest.raises(UserError, match="no node of the cluster has one"):
+        plan_actors(2, 10, use_gpu=use_gpu, apart=True)
+
+
 def test_models_together_on_a_gpu_are_one_actor(has: Cluster) -> None:
     has(64, gpus=2)
     actors = plan_actors(5, 100, use_gpu=True, apart=False)

@@ -17,6 +17,9 @@ from ray.util.state import list_actors, list_placement_groups
 from leapray.climsim.schema import TARGETS
 from leapray.data.moments import Moments
 from leapray.data.transform import Fitting
+from leapray.errors import UserError
+from leapray.inference import predict as predicting
+from leapray.inference.actors import Actors
 from leapray.inference.parts import member_directory
 from leapray.inference.predict import predict
 from leapray.models.directory import save_model
@@ -65,50 +68,78 @@ def settles(holds: Callable[[], bool]) -> bool:
     return True
 
 
+def same(found: pa.Table, expected: pa.Table) -> None:
+    assert found.select(["sample_id", "row"]).equals(expected.select(["sample_id", "row"]))
+    for name in TARGETS.columns:
+        np.testing.assert_allclose(found[name].to_numpy(), expected[name].to_numpy(), rtol=1e-5, atol=1e-9, err_msg=name)
+
+
+def places() -> list[str]:
+    return [place.name for place in list_placement_groups() if place.state != "REMOVED" and place.name.startswith("leapray-")]
+
+
 def test_models_apart_predict_what_they_predict_together(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None) -> None:
     weights = np.random.default_rng(0).dirichlet(np.ones(3), TARGETS.width).T
     given = {"weights": weights, "members": True, "names": NAMES}
     with ThreadPoolExecutor(1) as pool:
-        seen = pool.submit(settles, lambda: len(alive("_Model")) == 3)
+        seen = pool.submit(settles, lambda: len(alive("_Model")) >= 3)
         done = predict(models, str(flat), str(tmp_path / "apart"), apart=True, **given)
     together = predict(models, str(flat), str(tmp_path / "together"), apart=False, **given)
-    assert done.rows == together.rows == 96
     assert seen.result()
-    for one, other in [(done.url, together.url), *((member_directory(done.url, n), member_directory(together.url, n)) for n in NAMES)]:
-        found, expected = table(one), table(other)
-        assert found.select(["sample_id", "row"]).equals(expected.select(["sample_id", "row"]))
-        for name in TARGETS.columns:
-            np.testing.assert_allclose(found[name].to_numpy(), expected[name].to_numpy(), rtol=1e-5, atol=1e-9, err_msg=name)
-
-
-def test_nothing_of_them_is_left_when_the_prediction_is_done(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None) -> None:
-    predict(models, str(flat), str(tmp_path / "apart"), apart=True)
-    assert settles(lambda: not alive("_Model"))
-    assert settles(lambda: not [place for place in list_placement_groups() if place.state not in ("REMOVED",)])
+    assert done.rows == together.rows == 96
+    same(table(done.url), table(together.url))
+    for name in NAMES:
+        same(table(member_directory(done.url, name)), table(member_directory(together.url, name)))
 
 
 @pytest.mark.parametrize("dies", ["model", "predictor"])
 def test_one_that_is_killed_among_rows_is_begun_again_with_them(
     flat: Path, models: list[str], tmp_path: Path, ray_cluster: None, dies: str
 ) -> None:
-    reached, gate = tmp_path / "reached", tmp_path / "gate"
-    options = {"reached": str(reached), "gate": str(gate)}
+    source = str(sorted(flat.glob("*.parquet"))[0])
+    calls, gate = tmp_path / "calls", tmp_path / "gate"
+    options = {"calls": str(calls), "gate": str(gate)}
     waiting = saved(tmp_path / "waiting", 3, Choice(name="tests.inference.waiting:Waiting", options=options))
 
-    def kill() -> bool:
-        found = settles(lambda: reached.exists() and reached.read_text() != "")
-        os.kill(int(reached.read_text()) if dies == "model" else alive("MapWorker")[0], signal.SIGKILL)
-        reached.unlink()
-        gate.touch()
-        return found
+    def lines() -> list[list[str]]:
+        return [line.split() for line in calls.read_text().splitlines()] if calls.exists() else []
+
+    def kill() -> None:
+        try:
+            assert settles(lambda: len(lines()) == 1)
+            (predictor,) = alive("MapWorker")
+            os.kill(int(lines()[0][0]) if dies == "model" else predictor, signal.SIGKILL)
+        finally:
+            gate.touch()
 
     with ThreadPoolExecutor(1) as pool:
         killed = pool.submit(kill)
-        done = predict([*models, waiting], str(flat), str(tmp_path / "killed"), apart=True)
-    assert killed.result()
-    assert reached.exists()
-    assert done.rows == 96
-    expected = table(predict([*models, waiting], str(flat), str(tmp_path / "left alone")).url)
-    found = table(done.url)
-    for name in TARGETS.columns:
-        np.testing.assert_allclose(found[name].to_numpy(), expected[name].to_numpy(), rtol=1e-5, atol=1e-9, err_msg=name)
+        done = predict([*models, waiting], source, str(tmp_path / "killed"), apart=True)
+    killed.result()
+    assert done.rows == 48
+    (first, rows), (second, again) = lines()
+    assert first != second
+    assert rows == again
+    same(table(done.url), table(predict([*models, waiting], source, str(tmp_path / "left alone")).url))
+
+
+def test_one_that_dies_of_its_rows_ends_the_prediction(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None) -> None:
+    dying = saved(tmp_path / "dying", 0, Choice(name="tests.inference.waiting:Dying"))
+    with pytest.raises(UserError, match="dying: its process died 4 times with the same rows"):
+        predict([*models[:1], dying], str(sorted(flat.glob("*.parquet"))[0]), str(tmp_path / "predictions"), apart=True)
+    assert settles(lambda: not alive("_Model") and not places())
+
+
+def test_a_predictor_without_room_for_its_models_keeps_nobody_waiting(
+    models: list[str], tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two predictors of 1.5 CPUs, of which one finds as much for each of its three models among eight."""
+    monkeypatch.setattr(predicting, "plan_actors", lambda *_, **__: Actors(2, True, 1.5, 0, 1))
+    many = write_flat(tmp_path / "many", start="0001-02", stop="0001-10")
+    with ThreadPoolExecutor(1) as pool:
+        waited = pool.submit(settles, lambda: len(places()) == 2)
+        done = predict(models, str(many), str(tmp_path / "apart"), apart=True)
+    assert waited.result()
+    assert (done.rows, done.files) == (384, 8)
+    # and nothing is left, neither of the one that worked nor of the one that waited
+    assert settles(lambda: not alive("_Model") and not alive("MapWorker") and not places())

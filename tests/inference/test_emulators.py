@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from leapray.climsim.schema import ABLATED, EXACT, EXACT_SOURCE, FLUXES, INPUTS, STEP_SECONDS, TARGETS
 from leapray.data.moments import Moments
 from leapray.data.transform import Fitting, Transform
-from leapray.inference.emulators import Emulators
+from leapray.inference.emulators import Emulators, Members
 from leapray.inference.weights import mean_weights
 from leapray.models.directory import save_model
 from leapray.models.emulator import Emulator
@@ -54,7 +54,7 @@ def with_physics(y: np.ndarray) -> np.ndarray:
 def test_each_column_is_the_weighted_mean_and_the_physics_comes_last(scaling: str) -> None:
     members = [emulator(0), emulator(1, scaling), emulator(2)]
     weights = np.random.default_rng(0).dirichlet(np.ones(3), TARGETS.width).T
-    predicted = Emulators(members, weights, CPU).predict(X, members=True)
+    predicted = Emulators(Members(members, CPU), weights).predict(X, members=True)
     own = outputs(members)
     np.testing.assert_allclose(predicted.ensemble, with_physics(np.einsum("mc,mnc->nc", weights, own)), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(np.stack(predicted.members), own, rtol=1e-4, atol=1e-6)
@@ -62,21 +62,21 @@ def test_each_column_is_the_weighted_mean_and_the_physics_comes_last(scaling: st
 
 
 def test_members_are_given_only_when_they_are_asked_for() -> None:
-    assert Emulators([emulator(0)], mean_weights(1), CPU).predict(X).members == ()
+    assert Emulators(Members([emulator(0)], CPU), mean_weights(1)).predict(X).members == ()
 
 
 def test_one_emulator_is_predicted_as_it_predicts_itself() -> None:
     one = emulator(0)
     with torch.inference_mode():
         expected = one(torch.from_numpy(X)).numpy()
-    np.testing.assert_allclose(Emulators([one], mean_weights(1), CPU).predict(X).ensemble, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(Emulators(Members([one], CPU), mean_weights(1)).predict(X).ensemble, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("rows", [1, 7, ROWS, 2 * ROWS])
 def test_how_many_rows_pass_at_a_time_changes_nothing(rows: int) -> None:
-    emulators = Emulators([emulator(0)], mean_weights(1), CPU)
+    emulators = Emulators(Members([emulator(0)], CPU), mean_weights(1))
     expected = emulators.predict(X).ensemble
-    emulators.rows = rows
+    emulators.members.rows = rows
     np.testing.assert_allclose(emulators.predict(X).ensemble, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -96,21 +96,21 @@ class Large(nn.Module):
 
 def test_batches_are_halved_until_they_fit_into_memory() -> None:
     network = Large(100)
-    emulators = Emulators([Emulator(transform(), network).eval()], mean_weights(1), CPU)
+    emulators = Emulators(Members([Emulator(transform(), network).eval()], CPU), mean_weights(1))
     predicted = emulators.predict(X)
     assert network.taken == [512, 256, 128, *[64] * 9, 24]
-    assert emulators.rows == 64
-    plain = Emulators([Emulator(transform(), Large(ROWS)).eval()], mean_weights(1), CPU)
+    assert emulators.members.rows == 64
+    plain = Emulators(Members([Emulator(transform(), Large(ROWS)).eval()], CPU), mean_weights(1))
     np.testing.assert_array_equal(predicted.ensemble, plain.predict(X).ensemble)
 
 
 def test_a_device_without_room_for_one_row_says_so() -> None:
     with pytest.raises(torch.OutOfMemoryError):
-        Emulators([Emulator(transform(), Large(0))], mean_weights(1), CPU).predict(X)
+        Emulators(Members([Emulator(transform(), Large(0))], CPU), mean_weights(1)).predict(X)
 
 
 def test_models_are_loaded_from_their_directories(tmp_path: Path) -> None:
     choice, one = Choice(name="mlp", options={"hidden": [8]}), emulator(5)
     save_model(str(tmp_path), one.network.state_dict(), choice, one.transform)
-    loaded = Emulators.load([str(tmp_path)], mean_weights(1), CPU)
-    np.testing.assert_array_equal(loaded.predict(X).ensemble, Emulators([one], mean_weights(1), CPU).predict(X).ensemble)
+    loaded = Emulators(Members.load([str(tmp_path)], CPU), mean_weights(1))
+    np.testing.assert_array_equal(loaded.predict(X).ensemble, Emulators(Members([one], CPU), mean_weights(1)).predict(X).ensemble)

@@ -1,5 +1,6 @@
 """A network that waits in the middle of a prediction until it is told to go on."""
 
+import hashlib
 import os
 import time
 from pathlib import Path
@@ -14,8 +15,8 @@ _CHECKED_ROWS = 2
 
 
 class WaitingOptions(Options):
-    reached: str
-    """File that it leaves when it has rows to predict, with the number of its process."""
+    calls: str
+    """File to which it adds a line for each call: the number of its process, and a digest of the rows."""
     gate: str
     """File that it waits for."""
 
@@ -25,12 +26,32 @@ class Waiting(nn.Module):
 
     def __init__(self, options: WaitingOptions, features: int = 0) -> None:
         super().__init__()
-        self.reached, self.gate = Path(options.reached), Path(options.gate)
+        self.calls, self.gate = Path(options.calls), Path(options.gate)
         self.linear = nn.Linear(INPUTS.width + LEVELS * features, TARGETS.width)
 
     def forward(self, x: Tensor) -> Tensor:
         if len(x) > _CHECKED_ROWS:
-            self.reached.write_text(str(os.getpid()))
+            with self.calls.open("a") as file:
+                file.write(f"{os.getpid()} {hashlib.sha256(x.numpy().tobytes()).hexdigest()}\n")
             while not self.gate.exists():
                 time.sleep(0.05)
+        return self.linear(x)
+
+
+class DyingOptions(Options):
+    pass
+
+
+class Dying(nn.Module):
+    """A network whose process ends whenever it has rows to predict."""
+
+    Options = DyingOptions
+
+    def __init__(self, options: DyingOptions, features: int = 0) -> None:
+        super().__init__()
+        self.linear = nn.Linear(INPUTS.width + LEVELS * features, TARGETS.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > _CHECKED_ROWS:
+            os._exit(1)
         return self.linear(x)

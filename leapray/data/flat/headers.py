@@ -83,12 +83,12 @@ def _parquet(path: str, file: IO[bytes], size: int) -> tuple[pa.Schema, list[Par
     metadata = pq.read_metadata(pa.BufferReader(footer))
     schema = metadata.schema.to_arrow_schema()
     step = metadata.schema.names.index("step") if "step" in schema.names else None
+    require_short_texts(metadata, (SAMPLE_ID, "kind"))
     parts = []
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         if not 0 <= group.num_rows <= _GROUP_ROWS:
             raise pa.ArrowInvalid(f"row group {number} says that it holds {group.num_rows} rows, expected {_GROUP_ROWS} at the most")
-        require_short_texts(metadata, number, (SAMPLE_ID, "kind"))
         if group.num_rows:
             parts.append(Part(number, group.num_rows, group.num_rows, steps=None if step is None else _steps(group.column(step))))
     return schema, parts, footer if _tells_content(metadata) else footer + storage.fingerprint(path).encode()

@@ -160,6 +160,8 @@ class _Work:
                 kind=portion.kind,
                 bad_rows=self.recipe.data.bad_rows,
                 use_gpu=self.recipe.resources.use_gpu,
+                gpu_share=self.recipe.resources.gpus_per_model,
+                apart=self.recipe.resources.models_apart,
                 progress=self._noted(f"predict {portion.key}"),
                 notice=self.notice,
             )
