@@ -200,7 +200,7 @@ def test_a_missing_column_and_a_folder_that_is_no_model_are_refused(
 @pytest.mark.parametrize(("share", "words"), [(1.0, "Ray finds none here"), (0.0, "GPU share 0: expected more than 0 and at most 1")])
 def test_gpus_that_are_not_there_are_refused(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None, share, words) -> None:
     with pytest.raises(UserError, match=words):
-        predict(models[:1], str(flat), str(tmp_path / "predictions"), use_gpu=True, gpus_per_actor=share)
+        predict(models[:1], str(flat), str(tmp_path / "predictions"), use_gpu=True, gpu_share=share)
 
 
 def test_a_drawn_share_of_another_seed_is_another_prediction(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None) -> None:
