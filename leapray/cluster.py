@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 import ray.data
+from ray._private import worker
 
 from leapray import capacity
 from leapray.capacity import MINIMUM_LOCAL_CPUS, Capacity, Plan
@@ -170,6 +171,8 @@ def _without_stderr() -> Iterator[None]:
 
 def quiet() -> None:
     """Keep Ray's progress bars and chatter out of the terminal; its log files have them still."""
+    # what raylets say of a task that failed is in its exception, or it was done again; Ray prints it with log_to_driver off too
+    worker._worker_logs_enabled = False
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

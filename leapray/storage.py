@@ -87,6 +87,18 @@ def join(url: str, *parts: str) -> str:
     return "/".join([str(url).rstrip("/"), *parts])
 
 
+def lies_below(url: str, folder: str) -> bool:
+    """Whether one is the other or lies below it, by name; a name with ``..`` does not."""
+    place = absolute(folder)
+    return ".." not in str(url).split("/") and (absolute(url) == place or absolute(url).startswith(f"{place}/"))
+
+
+def require_outside(destination: str, source: str) -> None:
+    """Raises UserError for a destination within what is read, which would be other files from then on."""
+    if lies_below(destination, source):
+        raise UserError(f"{shown(destination)}: lies in {shown(source)}, which is read for it; choose a place outside")
+
+
 def exists(url: str) -> bool:
     """Whether a file or directory is there. Raises UserError where that cannot be told."""
     return _ask(url, _info) is not None
@@ -260,7 +272,10 @@ def atomic_file(url: str) -> Iterator[IO[bytes]]:
     temporary = target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}-{target.name}")
     began = time.time()
     with explained(url, "write"):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"{shown(url)}: cannot be written, for {target.parent} is a file or lies below one") from error
         file = temporary.open("wb")
     try:
         with _writing(url, str(target.parent)), file:

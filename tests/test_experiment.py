@@ -47,6 +47,11 @@ def test_recipes_are_changed_and_their_runs_lie_in_the_experiments_directory(tmp
     assert (first.finetune.base, first.finetune.directory) == (f"{tmp_path}/all/runs/first/model", f"{tmp_path}/all/variants/first")
 
 
+def test_a_recipe_is_not_taken_for_a_bad_experiment() -> None:
+    with pytest.raises(UserError, match=r"demo\.yaml: is a recipe, expected an experiment of some"):
+        load_experiment(str(RECIPES / "demo.yaml"))
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

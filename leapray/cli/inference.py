@@ -39,6 +39,8 @@ def predict(
     if len(paths) < (least := 2 if weights else 3):
         raise UserError(f"predict takes MODEL... INPUT DEST, at least {least} paths, and got {len(paths)}")
     *models, source, dest = paths
+    if gpu_share is not None and not gpu:
+        raise UserError(f"--gpu-share {gpu_share:g} is of GPUs, expected --gpu beside it")
     selection, kind = selected(start, stop, stride, phase), _known(kind)
     chosen, matrix, names = weighted_models(weights, models) if weights else (models, None, None)
     with under_way(networks=[load_info(model).network.name for model in chosen]), bar("predict") as update:

@@ -175,18 +175,12 @@ def open_prepared(data: Data) -> Prepared:
     for manifest in prepared.manifests:
         for file in manifest.files:
             named = data.sources.get(manifest.source)
-            if isinstance(file, FlatFile) and (named is None or not _lies_below(file.piece.path, named.path)):
+            if isinstance(file, FlatFile) and (named is None or not storage.lies_below(file.piece.path, named.path)):
                 raise UserError(
                     f"{storage.join(manifest.url, MANIFEST)}: names {told(file.piece.path, 200)}, which is not below the path of source "
                     f"{told(manifest.source)} in the recipe; prepare anew"
                 )
     return prepared
-
-
-def _lies_below(path: str, source: str) -> bool:
-    """Whether a file is the source or lies below it, by name; a name with ``..`` does not."""
-    place = storage.absolute(source)
-    return ".." not in path.split("/") and (path == place or path.startswith(f"{place}/"))
 
 
 def prepare_settings(data: Data) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -10,27 +10,32 @@ import pyarrow.compute as pc
 
 from leapray.climsim.schema import SAMPLE_ID, TARGETS
 from leapray.errors import UserError
-from leapray.evaluation.tables import Keys, Source, gather, locate, name, read_keys, read_targets, some
+from leapray.evaluation.tables import Keys, Source, gather, locate, name, read_keys, read_targets, require_finite, some
 
 
-def match(predicted: Keys, truth: Keys) -> np.ndarray:
+def match(predicted: Keys, truth: Keys, whole: Callable[[], Keys] | None = None) -> np.ndarray:
     """Row of truth that each prediction belongs to, int64 ``(n,)``: by ids where they tell rows apart in both, else by row keys.
 
-    Raises UserError where neither does, for rows that are missing or unknown, and for ids that differ in a row matched by its key.
+    Where ``truth`` are the selected rows of more, which ``whole`` reads, predictions of rows that were not selected are left out: -1.
+    Raises UserError where neither ids nor keys tell rows apart, for rows that are missing or unknown, and for ids that differ in a row
+    matched by its key.
     """
     if not len(truth.ids):
         raise UserError(f"{truth.name}: has no rows to score against")
     keyed = predicted.rows is not None and truth.rows is not None
     if keyed and not (predicted.unique and truth.unique):
-        return _match_rows(predicted, truth)
+        return _match_rows(predicted, truth, whole)
     predicted.require_unique()
     truth.require_unique()
     places = locate(predicted.ids, truth.ids)
-    _require_same(places, predicted, truth, SAMPLE_ID)
+    strange = places < 0
+    if whole is not None and strange.any():
+        strange[strange] = locate(predicted.ids.filter(pa.array(strange)), whole().ids) < 0
+    _require_same(places, strange, predicted, truth, SAMPLE_ID)
     return places
 
 
-def _match_rows(predicted: Keys, truth: Keys) -> np.ndarray:
+def _match_rows(predicted: Keys, truth: Keys, whole: Callable[[], Keys] | None) -> np.ndarray:
     assert predicted.rows is not None
     assert truth.rows is not None
     for keys in (predicted, truth):
@@ -40,24 +45,30 @@ def _match_rows(predicted: Keys, truth: Keys) -> np.ndarray:
             where = np.isin(keys.rows, values[counts > 1])
             raise UserError(f"{keys.name}: a row stands there more than once ({SAMPLE_ID} {some(keys.ids.filter(pa.array(where)))})")
     places = locate(pa.chunked_array([predicted.rows]), pa.chunked_array([truth.rows]))
-    _require_same(places, predicted, truth, "row")
-    expected = truth.ids.take(pa.array(places))
-    differs = np.array(pc.not_equal(predicted.ids, expected).fill_null(False))
+    strange = places < 0
+    if whole is not None and strange.any():
+        known = whole().rows
+        assert known is not None
+        strange[strange] = ~np.isin(predicted.rows[strange], known)
+    _require_same(places, strange, predicted, truth, "row")
+    held = places >= 0
+    expected, found = truth.ids.take(pa.array(places[held])), predicted.ids.filter(pa.array(held))
+    differs = np.array(pc.not_equal(found, expected).fill_null(False))
     if differs.any():
         first = int(np.argmax(differs))
         raise UserError(
-            f"{predicted.name}: {SAMPLE_ID} {predicted.ids[first].as_py()} has the row key of {expected[first].as_py()} in {truth.name}; "
+            f"{predicted.name}: {SAMPLE_ID} {found[first].as_py()} has the row key of {expected[first].as_py()} in {truth.name}; "
             "ids and rows must be the same in both"
         )
     return places
 
 
-def _require_same(places: np.ndarray, predicted: Keys, truth: Keys, key: str) -> None:
-    """Raises UserError unless predictions and truth are of the same rows."""
+def _require_same(places: np.ndarray, strange: np.ndarray, predicted: Keys, truth: Keys, key: str) -> None:
+    """Raises UserError where predictions are ``strange`` to the truth, or rows of it were not predicted."""
     clauses = []
-    if unknown := int((places < 0).sum()):
-        strange = some(predicted.ids.filter(pa.array(places < 0)))
-        clauses.append(f"{unknown} of {len(places)} ids of {predicted.name} are not in {truth.name} ({strange})")
+    if unknown := int(strange.sum()):
+        named = some(predicted.ids.filter(pa.array(strange)))
+        clauses.append(f"{unknown} of {len(places)} ids of {predicted.name} are not in {truth.name} ({named})")
     unpredicted = np.ones(len(truth.ids), dtype=bool)
     unpredicted[places[places >= 0]] = False
     if missing := int(unpredicted.sum()):
@@ -73,15 +84,18 @@ class Matched:
     Raises UserError as :func:`match` does, and from :meth:`take` when a number is not finite.
     """
 
-    def __init__(self, source: Source, truth: Keys) -> None:
+    def __init__(self, source: Source, truth: Keys, whole: Callable[[], Keys] | None = None) -> None:
         self.name = name(source)
-        places = match(read_keys(source), truth)
-        in_order = np.array_equal(places, np.arange(len(places)))
-        self._blocks: Iterator[np.ndarray] = read_targets(source) if in_order else iter([gather(source, places, len(places))])
+        self._ids, self._taken = truth.ids, 0
+        places = match(read_keys(source), truth, whole)
+        in_order = np.array_equal(places[places >= 0], np.arange(len(truth.ids)))
+        self._blocks = _held(source, places >= 0) if in_order else iter([gather(source, places, len(truth.ids))])
         self._left = np.zeros((0, TARGETS.width))
 
     def take(self, rows: int) -> np.ndarray:
         """The next predictions ``(rows, 368)``, column by column in memory."""
+        ids = self._ids[self._taken : self._taken + rows]
+        self._taken += rows
         parts: list[np.ndarray] = []
         while rows or not parts:
             if rows and not len(self._left):
@@ -90,11 +104,14 @@ class Matched:
             self._left = self._left[rows:]
             rows -= len(parts[-1])
         values = parts[0] if len(parts) == 1 else np.concatenate([part.T for part in parts], axis=1).T
-        require_finite(values, self.name)
+        require_finite(values, ids, TARGETS.columns, self.name)
         return values
 
 
-def require_finite(values: np.ndarray, label: str) -> None:
-    """Raises UserError when rows ``(n, c)`` hold NaN or Inf."""
-    if bad := int((~np.isfinite(values)).any(axis=1).sum()):
-        raise UserError(f"{label}: {bad} rows hold NaN or Inf; targets must be finite numbers")
+def _held(source: Source, held: np.ndarray) -> Iterator[np.ndarray]:
+    """The targets of some rows of a source, in its order."""
+    start = 0
+    for values in read_targets(source):
+        here = held[start : start + len(values)]
+        start += len(values)
+        yield values if here.all() else values.T[:, here].T

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from leapray.climsim.schema import SAMPLE_ID, TARGETS
 from leapray.errors import UserError
-from leapray.evaluation.tables import columns, files, read_ids, read_targets, some
+from leapray.evaluation.tables import columns, files, read_ids, read_targets, require_finite, some
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,10 @@ def read_sample(url: str) -> SampleSubmission:
         raise UserError(f"{url}: a column stands twice; expected {SAMPLE_ID} and each of the {TARGETS.width} target columns once")
     ids = read_ids(url)
     weights: np.ndarray | None = None
+    done = 0
     for values in read_targets(url):
+        require_finite(values, ids[done : done + len(values)], TARGETS.columns, url)
+        done += len(values)
         for row in values[:1] if weights is None else ():
             weights = row.copy()
         differs = np.flatnonzero((values != weights).any(axis=0))
@@ -45,6 +48,6 @@ def read_sample(url: str) -> SampleSubmission:
             raise UserError(f"{url}: weights of column {TARGETS.columns[differs[0]]} differ between rows; expected one weight per column")
     if weights is None:
         raise UserError(f"{url}: has no rows; expected the ids to submit")
-    if not (np.isfinite(weights) & (weights >= 0)).all():
-        raise UserError(f"{url}: weights must be finite and not negative")
+    if (weights < 0).any() or not weights.any():
+        raise UserError(f"{url}: weights are {'negative' if weights.any() else 'all 0'}, expected 0 or more, and some above it")
     return SampleSubmission(ids, tuple(name for name in names if name != SAMPLE_ID), weights)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from leapray.evaluation.matching import Matched, require_finite
+from leapray.climsim.schema import TARGETS
+from leapray.evaluation.matching import Matched
 from leapray.evaluation.metrics import ErrorMoments, Score
 from leapray.evaluation.sample import read_sample
-from leapray.evaluation.tables import Source, name, read_keys, read_targets
+from leapray.evaluation.tables import Source, name, read_keys, read_targets, require_finite
 
 
 def score_files(predictions: Source, truth: Source, sample_submission: str | None = None) -> Score:
@@ -16,9 +17,11 @@ def score_files(predictions: Source, truth: Source, sample_submission: str | Non
     when ids differ, stand twice or are none, and when a number is not finite.
     """
     weights = read_sample(sample_submission).weights if sample_submission else 1.0
-    matched = Matched(predictions, read_keys(truth))
-    moments = ErrorMoments()
+    keys = read_keys(truth)
+    matched = Matched(predictions, keys)
+    moments, done = ErrorMoments(), 0
     for expected in read_targets(truth):
-        require_finite(expected, name(truth))
+        require_finite(expected, keys.ids[done : done + len(expected)], TARGETS.columns, name(truth))
+        done += len(expected)
         moments.update(expected * weights, matched.take(len(expected)))
     return moments.score()

@@ -186,6 +186,18 @@ def gather(source: Source, places: np.ndarray, rows: int) -> np.ndarray:
     return matrix
 
 
+def require_finite(values: np.ndarray, ids: pa.ChunkedArray | pa.Array, columns: Sequence[str], label: str) -> None:
+    """Raises UserError when values ``(n, c)`` hold NaN or Inf, naming the first of them by its id and its column."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        row, column = np.unravel_index(np.argmin(finite), finite.shape)
+        others = int((~finite).any(axis=1).sum()) - 1
+        more = f" (and {others} more of these rows hold NaN or Inf)" if others else ""
+        raise UserError(
+            f"{label}: {columns[int(column)]} of {ids[int(row)].as_py()} is {values[row, column]}, expected finite numbers{more}"
+        )
+
+
 def locate(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> np.ndarray:
     """Position of each id ``among`` others, int64 ``(len(ids),)``, -1 where it is not there."""
     found = pc.index_in(ids, value_set=among)
@@ -211,7 +223,7 @@ def _require(file: str, wanted: Sequence[str]) -> None:
 def _batches(file: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     with readable(file), storage.open_input(file) as opened:
         if file.endswith(".parquet"):
-            parquet = pq.ParquetFile(opened)
+            parquet = pq.ParquetFile(opened, page_checksum_verification=True)
             if SAMPLE_ID in names:
                 require_short_texts(parquet.metadata, [SAMPLE_ID])
             yield from parquet.iter_batches(batch_size=ROWS, columns=list(names))

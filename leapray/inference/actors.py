@@ -39,15 +39,13 @@ def plan_actors(models: int, pieces: int, *, use_gpu: bool = False, share: float
     """Lay out a prediction of several pieces over the cluster that has been joined, which if it grows holds whatever is asked for.
 
     ``share`` is the GPU of an actor that has models, by default as much as lets one predictor's actors fill a GPU. Models are ``apart`` by
-    default where there are several on GPUs. Raises UserError for a share that is none, and for GPUs or CPUs that are not there.
+    default where there are several on GPUs. Raises UserError for GPUs or CPUs that are not there.
     """
     if apart is None:
         apart = use_gpu and models > 1
     holders = models if apart else 1
     if share is None:
         share = math.floor(_FINEST / holders) / _FINEST
-    if use_gpu and not 0 < share <= 1:
-        raise UserError(f"GPU share {share:g}: expected more than 0 and at most 1")
     if cluster.autoscaled():
         return Actors(min(pieces, _GROWING) if apart else pieces, apart, 1, share if use_gpu else 0, 1)
     nodes = cluster.node_cpus()

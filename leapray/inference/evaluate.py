@@ -49,8 +49,9 @@ def evaluate(
     submissions with its weights. ``grid`` is a netCDF file with the lat, lon and area of the columns, which high-res needs. The report also
     shows ``runs`` by name, the ``variants`` of finetunings (their directories or ``variants.json``) and the ``ensemble.json``. ``progress``
     is called with rows done and rows in all. Raises UserError for rows that are missing, unknown or there twice, for numbers that are not
-    finite, and for what is to be shown and not there.
+    finite, for what is to be shown and not there, and for a destination with scores that are no evaluation's.
     """
+    replaced = _require_evaluation(destination)
     material = _material(runs or {}, variants, ensemble)
     own = _members(predictions, members)
     subject = ENSEMBLE if own else storage.short_names([storage.absolute(predictions)])[0]
@@ -62,6 +63,8 @@ def evaluate(
     named = {"predictions": predictions, "truth": f"{truth}{selection or ''}"} | {
         f"beside {name}": url for name, url in (beside or {}).items()
     }
+    if replaced is not None and replaced != named and notice is not None:
+        notice(f"{destination}: the evaluation of {replaced.get('predictions')} that lay there is replaced")
     # one of an earlier evaluation must not lie beside these numbers
     storage.remove(storage.join(destination, REPORT))
     write_evaluations(destination, evaluations)
@@ -70,6 +73,18 @@ def evaluate(
         provenance = named | {"leapray": leapray.__version__}
         write_report(destination, evaluations, Material(f"Evaluation of {subject}", provenance=provenance, **material))
     return evaluations
+
+
+def _require_evaluation(destination: str) -> dict[str, str] | None:
+    """What an evaluation that lies in a directory is of; None if there is none. Raises UserError for other scores."""
+    url = storage.join(destination, FILE)
+    if not storage.exists(url):
+        return None
+    found = storage.read_json(url)
+    if not (isinstance(found, dict) and isinstance(found.get("sources"), dict)):
+        raise UserError(f"{url}: is no evaluation's, expected an empty place for one")
+    sources: dict[str, str] = found["sources"]
+    return sources
 
 
 def _members(predictions: str, wanted: bool | None) -> dict[str, str]:

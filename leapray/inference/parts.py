@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from leapray import storage
 from leapray.climsim.schema import SAMPLE_ID, TARGETS
 from leapray.data.flat import Block
+from leapray.errors import UserError
 from leapray.evaluation.tables import ROW, readable
 
 MEMBERS = "_members"
@@ -34,13 +35,16 @@ def member_directory(destination: str, name: str) -> str:
     return storage.join(destination, MEMBERS, name)
 
 
-def sealed_rows(destination: str, index: int) -> int | None:
-    """Rows of a piece that is complete, else None. Raises UserError where its part file is damaged."""
+def sealed_rows(destination: str, index: int, members: Sequence[str] = ()) -> int | None:
+    """Rows of a piece that is complete with those of its members, else None. Raises UserError where its part file is damaged."""
     url = part(destination, index)
-    if not storage.exists(url):
+    if not all(storage.exists(one) for one in (url, *(part(member_directory(destination, name), index) for name in members))):
         return None
-    with readable(url), storage.open_input(url) as file:
-        return int(pq.read_metadata(file).num_rows)
+    try:
+        with readable(url), storage.open_input(url) as file:
+            return int(pq.read_metadata(file).num_rows)
+    except UserError as error:
+        raise UserError(f"{error}; remove it, and it is made again") from error
 
 
 @contextmanager
@@ -61,7 +65,7 @@ def part_writer(destination: str, index: int, members: Sequence[str] = ()) -> It
 @contextmanager
 def _table_writer(url: str) -> Iterator[pq.ParquetWriter]:
     # the doubles hardly ever repeat, so dictionaries and statistics only cost time
-    options = {"compression": "lz4", "use_dictionary": False, "write_statistics": [ROW]}
+    options = {"compression": "lz4", "use_dictionary": False, "write_statistics": [ROW], "write_page_checksum": True}
     with storage.atomic_file(url) as file, pq.ParquetWriter(file, _SCHEMA, **options) as writer:
         yield writer
 

@@ -92,6 +92,11 @@ def predict(
     """
     if not models:
         raise UserError("predict needs at least one model")
+    if gpu_share is not None and not 0 < gpu_share <= 1:
+        raise UserError(f"GPU share {gpu_share:g}: expected more than 0 and at most 1")
+    storage.require_outside(destination, source)
+    if storage.exists(storage.join(source, INFO_FILE)):
+        raise UserError(f"{source}: is a model, expected the rows to predict; where they lie, and the destination, come after the models")
     models = [storage.absolute(model) for model in models]
     source, destination = storage.absolute(source), storage.absolute(destination)
     weights = mean_weights(len(models)) if weights is None else np.ascontiguousarray(weights, np.float64)
@@ -111,7 +116,7 @@ def predict(
     }
     claim(destination, SETTINGS, settings, "a prediction", ".parquet")
     job = _Job(pieces, models, weights, kept, destination, kind, bad_rows)
-    sealed = [sealed_rows(destination, number) for number in range(len(pieces))]
+    sealed = [sealed_rows(destination, number, kept) for number in range(len(pieces))]
     if pieces and None not in sealed:
         # nothing is left that a cluster would have to be started for
         counted = {number: rows for number, rows in enumerate(sealed) if rows is not None}
@@ -185,7 +190,7 @@ class _Predictor:
 
     def __call__(self, task: dict[str, Any]) -> dict[str, int]:
         number = int(task["id"])
-        sealed = sealed_rows(self.job.destination, number)
+        sealed = sealed_rows(self.job.destination, number, self.job.members)
         rows, dropped = self._piece(number) if sealed is None else (sealed, 0)
         return {"id": number, "rows": rows, "dropped": dropped}
 

@@ -42,8 +42,8 @@ def evaluate_files(sources: Sources, truth: TruthFiles, progress: Callable[[int,
     accumulated = Truth(timed=truth.timed, weighed=truth.has_inputs, grid=truth.grid)
     weights = np.ones(TARGETS.width) if sources.weights is None else sources.weights
     scored = weights > 0
-    given = [(Matched(url, truth.keys), Prediction(name, accumulated, scored=scored)) for name, url in sources.given.items()]
-    members = [(Matched(url, truth.keys), Prediction(name, accumulated, whole=False)) for name, url in sources.members.items()]
+    given = [(Matched(url, truth.keys, truth.whole), Prediction(name, accumulated, scored=scored)) for name, url in sources.given.items()]
+    members = [(Matched(url, truth.keys, truth.whole), Prediction(name, accumulated, whole=False)) for name, url in sources.members.items()]
     done = 0
     for rows in truth.blocks(states=bool(members)):
         accumulated.take(rows.batch)

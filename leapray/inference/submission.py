@@ -14,18 +14,28 @@ import pyarrow.parquet as pq
 from leapray import storage
 from leapray.climsim.schema import SAMPLE_ID, TARGETS
 from leapray.errors import UserError
+from leapray.evaluation.matching import match
 from leapray.evaluation.metrics import Score
 from leapray.evaluation.sample import SampleSubmission, read_sample
 from leapray.evaluation.score import score_files
-from leapray.evaluation.tables import ROWS, Source, gather, locate, name, read_ids, read_targets, some
+from leapray.evaluation.tables import ROWS, Source, gather, locate, name, read_ids, read_keys, read_targets, require_finite, some
 
 _TARGET_INDEX = {name: index for index, name in enumerate(TARGETS.columns)}
 
 
 def submit(predictions: Source, sample_submission: str, destination: str, truth: Source | None = None) -> tuple[int, Score | None]:
-    """:func:`write_submission`, and what the file that was written scores against ``truth``, in physical units, where it is given."""
+    """:func:`write_submission`, and what the file that was written scores against ``truth``, in physical units, where it is given.
+
+    Raises UserError too for a truth of other rows, before anything is written.
+    """
+    if truth is None:
+        return write_submission(predictions, sample_submission, destination), None
+    match(read_keys(sample_submission), read_keys(truth))
     rows = write_submission(predictions, sample_submission, destination)
-    return rows, None if truth is None else score_files(destination, truth, sample_submission)
+    try:
+        return rows, score_files(destination, truth, sample_submission)
+    except UserError as error:
+        raise UserError(f"{destination} was written, but cannot be scored: {error}") from error
 
 
 def write_submission(predictions: Source, sample_submission: str, destination: str) -> int:
@@ -37,6 +47,8 @@ def write_submission(predictions: Source, sample_submission: str, destination: s
     """
     if not destination.endswith((".csv", ".parquet")):
         raise UserError(f"{destination}: a submission's name must end with .csv or .parquet")
+    for source in [predictions] if isinstance(predictions, str) else predictions:
+        storage.require_outside(destination, source)
     sample = read_sample(sample_submission)
     places = locate(read_ids(predictions), sample.ids)
     missing = np.ones(len(sample.ids), dtype=bool)
@@ -50,7 +62,7 @@ def write_submission(predictions: Source, sample_submission: str, destination: s
     with storage.atomic_file(destination) as file, _writer(file, destination, sample.columns) as writer:
         for physical in _in_order(predictions, places, len(sample.ids)):
             ids = sample.ids[start : start + len(physical)]
-            _require_finite(physical, ids, name(predictions))
+            require_finite(physical, ids, TARGETS.columns, name(predictions))
             writer.write_table(_table(sample, ids, physical))
             start += len(physical)
     return start
@@ -64,15 +76,6 @@ def _in_order(predictions: Source, places: np.ndarray, rows: int) -> Iterator[np
     physical = gather(predictions, places, rows)
     for start in range(0, rows, ROWS):
         yield physical[start : start + ROWS]
-
-
-def _require_finite(physical: np.ndarray, ids: pa.ChunkedArray, label: str) -> None:
-    finite = np.isfinite(physical)
-    if not finite.all():
-        row, column = np.unravel_index(np.argmin(finite), finite.shape)
-        raise UserError(
-            f"{label}: {TARGETS.columns[column]} of {ids[int(row)].as_py()} is {physical[row, column]}; predictions must be finite numbers"
-        )
 
 
 def _table(sample: SampleSubmission, ids: pa.ChunkedArray, physical: np.ndarray) -> pa.Table:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,7 @@ from leapray.data import flat
 from leapray.data.flat.listing import Notice
 from leapray.errors import UserError
 from leapray.evaluation.accumulate import Batch
-from leapray.evaluation.matching import require_finite
-from leapray.evaluation.tables import ROWS, Keys, columns, files, name, read_keys, read_targets
+from leapray.evaluation.tables import ROWS, Keys, columns, files, name, read_keys, read_targets, require_finite
 
 _PRESSURE = INPUTS["state_ps"].start
 _WATER = slice(INPUTS["state_q0001"].start, INPUTS["state_q0003"].stop)
@@ -54,8 +54,11 @@ class TruthFiles:
         self.has_inputs = all(set(INPUTS.columns) <= set(columns(file)) for file in files(source))
         if selection is not None and str(selection) and not self.has_inputs:
             raise UserError(f"{source}: has targets alone, of which no months can be chosen; expected the inputs too")
-        self._pieces = flat.survey(source, notice=notice).pieces(selection) if self.has_inputs else []
-        self.keys = self._read_keys(selection) if self.has_inputs else read_keys(source)
+        survey = flat.survey(source, notice=notice) if self.has_inputs else None
+        self._pieces = survey.pieces(selection) if survey else []
+        self.keys = self._read_keys(self._pieces, selection) if survey else read_keys(source)
+        self.whole = cache(lambda: self._read_keys(survey.pieces())) if survey and selection is not None else None
+        """Reads the keys of all rows, where some of them were selected."""
         self.timed = self.keys.rows is not None and bool((self.keys.rows >= 0).all())
         self.grid = self._find_grid(grid)
         if not self.has_inputs:
@@ -63,8 +66,8 @@ class TruthFiles:
                 f"{source} has no inputs: without surface pressures there are no masses of layers, so none of ClimSim's own metrics."
             )
 
-    def _read_keys(self, selection: flat.Selection | None) -> Keys:
-        chosen = [block for piece in self._pieces for block in flat.read_chosen(piece, (), kind=self._kind)]
+    def _read_keys(self, pieces: Sequence[flat.Piece], selection: flat.Selection | None = None) -> Keys:
+        chosen = [block for piece in pieces for block in flat.read_chosen(piece, (), kind=self._kind)]
         if not chosen:
             raise UserError(f"{self.source}: no rows{selection or ''}")
         rows = np.concatenate([block.row for block in chosen])
@@ -113,7 +116,7 @@ class TruthFiles:
         names = (*TARGETS.columns, INPUTS.columns[_PRESSURE], *(INPUTS.columns[_WATER] if states else ()))
         for piece in self._pieces:
             for block in flat.read_chosen(piece, names, kind=self._kind, max_rows=ROWS):
-                require_finite(block.values, self.source)
+                require_finite(block.values, block.sample_id, names, self.source)
                 targets, pressure = block.values[:, : TARGETS.width], block.values[:, TARGETS.width]
                 inputs = np.zeros((INPUTS.width, len(targets))).T if states else None
                 if inputs is not None:
@@ -123,7 +126,7 @@ class TruthFiles:
     def _bare(self) -> Iterator[Rows]:
         start = 0
         for targets in read_targets(self.source):
-            require_finite(targets, self.source)
+            require_finite(targets, self.keys.ids[start : start + len(targets)], TARGETS.columns, self.source)
             row = None if self.keys.rows is None else self.keys.rows[start : start + len(targets)]
             start += len(targets)
             yield Rows(self._batch(targets, row, None), None)

@@ -112,7 +112,9 @@ def load_info(url: str) -> ModelInfo:
     """Read ``model.json`` alone. Raises UserError when it is missing, damaged or made for another schema."""
     info_url = storage.join(url, INFO_FILE)
     if not storage.exists(info_url):
-        raise UserError(f"{url}: not a model directory ({INFO_FILE} is missing)")
+        inner = storage.join(url, "model")
+        hint = f"; {inner} is one" if storage.exists(storage.join(inner, INFO_FILE)) else ""
+        raise UserError(f"{url}: not a model directory ({INFO_FILE} is missing){hint}")
     info = validate(ModelInfo, storage.read_json(info_url), info_url)
     if info.schema_hash != schema_hash():
         raise UserError(f"{info_url}: made for columns of schema {told(info.schema_hash)}; this leapray's schema is {schema_hash()}")

@@ -100,7 +100,10 @@ def load_experiment(url: str, overrides: tuple[str, ...] | list[str] = ()) -> tu
 
     Raises UserError with one sentence per mistake.
     """
-    experiment = validate(Experiment, read_recipe(url, overrides), url)
+    content = read_recipe(url, overrides)
+    if isinstance(content.get("data"), dict) and "recipes" not in content:
+        raise UserError(f"{url}: is a recipe, expected an experiment of some; leapray train and the other verbs take it")
+    experiment = validate(Experiment, content, url)
     home = url.rpartition("/")[0]
     recipes = {}
     for name, part in experiment.recipes.items():

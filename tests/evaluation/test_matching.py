@@ -40,6 +40,26 @@ def test_a_row_that_stands_twice_is_refused():
         match(keys(["t_0", "t_0"], None, "predictions"), keys(["t_0", "t_0"], [1, 2]))
 
 
+@pytest.mark.parametrize("keyed", [False, True])
+def test_predictions_of_rows_that_were_not_selected_are_left_out(keyed):
+    names = ["t_0", "t_0", "t_1"] if keyed else ["a", "b", "c"]
+    truth = keys(names[1:], [2, 3] if keyed else None)
+    predicted = keys([names[2], names[0], names[1]], [3, 1, 2] if keyed else None, "p")
+    assert match(predicted, truth, lambda: keys(names, [1, 2, 3] if keyed else None)).tolist() == [1, -1, 0]
+    with pytest.raises(UserError, match="1 of 3 ids of p are not in truth"):
+        match(predicted, truth, lambda: truth)
+    with pytest.raises(UserError, match="1 of 2 ids of truth are not in p"):
+        match(keys(names[:2], [1, 2] if keyed else None, "p"), truth, lambda: keys(names, [1, 2, 3] if keyed else None))
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [5, 0, 3, 1, 4, 2]])
+def test_only_what_was_selected_is_taken_streamed_or_not(tmp_path, order):
+    names = list("abcdef")
+    write_targets(tmp_path / "p.parquet", [names[row] for row in order], VALUES[order])
+    matched = Matched(str(tmp_path), keys(["b", "c", "f"]), lambda: keys(names))
+    np.testing.assert_array_equal(np.concatenate([matched.take(2), matched.take(1)]), VALUES[[1, 2, 5]])
+
+
 def test_rows_that_are_missing_or_unknown_are_counted():
     with pytest.raises(UserError, match=r"row must be .*1 of 2 ids of p are not in truth \(t_0\); 2 of 3 ids of truth are not in p"):
         match(keys(["t_0", "t_0"], [1, 9], "p"), keys(["t_0", "t_0", "t_1"], [1, 2, 3]))

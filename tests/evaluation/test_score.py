@@ -66,7 +66,9 @@ def test_ids_that_differ_are_counted(tmp_path, truth):
 def test_a_prediction_that_is_not_finite_is_refused(tmp_path, truth):
     bad = PREDICTION.copy()
     bad[3, 1], bad[4, 2], bad[4, 3] = np.nan, np.inf, np.nan
-    with pytest.raises(UserError, match=r"p\.parquet: 2 rows hold NaN or Inf"):
+    with pytest.raises(
+        UserError, match=rf"p\.parquet: {TARGETS.columns[1]} of {IDS[3]} is nan, expected finite numbers \(and 1 more of these rows"
+    ):
         score_files(write_targets(tmp_path / "p.parquet", IDS, bad), truth)
 
 

@@ -132,6 +132,33 @@ def test_a_part_of_the_truth_is_evaluated_where_a_part_was_predicted(files, tmp_
         evaluate(part, truth, str(tmp_path / "e"), report=False)
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_some_of_what_was_predicted_is_evaluated_where_rows_are_selected(files, tmp_path, shuffled):
+    predictions, truth = files
+    if shuffled:
+        order = RNG.permutation(len(MEAN))
+        ids = [f"low-res_{STEPS[row // 384]:07d}_{row % 384:05d}" for row in order]
+        predictions = write_targets(tmp_path / "p.parquet", ids, physical(MEAN)[order])
+    chosen = Selection(stride=STEPS_PER_DAY)
+    keep = np.repeat([0, 2, 3], 384) * 384 + np.tile(np.arange(384), 3)
+    found = evaluate(predictions, truth, str(tmp_path / "e"), selection=chosen, report=False)[0].moments.score()
+    np.testing.assert_allclose(found.r2, by_sklearn(physical(MEAN)[keep], TRUTH[keep]), rtol=1e-8, atol=1e-8)
+
+
+def test_an_evaluation_is_replaced_with_a_word_and_nobody_elses_scores(files, tmp_path):
+    predictions, truth = files
+    place, notes = tmp_path / "e", []
+    for _ in range(2):
+        evaluate(predictions, truth, str(place), members=False, report=False, notice=notes.append)
+    assert notes == []
+    evaluate(predictions, truth, str(place), members=False, report=False, notice=notes.append, beside={"same": predictions})
+    assert notes == [f"{place}: the evaluation of {predictions} that lay there is replaced"]
+    (place / "scores.json").write_text('{"mine": 1}')
+    with pytest.raises(UserError, match=r"scores\.json: is no evaluation's"):
+        evaluate(predictions, truth, str(place), report=False)
+    assert (place / "scores.json").read_text() == '{"mine": 1}'
+
+
 def test_ids_that_begin_anew_in_every_file_are_matched_by_row(tmp_path):
     rows = rows_of(4)
     (tmp_path / "truth").mkdir()
@@ -220,7 +247,7 @@ def test_a_number_that_is_not_finite_is_refused(tmp_path, where):
     values = {"truth": TRUTH[:3].copy(), "prediction": MEAN[:3].copy()}
     values[where][1, 5] = np.nan
     urls = {name: write_targets(tmp_path / f"{name}.parquet", ["a", "b", "c"], matrix) for name, matrix in values.items()}
-    with pytest.raises(UserError, match=rf"{where}\.parquet: 1 rows hold NaN or Inf"):
+    with pytest.raises(UserError, match=rf"{where}\.parquet: {TARGETS.columns[5]} of b is nan, expected finite"):
         evaluate(urls["prediction"], urls["truth"], str(tmp_path / "e"))
 
 

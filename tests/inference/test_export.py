@@ -186,6 +186,28 @@ def test_a_users_network_is_exported_like_any_other(tmp_path, monkeypatch):
     assert_equal_within_float32(torchscript(tmp_path / "out")(raw(5)), expected(load_model(model).emulator, raw(5)))
 
 
+def test_a_place_of_other_things_is_refused_and_left_as_it_is(tmp_path):
+    model, form = saved(tmp_path / "model", "linear"), "torchscript"
+    other = saved(tmp_path / "other", "linear")
+    with pytest.raises(UserError, match=r"other: holds model\.json and no export"):
+        export([model], other, form)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "emulator.json").write_text('{"a": 1}')
+    with pytest.raises(UserError, match=r"mine: holds an emulator\.json that is no export's"):
+        export([model], str(tmp_path / "mine"), form)
+    assert (tmp_path / "mine" / "emulator.json").read_text() == '{"a": 1}'
+    with pytest.raises(UserError, match="is a file, expected a directory"):
+        export([model], str(tmp_path / "mine" / "emulator.json"), form)
+    # one's own files beside an export, and what an interrupted one left, are in nobody's way
+    out = tmp_path / "out"
+    export([model], str(out), form)
+    (out / "README").write_text("")
+    export([model], str(out), "torch-export")
+    (out / "README").unlink()
+    (out / "emulator.json").unlink()
+    assert export([model], str(out), form).files == ("emulator.pt",)
+
+
 def test_the_verb_exports_and_refuses(tmp_path, monkeypatch, capsys):
     model, out = saved(tmp_path / "model", "linear"), tmp_path / "out"
     assert leapray(monkeypatch, "export", model, out, "--format", "torchscript", "--layout", "v2_rh557") == 0

@@ -69,8 +69,28 @@ def test_a_damaged_part_is_told(tmp_path: Path) -> None:
     write(str(tmp_path), ())
     path = Path(part(str(tmp_path), 3))
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(UserError, match=r"part-000003\.parquet: cannot be read as parquet"):
+    with pytest.raises(UserError, match=r"part-000003\.parquet: cannot be read as parquet.*; remove it, and it is made again"):
         sealed_rows(str(tmp_path), 3)
+
+
+def test_a_piece_without_a_members_file_is_not_complete(tmp_path: Path) -> None:
+    write(str(tmp_path))
+    assert sealed_rows(str(tmp_path), 3, ("a", "b")) == 5
+    Path(part(member_directory(str(tmp_path), "b"), 3)).unlink()
+    assert sealed_rows(str(tmp_path), 3, ("a", "b")) is None
+    assert sealed_rows(str(tmp_path), 3) == 5
+
+
+def test_a_number_that_changed_on_the_disk_is_found(tmp_path: Path) -> None:
+    """In the middle of the file, where it is one of a prediction's doubles."""
+    write(str(tmp_path), ())
+    path = Path(part(str(tmp_path), 3))
+    content = bytearray(path.read_bytes())
+    at = content.index(VALUES[0, 3, 100].tobytes())
+    content[at + 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"part-000003\.parquet: cannot be read as parquet.*checksum"):
+        list(read_targets(str(path)))
 
 
 def test_names_of_parts_are_those_of_the_pieces() -> None:

@@ -185,6 +185,21 @@ def test_a_csv_is_predicted_row_by_row(flat: Path, models: list[str], tmp_path: 
     np.testing.assert_allclose(values, with_physics(models[0], x, tendencies(models[0], x)), rtol=1e-5, atol=1e-7)
 
 
+def test_models_rows_and_destinations_that_are_taken_for_each_other_are_told(
+    flat: Path, models: list[str], tmp_path: Path, ray_cluster: None
+) -> None:
+    with pytest.raises(UserError, match=r"lies in .*, which is read for it; choose a place outside"):
+        predict(models[:1], str(flat), str(flat / "predictions"))
+    with pytest.raises(UserError, match="is a model, expected the rows to predict"):
+        predict(models[:1], models[1], str(flat))
+    with pytest.raises(UserError, match=r"not a model directory .* is one"):
+        predict([str(Path(models[0]).parent)], str(flat), str(tmp_path / "predictions"))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="/file is a file"):
+        predict(models[:1], str(flat), str(tmp_path / "file"))
+    assert not (flat / "predictions").exists()
+
+
 def test_a_missing_column_and_a_folder_that_is_no_model_are_refused(
     flat: Path, models: list[str], tmp_path: Path, ray_cluster: None
 ) -> None:
@@ -197,7 +212,10 @@ def test_a_missing_column_and_a_folder_that_is_no_model_are_refused(
     assert not (tmp_path / "predictions").exists()
 
 
-@pytest.mark.parametrize(("share", "words"), [(1.0, "Ray finds none here"), (0.0, "GPU share 0: expected more than 0 and at most 1")])
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(1.0, "Ray finds none here")] + [(share, f"GPU share {share:g}: expected more") for share in (0.0, 1.5, float("nan"))],
+)
 def test_gpus_that_are_not_there_are_refused(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None, share, words) -> None:
     with pytest.raises(UserError, match=words):
         predict(models[:1], str(flat), str(tmp_path / "predictions"), use_gpu=True, gpu_share=share)

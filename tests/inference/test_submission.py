@@ -117,7 +117,7 @@ def test_predictions_that_are_not_finite_are_refused(tmp_path, value):
     bad = PHYSICAL.copy()
     bad[5, 7] = bad[5, 9] = value
     message = refused(tmp_path, write_targets(tmp_path / "bad.parquet", IDS, bad), write_sample(tmp_path / "sample.csv"))
-    assert f"bad.parquet: ptend_t_7 of test_5 is {value}; predictions must be finite numbers" in message
+    assert f"bad.parquet: ptend_t_7 of test_5 is {value}, expected finite numbers" in message
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,34 @@ def test_weights_must_be_one_per_column(tmp_path, predictions):
         tmp_path, predictions, write_targets(tmp_path / "sample.csv", IDS, values)
     )
     negative = write_sample(tmp_path / "negative.csv", -SCORED.astype(float))
-    assert "finite and not negative" in refused(tmp_path, predictions, negative)
+    assert "weights are negative" in refused(tmp_path, predictions, negative)
+    nothing = write_sample(tmp_path / "nothing.csv", np.zeros(TARGETS.width))
+    assert "weights are all 0" in refused(tmp_path, predictions, nothing)
+    unknown = write_sample(tmp_path / "unknown.csv", np.where(np.arange(TARGETS.width) == 4, np.nan, 1.0))
+    assert f"unknown.csv: {TARGETS.columns[4]} of {ASKED[0]} is nan" in refused(tmp_path, predictions, unknown)
+
+
+def test_a_truth_of_other_rows_is_told_before_anything_is_written(tmp_path, predictions):
+    sample, place = write_sample(tmp_path / "sample.csv"), tmp_path / "submission.csv"
+    other = write_targets(tmp_path / "other.parquet", [*IDS[1:], "foreign"], PHYSICAL)
+    with pytest.raises(UserError, match=r"1 of 9 ids of .*sample\.csv are not in .*other\.parquet"):
+        submit(predictions, sample, str(place), other)
+    assert not place.exists()
+
+
+def test_a_truth_that_cannot_be_scored_against_leaves_the_submission_and_says_so(tmp_path, predictions):
+    sample, place = write_sample(tmp_path / "sample.csv"), tmp_path / "submission.csv"
+    bad = PHYSICAL.copy()
+    bad[2, 3] = np.inf
+    with pytest.raises(UserError, match=rf"submission.csv was written, but cannot be scored: .*{TARGETS.columns[3]} of {IDS[2]} is inf"):
+        submit(predictions, sample, str(place), write_targets(tmp_path / "truth.parquet", IDS, bad))
+    assert len(read_ids(str(place))) == ROWS
+
+
+def test_a_submission_among_the_predictions_is_refused(tmp_path, predictions):
+    message = refused(tmp_path, predictions, write_sample(tmp_path / "sample.csv"), "predictions/submission.csv")
+    assert "lies in" in message
+    assert "choose a place outside" in message
 
 
 def test_other_suffixes_and_an_empty_sample_are_refused(tmp_path, predictions):

@@ -50,6 +50,8 @@ class Header:
     parts: tuple[Part, ...]
     digest: str
     month: Month | None
+    ended: bool = True
+    """Whether the last line of a csv is ended, which that of a download that broke off mostly is not."""
 
 
 def read_header(path: str, size: int) -> Header:
@@ -57,7 +59,9 @@ def read_header(path: str, size: int) -> Header:
     with readable(path), storage.open_input(path) as file:
         schema, parts, mark = _csv(path, file, size) if path.endswith(".csv") else _parquet(path, file, size)
         month = None if "step" in schema.names else month_in_name(path)
-    return Header(path, schema, tuple(parts), hashlib.sha256(mark).hexdigest(), month)
+        file.seek(size - 1)
+        ended = not path.endswith(".csv") or file.read(1) == b"\n"
+    return Header(path, schema, tuple(parts), hashlib.sha256(mark).hexdigest(), month, ended)
 
 
 def first_id(header: Header) -> pa.RecordBatch | None:

@@ -209,6 +209,8 @@ def survey(source: str, *, targets: bool = True, sample_id: bool = True, notice:
             extra |= dict.fromkeys(check_columns(header.path, header.schema, targets=targets, sample_id=sample_id), header.path)
             narrow |= dict.fromkeys(narrow_columns(header.schema), header.path)
             checked = header.schema
+    if notice and (broken := [header.path for header in headers if not header.ended]):
+        notice(f"{broken[0]}: its last line has no end; it may have broken off in its last number")
     if extra and notice:
         name, path = next(iter(extra.items()))
         notice(f"{path}: {len(extra)} column(s) that are not of the flat layout are ignored, such as {told(name)}")

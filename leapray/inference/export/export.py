@@ -22,6 +22,7 @@ import leapray
 from leapray import storage
 from leapray.climsim.schema import STEP_SECONDS, TARGETS, Layout, schema_hash
 from leapray.errors import UserError
+from leapray.faults import told
 from leapray.inference.export.emulator import INSIDE, CoupledEmulator
 from leapray.inference.export.layouts import HostLayout, host_layout
 from leapray.inference.export.selftest import RULE, SelfTest, self_test
@@ -60,8 +61,8 @@ def export(models: Sequence[str], destination: str, form: str, *, layout: str = 
 
     ``form`` is ``torchscript`` or ``torch-export`` and ``layout`` the order of inputs that the host passes. Several models are averaged
     with ``weights``, the URL of an ``ensemble.json``, whose own models are taken where none is given, or plainly; members without weight
-    are left out. Raises UserError for what is no model, an unknown format or layout, weights of other models, and a user's own network
-    that cannot be exported.
+    are left out. Raises UserError for a destination of other things, what is no model, an unknown format or layout, weights of other
+    models, and a user's own network that cannot be exported.
     """
     if form not in FORMATS:
         raise UserError(f"--format is {form!r}; known ones are {', '.join(FORMATS)}")
@@ -71,6 +72,7 @@ def export(models: Sequence[str], destination: str, form: str, *, layout: str = 
     models, matrix, names = (
         weighted_models(weights, models) if weights else (models, mean_weights(len(models)), storage.short_names(models))
     )
+    _require_own(destination)
     counting = np.flatnonzero(matrix.any(axis=1)).tolist()
     members = {names[index]: load_model(models[index]) for index in counting}
     matrix, emulators = matrix[counting], [model.emulator for model in members.values()]
@@ -80,6 +82,21 @@ def export(models: Sequence[str], destination: str, form: str, *, layout: str = 
     storage.write_bytes(storage.join(destination, SELFTEST_FILE), test.content())
     storage.write_json(storage.join(destination, INFO_FILE), _info(form, host, members, matrix, digests, test))
     return Exported(destination, tuple(digests), len(members), len(test.inputs))
+
+
+def _require_own(destination: str) -> None:
+    """Raises UserError for a directory that holds other things than an export, or what an interrupted one left."""
+    files, folders = storage.list_folder(destination) if storage.exists(destination) else ({}, [])
+    names = {file.rpartition("/")[2] for file in files}
+    if storage.absolute(destination) in files:
+        raise UserError(f"{destination}: is a file, expected a directory")
+    if INFO_FILE in names:
+        info = storage.read_json(storage.join(destination, INFO_FILE))
+        if not (isinstance(info, dict) and {"layout", "selftest"} <= info.keys()):
+            raise UserError(f"{destination}: holds an {INFO_FILE} that is no export's, expected an empty place for one")
+        return
+    if strange := sorted(names - _FILES) + folders:
+        raise UserError(f"{destination}: holds {told(strange[0])} and no export, expected an empty place for one")
 
 
 def _write(emulator: CoupledEmulator, test: SelfTest, form: Format, destination: str, users_own: str) -> dict[str, str]:
@@ -92,7 +109,7 @@ def _write(emulator: CoupledEmulator, test: SelfTest, form: Format, destination:
         if not users_own:
             raise
         raise UserError(f"{users_own} cannot be exported ({type(error).__name__}: {_first_line(error)})") from error
-    for name in (INFO_FILE, SELFTEST_FILE, *(name for other in FORMATS.values() for name in other.files)):
+    for name in _FILES:
         storage.remove(storage.join(destination, name))
     for name, content in contents.items():
         url = storage.join(destination, name)
@@ -128,6 +145,7 @@ FORMATS = {
         {f"emulator.{entry}.pt2": (entry,) for entry in DTYPES}, _exported_program, lambda file: torch.export.load(file).module()
     ),
 }
+_FILES = {INFO_FILE, SELFTEST_FILE, *(name for form in FORMATS.values() for name in form.files)}
 
 
 def _info(

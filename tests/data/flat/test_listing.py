@@ -85,6 +85,15 @@ def test_the_rows_of_a_csv_are_estimated_from_its_first(
     assert sum(part.rows_about for part in parts) == pytest.approx(90, abs=len(parts))
 
 
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_a_csv_whose_last_line_has_no_end_is_told(folder: Path, tmp_path: Path, end: bytes) -> None:
+    pacsv.write_csv(pq.read_table(sorted(folder.glob("*.parquet"))[0]), tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_bytes((tmp_path / "a.csv").read_bytes().rstrip(b"\n") + end)
+    notes: list[str] = []
+    survey(str(tmp_path), notice=notes.append)
+    assert any("a.csv: its last line has no end" in note for note in notes) == (not end)
+
+
 def test_rows_and_months_are_told_where_they_are_known(folder: Path) -> None:
     found = survey(str(folder))
     assert found.rows is None
