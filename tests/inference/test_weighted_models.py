@@ -106,7 +106,7 @@ def test_a_member_of_which_only_predictions_are_known_is_refused(listed: Path) -
         (["in", "out"], "at least 3 paths, and got 2"),
         (["out", "--weights", "no.json"], "at least 2 paths, and got 1"),
         (["in", "out", "--weights", "no.json"], "no.json"),
-        (["model", "in", "out", "--gpu-share", "0.5"], "--gpu-share 0.5 is of GPUs, expected --gpu beside it"),
+        (["model", "in", "out", "--gpu-share", "1"], "--gpu-share 1 is of GPUs, expected --gpu beside it"),
         (["model", "in", "out", "--stride", "3", "--phase", "3"], "expected a stride of at least 1 and a phase from 0 to stride - 1"),
     ],
 )
