@@ -181,7 +181,7 @@ def test_a_missing_extra_is_named(url: str, extra: str, monkeypatch: pytest.Monk
     def absent(*args: object, **options: object) -> None:
         raise ImportError
 
-    monkeypatch.setattr(storage, "url_to_fs", absent)
+    monkeypatch.setattr(storage.urls, "url_to_fs", absent)
     with pytest.raises(UserError, match=rf"{url}: needs an extra, pip install 'leapray\[{extra}\]'"):
         storage.exists(url)
 

@@ -32,7 +32,7 @@ def read_sample(url: str) -> SampleSubmission:
     """
     names = columns(files(url)[0])
     if unknown := [name for name in names if name not in {SAMPLE_ID, *TARGETS.columns}]:
-        raise UserError(f"{url}: column {some(pa.array(unknown))} is unknown; expected {SAMPLE_ID} and the {TARGETS.width} target columns")
+        raise UserError(f"{url}: holds column {some(pa.array(unknown))}, expected only {SAMPLE_ID} and the {TARGETS.width} target columns")
     if len(set(names)) < len(names):
         raise UserError(f"{url}: a column stands twice; expected {SAMPLE_ID} and each of the {TARGETS.width} target columns once")
     ids = read_ids(url)

@@ -217,7 +217,7 @@ def name(source: Source) -> str:
 def _require(file: str, wanted: Sequence[str]) -> None:
     missing = sorted(set(wanted).difference(columns(file)), key=list(wanted).index)
     if missing:
-        raise UserError(f"{file}: column {some(pa.array(missing))} is missing; expected {SAMPLE_ID} and the {TARGETS.width} target columns")
+        raise UserError(f"{file}: lacks column {some(pa.array(missing))}, expected {SAMPLE_ID} and the {TARGETS.width} target columns")
 
 
 def _batches(file: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from leapray.climsim.schema import INPUTS
 from leapray.data.flat import Block
-from leapray.errors import UserError
+from leapray.evaluation.tables import require_finite
 
 
 def finite(block: Block, path: str, bad_rows: str) -> Block:
@@ -22,8 +23,5 @@ def finite(block: Block, path: str, bad_rows: str) -> Block:
     if good.all():
         return block
     if bad_rows == "refuse":
-        raise UserError(
-            f"{path}: {int((~good).sum())} rows hold NaN or Inf inputs, the first {block.sample_id[int(np.argmin(good))].as_py()}; "
-            "predictions need finite numbers"
-        )
+        require_finite(block.inputs, block.sample_id, INPUTS.columns, path)
     return Block(np.asfortranarray(block.inputs[good]), block.targets[good], block.sample_id.filter(pa.array(good)), block.row[good])

@@ -63,7 +63,8 @@ def cut_off(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
             with whole(url) as file:
                 yield file
 
-        monkeypatch.setattr(storage, "atomic_file", atomic_file)
+        for place in (storage, storage.writing):
+            monkeypatch.setattr(place, "atomic_file", atomic_file)
         monkeypatch.setattr(storage, "remove", remove)
         return written
 

@@ -111,7 +111,7 @@ def test_inputs_that_are_not_finite_are_refused_and_leave_no_part(flat: Path, mo
         table.set_column(table.schema.get_field_index("state_t_0"), "state_t_0", pa.array(values)), tmp_path / "bad.0001-02.parquet"
     )
     bad_id = table["sample_id"][7].as_py()
-    with pytest.raises(UserError, match=f"1 rows hold NaN or Inf inputs, the first {bad_id}"):
+    with pytest.raises(UserError, match=rf"bad\.0001-02\.parquet: state_t_0 of {bad_id} is inf, expected finite numbers"):
         predict(models[:1], str(tmp_path / "bad.0001-02.parquet"), str(tmp_path / "predictions"))
     assert list((tmp_path / "predictions").glob("*part*")) == []
 

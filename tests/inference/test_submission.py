@@ -123,8 +123,8 @@ def test_predictions_that_are_not_finite_are_refused(tmp_path, value):
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ([*COLUMNS, "ptend_w_0"], "column ptend_w_0 is unknown"),
-        (COLUMNS[:-1], f"column {COLUMNS[-1]} is missing"),
+        ([*COLUMNS, "ptend_w_0"], "holds column ptend_w_0, expected only sample_id"),
+        (COLUMNS[:-1], f"lacks column {COLUMNS[-1]}, expected"),
     ],
 )
 def test_a_sample_of_other_columns_is_refused(tmp_path, predictions, columns, words):

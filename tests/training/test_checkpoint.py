@@ -143,7 +143,8 @@ def test_a_full_disk_leaves_the_checkpoints_before(tmp_path, monkeypatch, failin
         write(url, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "write_bytes", write)
+        for place in (storage, storage.writing):
+            patch.setattr(place, "write_bytes", write)
         with pytest.raises(OSError, match="No space"):
             checkpoint.save(checkpoint.step_url(folder, 4, validations=1), {"weights": torch.zeros(3)})
     (left,) = checkpoint.complete(folder)

@@ -1,0 +1,36 @@
+"""URLs of any fsspec file system: opening, listing, and writes that appear whole or not at all.
+
+Credentials come only from the environment or from fsspec's own configuration; no URL or recipe carries them. Errors that pass by
+themselves are waited out, others become a UserError that names the URL (see :mod:`leapray.faults`).
+"""
+
+from leapray.storage.listing import exists, fingerprint, is_empty, list_files, list_folder, list_marks, list_sizes, size
+from leapray.storage.reading import open_input, read_bytes, read_json, read_range
+from leapray.storage.urls import absolute, filesystem, is_local, join, lies_below, require_outside, short_names
+from leapray.storage.writing import atomic_file, remove, write_bytes, write_json
+
+__all__ = [
+    "absolute",
+    "atomic_file",
+    "exists",
+    "filesystem",
+    "fingerprint",
+    "is_empty",
+    "is_local",
+    "join",
+    "lies_below",
+    "list_files",
+    "list_folder",
+    "list_marks",
+    "list_sizes",
+    "open_input",
+    "read_bytes",
+    "read_json",
+    "read_range",
+    "remove",
+    "require_outside",
+    "short_names",
+    "size",
+    "write_bytes",
+    "write_json",
+]
