@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 from ray.util.state import list_actors, list_placement_groups
 
@@ -54,9 +55,14 @@ def table(directory: str) -> pa.Table:
     return pa.concat_tables(pq.read_table(path) for path in sorted(Path(directory).glob("part-*.parquet")))
 
 
+def here() -> str:
+    """This session's cluster, among those that other tests may have started."""
+    return str(ray.get_runtime_context().gcs_address)
+
+
 def alive(kind: str) -> list[int]:
     """Processes of the actors of a class."""
-    return [actor.pid for actor in list_actors(filters=[("state", "=", "ALIVE")]) if actor.class_name.startswith(kind)]
+    return [actor.pid for actor in list_actors(here(), filters=[("state", "=", "ALIVE")]) if actor.class_name.startswith(kind)]
 
 
 def settles(holds: Callable[[], bool]) -> bool:
@@ -76,7 +82,7 @@ def same(found: pa.Table, expected: pa.Table) -> None:
 
 
 def places() -> list[str]:
-    return [place.name for place in list_placement_groups() if place.state != "REMOVED" and place.name.startswith("leapray-")]
+    return [place.name for place in list_placement_groups(here()) if place.state != "REMOVED" and place.name.startswith("leapray-")]
 
 
 def test_models_apart_predict_what_they_predict_together(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None) -> None:
