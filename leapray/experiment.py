@@ -216,6 +216,7 @@ class _Road:
                 directory,
                 selection=portion.selection,
                 kind=portion.kind,
+                bad_rows=self.months_of.data.bad_rows,
                 beside=self._beside(portion),
                 runs=self._runs(),
                 variants=[recipe.finetune.directory for recipe in self.recipes.values() if recipe.finetune is not None],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -11,6 +12,16 @@ from leapray.console import bar, say
 from leapray.errors import UserError
 
 Kind = Annotated[str | None, typer.Option(help="low-res, aqua-planet or high-res, of rows without a column kind")]
+
+
+class BadRows(StrEnum):
+    """What becomes of rows that hold NaN or Inf."""
+
+    REFUSE = "refuse"
+    DROP = "drop"
+
+
+Bad = Annotated[BadRows, typer.Option("--bad-rows", help="What becomes of rows that hold NaN or Inf: all is refused, or they are left out")]
 
 
 @app.command()
@@ -30,6 +41,7 @@ def predict(
     stride: Stride = 1,
     phase: Phase = 0,
     kind: Kind = None,
+    bad_rows: Bad = BadRows.REFUSE,
 ) -> None:
     """Predict physical tendencies; several models are averaged before the physics."""
     from leapray.inference.predict import predict as run
@@ -56,6 +68,7 @@ def predict(
             apart=apart,
             selection=selection,
             kind=kind,
+            bad_rows=bad_rows.value,
             progress=update,
             notice=notice,
         )
@@ -109,6 +122,7 @@ def evaluate(
     stride: Stride = 1,
     phase: Phase = 0,
     kind: Kind = None,
+    bad_rows: Bad = BadRows.REFUSE,
     run: Annotated[list[str], typer.Option(help="Run whose learning curve the report shows; may be repeated")] = [],  # noqa: B006
     variants: Annotated[list[str], typer.Option(help="variants.json for the report; may be repeated")] = [],  # noqa: B006
     ensemble: Annotated[str | None, typer.Option(help="ensemble.json for the report")] = None,
@@ -125,6 +139,7 @@ def evaluate(
             dest,
             selection=selected(start, stop, stride, phase),
             kind=_known(kind),
+            bad_rows=bad_rows.value,
             beside=_named(beside),
             members=members,
             grid=grid,

@@ -98,6 +98,12 @@ def _require_unique(path: str, ids: pa.ChunkedArray) -> None:
         raise UserError(f"{path}: {SAMPLE_ID} {twice} stands there more than once, expected every row once")
 
 
+def good_rows(values: np.ndarray) -> np.ndarray:
+    """bool ``(n,)``: the rows of ``(n, c)`` that :func:`clean` keeps."""
+    # a NaN is not less than anything
+    return np.asarray((np.abs(values) < UNREAL).all(axis=1))
+
+
 def usable(moments: Moments) -> bool:
     """Whether no value of raw columns with these moments is a reason to leave out a row."""
     return _within(moments.minimum, moments.maximum)

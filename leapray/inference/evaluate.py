@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import leapray
 from leapray import storage
@@ -31,6 +31,7 @@ def evaluate(
     *,
     selection: Selection | None = None,
     kind: str | None = None,
+    bad_rows: Literal["refuse", "drop"] = "refuse",
     beside: Mapping[str, str] | None = None,
     members: bool | None = None,
     grid: str | None = None,
@@ -44,7 +45,8 @@ def evaluate(
 ) -> list[Evaluation]:
     """Evaluate predictions, then those ``beside`` them by name, then the members; write numbers, ``scores.json`` and a report.
 
-    ``selection`` are the rows of the truth that were predicted, ``kind`` is what they are taken for where no column says so. Members lie in
+    ``selection`` are the rows of the truth that count, ``kind`` is what they are taken for where no column says so; with ``bad_rows``
+    ``drop`` those that hold NaN, Inf or fill values are left out, and predictions of them. Members lie in
     the predictions' ``_members``; None takes them if they are there. With a ``sample_submission``, predictions and those beside them are
     submissions with its weights. ``grid`` is a netCDF file with the lat, lon and area of the columns, which high-res needs. The report also
     shows ``runs`` by name, the ``variants`` of finetunings (their directories or ``variants.json``) and the ``ensemble.json``. ``progress``
@@ -58,7 +60,7 @@ def evaluate(
     weights = None if sample_submission is None else read_sample(sample_submission).weights
     sources = Sources({subject: predictions, **(beside or {})}, own, weights)
     _require_names([subject, *(beside or {}), *own])
-    files = TruthFiles(truth, selection, grid, notice, kind=kind)
+    files = TruthFiles(truth, selection, grid, notice, kind=kind, bad_rows=bad_rows)
     evaluations = evaluate_files(sources, files, progress)
     named = {"predictions": predictions, "truth": f"{truth}{selection or ''}"} | {
         f"beside {name}": url for name, url in (beside or {}).items()

@@ -13,6 +13,8 @@ from leapray.climsim.grid import Grid, low_res_grid
 from leapray.climsim.gridfile import read_grid
 from leapray.climsim.schema import INPUTS, KINDS, TARGETS, row_place
 from leapray.data import flat
+from leapray.data.clean import COLUMNS, good_rows
+from leapray.data.flat.blocks import Chosen
 from leapray.data.flat.listing import Notice
 from leapray.errors import UserError
 from leapray.evaluation.accumulate import Batch
@@ -35,8 +37,9 @@ class TruthFiles:
     """Flat parquet or csv with targets; with the inputs too, it tells pressures and states.
 
     ``selection`` are the rows that count, of which there must be some, and ``kind`` is what they are taken for without such a column;
-    ``keys`` are of all these, ``lacking`` says in sentences what cannot be told of them. Raises UserError for files that cannot be read
-    or lack targets, rows that cannot be selected, and a grid that is none.
+    with ``bad_rows`` ``drop`` those that hold NaN, Inf or fill values do not count, where there are inputs. ``keys`` are of all these,
+    ``lacking`` says in sentences what cannot be told of them. Raises UserError for files that cannot be read or lack targets, rows that
+    cannot be selected, and a grid that is none.
     """
 
     def __init__(
@@ -47,9 +50,10 @@ class TruthFiles:
         notice: Notice | None = None,
         *,
         kind: str | None = None,
+        bad_rows: str = "refuse",
     ) -> None:
         self.source = source
-        self._kind = kind
+        self._kind, self._drop, self._dropped = kind, bad_rows == "drop", 0
         self.lacking: list[str] = []
         self.has_inputs = all(set(INPUTS.columns) <= set(columns(file)) for file in files(source))
         if selection is not None and str(selection) and not self.has_inputs:
@@ -57,8 +61,11 @@ class TruthFiles:
         survey = flat.survey(source, notice=notice) if self.has_inputs else None
         self._pieces = survey.pieces(selection) if survey else []
         self.keys = self._read_keys(self._pieces, selection) if survey else read_keys(source)
-        self.whole = cache(lambda: self._read_keys(survey.pieces())) if survey and selection is not None else None
-        """Reads the keys of all rows, where some of them were selected."""
+        if self._dropped and notice is not None:
+            notice(f"{source}: left out {self._dropped} row(s) that hold NaN, Inf or fill values")
+        some = selection is not None or self._drop
+        self.whole = cache(lambda: self._read_keys(survey.pieces(), whole=True)) if survey and some else None
+        """Reads the keys of all rows, where only some of them count."""
         self.timed = self.keys.rows is not None and bool((self.keys.rows >= 0).all())
         self.grid = self._find_grid(grid)
         if not self.has_inputs:
@@ -66,12 +73,23 @@ class TruthFiles:
                 f"{source} has no inputs: without surface pressures there are no masses of layers, so none of ClimSim's own metrics."
             )
 
-    def _read_keys(self, pieces: Sequence[flat.Piece], selection: flat.Selection | None = None) -> Keys:
-        chosen = [block for piece in pieces for block in flat.read_chosen(piece, (), kind=self._kind)]
+    def _read_keys(self, pieces: Sequence[flat.Piece], selection: flat.Selection | None = None, *, whole: bool = False) -> Keys:
+        chosen = [block for piece in pieces for block in self._read(piece, (), drop=self._drop and not whole)]
         if not chosen:
             raise UserError(f"{self.source}: no rows{selection or ''}")
         rows = np.concatenate([block.row for block in chosen])
         return Keys(name(self.source), pa.chunked_array([block.sample_id for block in chosen], pa.string()), rows)
+
+    def _read(self, piece: flat.Piece, names: Sequence[str], *, drop: bool) -> Iterator[Chosen]:
+        """Columns of a piece's rows; to know which of them to ``drop`` all columns are read."""
+        if not drop:
+            yield from flat.read_chosen(piece, names, kind=self._kind, max_rows=ROWS)
+            return
+        wanted = [COLUMNS.index(name) for name in names]
+        for block in flat.read_chosen(piece, COLUMNS, kind=self._kind, max_rows=ROWS):
+            good = good_rows(block.values)
+            self._dropped += int((~good).sum())
+            yield Chosen(block.values.T[wanted][:, good].T, block.sample_id.filter(pa.array(good)), block.row[good])
 
     def _find_grid(self, url: str | None) -> Grid | None:
         """The grid on which all rows lie; None, with the reason in ``lacking``, where there is none or it is not known."""
@@ -115,7 +133,7 @@ class TruthFiles:
             return
         names = (*TARGETS.columns, INPUTS.columns[_PRESSURE], *(INPUTS.columns[_WATER] if states else ()))
         for piece in self._pieces:
-            for block in flat.read_chosen(piece, names, kind=self._kind, max_rows=ROWS):
+            for block in self._read(piece, names, drop=self._drop):
                 require_finite(block.values, block.sample_id, names, self.source)
                 targets, pressure = block.values[:, : TARGETS.width], block.values[:, TARGETS.width]
                 inputs = np.zeros((INPUTS.width, len(targets))).T if states else None

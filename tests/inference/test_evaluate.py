@@ -145,6 +145,24 @@ def test_some_of_what_was_predicted_is_evaluated_where_rows_are_selected(files, 
     np.testing.assert_allclose(found.r2, by_sklearn(physical(MEAN)[keep], TRUTH[keep]), rtol=1e-8, atol=1e-8)
 
 
+def test_rows_that_cannot_be_used_are_left_out_where_asked_and_told(tmp_path):
+    """One that was not predicted, for its input is NaN, and two whose targets are no numbers, which were."""
+    rows, notes = LOW_RES.copy(), []
+    rows[5, 3], rows[700, INPUTS.width + 9], rows[900, INPUTS.width + 70] = np.nan, np.inf, 9.96921e36
+    truth = write_truth(tmp_path / "truth", rows)
+    whole = write_predictions(truth, str(tmp_path / "all"), MEAN, {"a": OUTPUTS[0]})
+    kept, used = np.delete(np.arange(len(rows)), 5), np.delete(np.arange(len(rows)), [5, 700, 900])
+    ids = np.array([f"low-res_{STEPS[row // 384]:07d}_{row % 384:05d}" for row in range(len(rows))])
+    some = write_targets(tmp_path / "p.parquet", ids[kept].tolist(), MEAN[kept])
+    with pytest.raises(UserError, match=r"p\.parquet|expected finite numbers"):
+        evaluate(some, truth, str(tmp_path / "e"), report=False)
+    for predictions, members in ((some, None), (whole, True)):
+        found = evaluate(predictions, truth, str(tmp_path / "e"), report=False, members=members, bad_rows="drop", notice=notes.append)
+        assert all(one.moments.score().rows == len(used) for one in found)
+        np.testing.assert_allclose(found[0].moments.score().r2, by_sklearn(MEAN[used], TRUTH[used]), rtol=1e-8, atol=1e-8)
+        assert f"{truth}: left out 3 row(s) that hold NaN, Inf or fill values" in notes
+
+
 def test_an_evaluation_is_replaced_with_a_word_and_nobody_elses_scores(files, tmp_path):
     predictions, truth = files
     place, notes = tmp_path / "e", []
