@@ -75,7 +75,7 @@ def bad_csv(path):
         (lambda d: d / "absent.csv", ["absent.csv", "no .parquet or .csv file there"]),
         (
             lambda d: write_targets(d / "t.csv", IDS, VALUES[:, :-2], TARGETS.columns[:-2]),
-            ["t.csv", "cam_out_SOLSD, cam_out_SOLLD is missing"],
+            ["t.csv", "lacks column cam_out_SOLSD, cam_out_SOLLD, expected"],
         ),
         (lambda d: write_targets(d / "t.parquet", IDS, VALUES[:, 5:], TARGETS.columns[5:]), ["ptend_t_0, ptend_t_1, ptend_t_2 and 2 more"]),
         (lambda d: bad_csv(d / "t.csv"), ["t.csv", "column ptend_t_2:", "oops"]),
