@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,14 @@ def test_broken_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(UserError, match=r"x\.json: not valid json"):
         storage.read_json(str(tmp_path / "x.json"))
+
+
+@pytest.mark.parametrize(
+    ("destination", "inside"), [("a", True), ("a/b", True), ("b/../a/c", True), ("ab", False), ("b", False), ("a/../b", False)]
+)
+def test_a_destination_within_what_is_read_is_refused(tmp_path: Path, destination: str, inside: bool) -> None:
+    with pytest.raises(UserError, match="choose a place outside") if inside else nullcontext():
+        storage.require_outside(f"{tmp_path}/{destination}", str(tmp_path / "a"))
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -49,11 +49,11 @@ def plan_actors(models: int, pieces: int, *, use_gpu: bool = False, share: float
     if cluster.autoscaled():
         return Actors(min(pieces, _GROWING) if apart else pieces, apart, 1, share if use_gpu else 0, 1)
     nodes = cluster.node_cpus()
-    if not sum(int(cpus) for cpus in nodes):
+    whole = sum(int(cpus) for cpus in nodes)
+    if not whole:
         raise UserError("prediction needs a CPU, and no node of the cluster has one; start one with ray start")
     if use_gpu:
-        predictors = min(pieces, _held(share, holders) // holders, sum(int(cpus) for cpus in nodes))
-        return Actors(predictors, apart, 1, share, 1)
+        return Actors(min(pieces, _held(share, holders) // holders, whole), apart, 1, share, 1)
     places = cluster.parallelism()
     predictors = min(pieces, max(places // holders, 1))
     cpus = _cpus(nodes, predictors * (1 + models)) if apart else 1

@@ -48,9 +48,9 @@ class Members:
     def tendencies(self, inputs: np.ndarray) -> tuple[np.ndarray, ...]:
         """Each one's own output ``(n, 368)``, before the physics, column by column, for raw columns ``(n, 556)``, float64."""
         x = torch.from_numpy(inputs).to(self.device)
-        own = [by_column(len(x)) for _ in self.emulators]
+        own = [_by_column(len(x)) for _ in self.emulators]
         for index, output in enumerate(self.outputs(x)):
-            for rows in blocks(len(x), self.device):
+            for rows in _blocks(len(x), self.device):
                 own[index][:, rows] = self.physical(index, output[rows]).t()
         return tuple(values.numpy().T for values in own)
 
@@ -97,7 +97,7 @@ class Emulators:
         """Predictions for raw columns ``(n, 556)``, float64, fastest column by column; of each member too if ``members``."""
         x = torch.from_numpy(inputs).to(self.members.device)
         outputs = self.members.outputs(x)
-        own = [by_column(len(x)) for _ in outputs] if members else []
+        own = [_by_column(len(x)) for _ in outputs] if members else []
 
         def physical(index: int, rows: slice) -> Tensor:
             values = self.members.physical(index, outputs[index][rows])
@@ -114,8 +114,8 @@ def averaged(x: Tensor, physical: Callable[[int, slice], Tensor], weights: Tenso
 
     ``physical`` gives a member's own output, by its number and for some rows, on the device of ``x``, ``weights (m, 368)`` and ``physics``.
     """
-    ensemble = by_column(len(x))
-    for rows in blocks(len(x), x.device):
+    ensemble = _by_column(len(x))
+    for rows in _blocks(len(x), x.device):
         mean = torch.zeros((), dtype=torch.float64, device=x.device)
         for index, weight in enumerate(weights):
             mean = mean + weight * physical(index, rows)
@@ -123,12 +123,12 @@ def averaged(x: Tensor, physical: Callable[[int, slice], Tensor], weights: Tenso
     return ensemble.numpy().T
 
 
-def by_column(rows: int) -> Tensor:
+def _by_column(rows: int) -> Tensor:
     """Room for predictions on the host, float64 ``(368, n)``."""
     return torch.empty(TARGETS.width, rows, dtype=torch.float64)
 
 
-def blocks(rows: int, device: torch.device) -> Iterator[slice]:
+def _blocks(rows: int, device: torch.device) -> Iterator[slice]:
     """The rows that are averaged and corrected at a time."""
     step = _BLOCK_ROWS if device.type == "cpu" else max(rows, 1)
     return (slice(start, start + step) for start in range(0, rows, step))

@@ -82,13 +82,13 @@ def predict(
 
     ``weights`` is float64 ``(m, 368)``, as :mod:`leapray.inference.weights` gives it; without it members count alike. The mean is taken
     of physical predictions before the physics, which is applied once (DESIGN section 3, Emulator). With ``members`` each one's own
-    output is kept too, under its name (see :mod:`leapray.inference.parts`). ``kind`` is what
-    rows without a column kind are taken for, which decides their keys. With ``bad_rows`` ``drop`` rows whose inputs are not finite are
-    left out, and counted in a notice. With ``apart`` each model is an actor of its own, by default where there are several on GPUs, and
-    ``gpu_share`` is the GPU of an actor that has models (:func:`leapray.inference.actors.plan_actors`).
+    output is kept too, under its name (see :mod:`leapray.inference.parts`). ``kind`` is what rows without a column kind are taken for,
+    which decides their keys. With ``bad_rows`` ``drop`` rows whose inputs are not finite are left out, and counted in a notice. With
+    ``apart`` each model is an actor of its own, by default where there are several on GPUs, and ``gpu_share`` is the GPU of an actor that
+    has models (:func:`leapray.inference.actors.plan_actors`).
 
-    Raises UserError for an unreadable model or input, inputs that are not finite and not to be dropped, GPUs that are not there, and a
-    destination that holds another prediction or files of none.
+    Raises UserError for an unreadable model or input, no rows, inputs that are not finite and not to be dropped, GPUs that are not there,
+    and a destination that lies in the input, or holds another prediction or files of none.
     """
     if not models:
         raise UserError("predict needs at least one model")
@@ -103,6 +103,8 @@ def predict(
     kept = tuple(names or storage.short_names(models)) if members else ()
     survey = flat.survey(source, targets=False, notice=notice)
     pieces = survey.pieces(selection)
+    if not pieces:
+        raise UserError(f"{source}: no rows{selection or ''}")
     networks = [load_model(model).info.network.name for model in models]
     settings = {
         "model files": [storage.fingerprint(*(storage.join(model, name) for name in (INFO_FILE, WEIGHTS_FILE))) for model in models],
@@ -117,7 +119,7 @@ def predict(
     claim(destination, SETTINGS, settings, "a prediction", ".parquet")
     job = _Job(pieces, models, weights, kept, destination, kind, bad_rows)
     sealed = [sealed_rows(destination, number, kept) for number in range(len(pieces))]
-    if pieces and None not in sealed:
+    if None not in sealed:
         # nothing is left that a cluster would have to be started for
         counted = {number: rows for number, rows in enumerate(sealed) if rows is not None}
         _require_whole(job, counted)

@@ -66,13 +66,13 @@ def join(url: str, *parts: str) -> str:
 
 def lies_below(url: str, folder: str) -> bool:
     """Whether one is the other or lies below it, by name; a name with ``..`` does not."""
-    place = absolute(folder)
-    return ".." not in str(url).split("/") and (absolute(url) == place or absolute(url).startswith(f"{place}/"))
+    found, place = absolute(url), absolute(folder)
+    return ".." not in str(url).split("/") and (found == place or found.startswith(f"{place}/"))
 
 
 def require_outside(destination: str, source: str) -> None:
     """Raises UserError for a destination within what is read, which would be other files from then on."""
-    if lies_below(destination, source):
+    if lies_below(absolute(destination), source):
         raise UserError(f"{shown(destination)}: lies in {shown(source)}, which is read for it; choose a place outside")
 
 

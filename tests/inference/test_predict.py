@@ -185,6 +185,12 @@ def test_a_csv_is_predicted_row_by_row(flat: Path, models: list[str], tmp_path: 
     np.testing.assert_allclose(values, with_physics(models[0], x, tendencies(models[0], x)), rtol=1e-5, atol=1e-7)
 
 
+def test_a_file_without_rows_is_refused(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None) -> None:
+    pq.write_table(pq.read_table(sorted(flat.glob("*.parquet"))[0]).slice(0, 0), tmp_path / "empty.parquet")
+    with pytest.raises(UserError, match=r"empty\.parquet: no rows"):
+        predict(models[:1], str(tmp_path / "empty.parquet"), str(tmp_path / "predictions"))
+
+
 def test_models_rows_and_destinations_that_are_taken_for_each_other_are_told(
     flat: Path, models: list[str], tmp_path: Path, ray_cluster: None
 ) -> None:

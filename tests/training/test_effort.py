@@ -1,6 +1,5 @@
 from threading import Event
 
-import pytest
 import torch
 
 from leapray.training import effort
@@ -69,7 +68,14 @@ def test_the_gpu_is_asked_beside_the_steps_until_it_does_not_answer(monkeypatch)
         assert meter.took(1, 1.0, 0.0).gpu_use == (0.0, 0)
 
 
-def test_a_gpu_that_tells_nothing_is_not_asked():
-    if torch.cuda.is_available():
-        pytest.skip("here a GPU may tell")
+def test_a_gpu_that_tells_nothing_is_not_asked(monkeypatch):
+    def silent(index):
+        raise RuntimeError(f"NVML does not tell of GPU {index}")
+
+    monkeypatch.setattr(torch.cuda, "utilization", silent)
     assert effort._nvml(0) is None
+
+
+def test_a_gpu_that_tells_is_asked_for_a_share(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "utilization", lambda index: 25 * (index + 1))
+    assert effort._nvml(1)() == 0.5

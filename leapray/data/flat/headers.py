@@ -59,9 +59,13 @@ def read_header(path: str, size: int) -> Header:
     with readable(path), storage.open_input(path) as file:
         schema, parts, mark = _csv(path, file, size) if path.endswith(".csv") else _parquet(path, file, size)
         month = None if "step" in schema.names else month_in_name(path)
-        file.seek(size - 1)
-        ended = not path.endswith(".csv") or file.read(1) == b"\n"
+        ended = not path.endswith(".csv") or _last_byte(file, size) == b"\n"
     return Header(path, schema, tuple(parts), hashlib.sha256(mark).hexdigest(), month, ended)
+
+
+def _last_byte(file: IO[bytes], size: int) -> bytes:
+    file.seek(size - 1)
+    return file.read(1)
 
 
 def first_id(header: Header) -> pa.RecordBatch | None:
