@@ -63,9 +63,12 @@ class Node:
 
 
 class Head:
-    """A cluster as a context: its head, with ``cpus`` CPUs, and what :meth:`add` adds. Every process of it has ``environment``."""
+    """A cluster as a context: its head, with ``cpus`` CPUs, and what :meth:`add` adds. Every process of it has ``environment``.
 
-    def __init__(self, cpus: int, environment: Mapping[str, str] | None = None) -> None:
+    ``gpus`` are only told of: whether they are there is not looked at.
+    """
+
+    def __init__(self, cpus: int, environment: Mapping[str, str] | None = None, gpus: int = 0) -> None:
         # sockets' paths may not be long
         self._folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp")
         self.folder = Path(self._folder.name)
@@ -82,6 +85,7 @@ class Head:
                 "--dashboard-host=127.0.0.1",
                 f"--dashboard-port={self.api_port}",
                 f"--num-cpus={cpus}",
+                f"--num-gpus={gpus}",
                 f"--temp-dir={self.folder}",
             ],
             "head",

@@ -7,7 +7,7 @@ models work at the same time whatever number of files there is, each on a node t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any
@@ -33,7 +33,7 @@ from leapray.models.emulator import Physics
 from leapray.training.memory import keep_freed_memory
 
 _AGAIN = 3
-"""Times that a model is begun again with the same rows."""
+"""Times that a model is begun again at the same rows, or while it loads."""
 _PATIENCE_S = 60.0
 
 
@@ -58,7 +58,7 @@ class Apart:
     """Predicts what :class:`leapray.inference.emulators.Emulators` does, with an actor for each model; they end with this process.
 
     ``weights`` is float64 ``(m, 368)``. It waits until the cluster has room for all models at once, so that two of these never hold
-    what the other waits for. A model whose process or node dies is begun again, three times at most with the same rows.
+    what the other waits for. A model whose process or node dies is begun again, three times at most at the same rows or while it loads.
     """
 
     def __init__(self, models: Sequence[str], weights: np.ndarray, actors: Actors) -> None:
@@ -68,7 +68,7 @@ class Apart:
         while not self._place.wait(_PATIENCE_S):
             pass
         self._begun = [self._begin(index) for index in range(len(models))]
-        ray.get([model.loaded.remote() for model in self._begun])
+        self._of_each(lambda model: model.loaded.remote())
 
     def __del__(self) -> None:
         # others may wait for the room; whatever is not given back here is by released
@@ -78,8 +78,7 @@ class Apart:
     def predict(self, inputs: np.ndarray, *, members: bool = False) -> Predicted:
         """Predictions for raw columns ``(n, 556)``, float64, fastest column by column; of each member too if ``members``."""
         rows = ray.put(inputs)
-        asked = [(model, model.tendencies.remote(rows)) for model in self._begun]
-        outputs = [self._given(index, rows, *one) for index, one in enumerate(asked)]
+        outputs = self._of_each(lambda model: model.tendencies.remote(rows))
 
         def physical(index: int, rows: slice) -> torch.Tensor:
             # what lies in the object store cannot be written to
@@ -89,18 +88,25 @@ class Apart:
             ensemble = averaged(torch.from_numpy(inputs), physical, self.weights, self.physics)
         return Predicted(ensemble, tuple(outputs) if members else ())
 
-    def _given(self, index: int, rows: ray.ObjectRef, model: Any, asked: ray.ObjectRef) -> np.ndarray:
-        """What a model gives, who is begun again with the rows if it dies."""
+    def _of_each(self, ask: Callable[[Any], ray.ObjectRef]) -> list[Any]:
+        """What each model answers; all are asked at once."""
+        asked = [(model, ask(model)) for model in self._begun]
+        return [self._answer(index, ask, *one) for index, one in enumerate(asked)]
+
+    def _answer(self, index: int, ask: Callable[[Any], ray.ObjectRef], model: Any, asked: ray.ObjectRef) -> Any:
+        """What a model answers, who is begun and asked again if it dies."""
         for death in range(_AGAIN + 1):
             try:
-                output: np.ndarray = ray.get(asked)
-                return output
+                return ray.get(asked)
             except RayActorError as error:
+                # a model that cannot be loaded says why
+                if error.actor_init_failed:
+                    raise
                 if death == _AGAIN:
                     reason = told(" ".join(str(error).split()), 300)
-                    raise UserError(f"{self._models[index]}: its process died {death + 1} times with the same rows ({reason})") from error
+                    raise UserError(f"{self._models[index]}: its process died {death + 1} times at the same work ({reason})") from error
             model = self._begun_again(index, model)
-            asked = model.tendencies.remote(rows)
+            asked = ask(model)
         raise AssertionError
 
     def _begun_again(self, index: int, dead: Any) -> Any:

@@ -137,10 +137,20 @@ def test_one_that_dies_of_its_rows_ends_the_prediction(flat: Path, models: list[
         predict([*models[:1], dying], str(sorted(flat.glob("*.parquet"))[0]), str(tmp_path / "predictions"), apart=True)
     except UserError as error:
         said = str(error)
-    assert "dying: its process died 4 times with the same rows" in said
+    assert "dying: its process died 4 times at the same work" in said
     # the predictor is Ray Data's, and lives as long as its error's traceback
     gc.collect()
     assert settles(lambda: not alive("_Model") and not alive("MapWorker") and not places())
+
+
+def test_one_that_dies_while_it_loads_is_begun_again(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None) -> None:
+    loading = tmp_path / "loading"
+    dying = saved(tmp_path / "dying", 0, Choice(name="tests.inference.waiting:Dying", options={"loading": str(loading)}))
+    source = str(sorted(flat.glob("*.parquet"))[0])
+    loading.write_text(str(os.getpid()))
+    done = predict([*models, dying], source, str(tmp_path / "apart"), apart=True)
+    assert not loading.exists()
+    same(table(done.url), table(predict([*models, dying], source, str(tmp_path / "together"), apart=False).url))
 
 
 def test_a_predictor_without_room_for_its_models_keeps_nobody_waiting(

@@ -1,15 +1,17 @@
 """Models apart on the GPUs of a cluster: where Ray puts them, on two GPUs that it is told of, with networks that stay on the CPU."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.ray_head import Head
+
 PROCESS = """
-import json, os, sys, time
+import json, sys, time
 import numpy as np, ray, torch
+from leapray import cluster
 from leapray.inference.actors import plan_actors
 from leapray.inference.apart import released
 from leapray.inference.weights import mean_weights
@@ -38,7 +40,7 @@ class Predictor:
         return rows, [int(gpu) for model in self.apart._begun for gpu in ray.get(model.gpus.remote())]
 
 models, found = sys.argv[1:], []
-ray.init(address="local", num_cpus=8, num_gpus=2, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+cluster.start()
 for share in (None, 0.5):
     actors = plan_actors(len(models), 10, use_gpu=True, share=share)
     with released(actors):
@@ -58,7 +60,9 @@ def test_the_models_of_a_predictor_share_a_gpu_or_have_what_they_are_given(tmp_p
     from tests.inference.exported import saved
 
     models = [str(saved(tmp_path / str(number), "linear")) for number in range(3)]
-    ran = subprocess.run([sys.executable, "-c", PROCESS, *models], capture_output=True, text=True, check=True)
+    with Head(cpus=2, gpus=2) as head:
+        ran = head.run([sys.executable, "-c", PROCESS, *models])
+    assert ran.returncode == 0, ran.stderr
     filled, free, halves, free_again = json.loads(ran.stdout.splitlines()[-1])
     # three thirds of each GPU, for a predictor each
     assert sorted(gpus for _, gpus in filled) == [[0, 0, 0], [1, 1, 1]]
