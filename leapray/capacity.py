@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,27 @@ class Plan:
 def joins() -> bool:
     """Whether this process is told to join a cluster, so that what it holds is known only then."""
     return os.environ.get("RAY_ADDRESS", "") not in ("", "local")
+
+
+def lacks_resources(wanted: Mapping[str, float]) -> str:
+    """What is said where no node has what a worker takes."""
+    said = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items())
+    return f"resources.worker_resources: no node has {said}, as given to ray start --resources"
+
+
+def lacks_labels(labels: Mapping[str, str]) -> str:
+    """What is said where no node has the labels of those that the data's tasks run on."""
+    said = ", ".join(f"{key}={value}" for key, value in labels.items())
+    return f"resources.data_nodes: no node has the labels {said}; start one with ray start --labels {said.replace(' ', '')}"
+
+
+def has_resources(node: Mapping[str, float], wanted: Mapping[str, float]) -> bool:
+    """Whether a node's resources, by Ray's names, are those that a worker takes, or more."""
+    return all(node.get(name, 0) >= amount for name, amount in wanted.items())
+
+
+def has_labels(node: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    return wanted.items() <= node.items()
 
 
 def this_machine(use_gpu: bool) -> Capacity:

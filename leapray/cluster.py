@@ -232,20 +232,17 @@ def _capacity(resources: Resources) -> Capacity:
     """Where trainings would run."""
     if not ray.is_initialized():
         return capacity.this_machine(resources.use_gpu)
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"] and _has(node["Resources"], resources.worker_resources)]
+    alive = [
+        node["Resources"] for node in ray.nodes() if node["Alive"] and capacity.has_resources(node["Resources"], resources.worker_resources)
+    ]
     if not alive and not autoscaled():
-        wanted = ", ".join(f"{amount:g} {name}" for name, amount in resources.worker_resources.items())
-        raise UserError(f"resources.worker_resources: no node has {wanted}, as given to ray start --resources")
+        raise UserError(capacity.lacks_resources(resources.worker_resources))
     nodes = [(have.get("CPU", 0), have.get("GPU", 0)) for have in alive]
     cpus = sum(node[0] for node in nodes)
     if len(ray.nodes()) == 1 and not autoscaled():
         return Capacity("this machine", nodes, min(cpus, os.cpu_count() or 1))
     also = " and ".join(resources.worker_resources)
     return Capacity(f"the cluster's nodes with {also}" if also else "the cluster", nodes, cpus, autoscaled())
-
-
-def _has(node: Mapping[str, float], wanted: Mapping[str, float]) -> bool:
-    return all(node.get(name, 0) >= amount for name, amount in wanted.items())
 
 
 def autoscaled() -> bool:
@@ -283,8 +280,7 @@ def require_data_nodes(labels: Mapping[str, str]) -> None:
     mistake when they have just gone.
     """
     if labels and not autoscaled() and not any(_labelled(node, labels) for node in ray.nodes()):
-        said = ", ".join(f"{key}={value}" for key, value in labels.items())
-        raise UserError(f"resources.data_nodes: no node has the labels {said}; start one with ray start --labels {said.replace(' ', '')}")
+        raise UserError(capacity.lacks_labels(labels))
 
 
 @contextmanager
@@ -312,4 +308,4 @@ def parallelism(use_gpu: bool = False) -> int:
 
 
 def _labelled(node: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    return node["Alive"] and all(node.get("Labels", {}).get(key) == value for key, value in labels.items())
+    return node["Alive"] and capacity.has_labels(node.get("Labels", {}), labels)

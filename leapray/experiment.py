@@ -121,7 +121,11 @@ class _Road:
             return f"{len(done.entries) - 1 - len(done.failed)} variants, {len(done.failed)} failed"
 
         return Stage(
-            f"finetune {name}", storage.join(settings.directory, VARIANTS), _plain(recipe, "data", "network", "training", "finetune"), run
+            f"finetune {name}",
+            storage.join(settings.directory, VARIANTS),
+            _plain(recipe, "data", "network", "training", "finetune"),
+            run,
+            [self._preparing(recipe), f"train {name}"],
         )
 
     def _baselines(self) -> Stage:
@@ -231,6 +235,7 @@ class _Road:
             _plain(self.months_of, "data"),
             run,
             [*self._trained(), "ensemble"],
+            makes=[self.experiment.place("beside", source)],
         )
 
     def _beside(self, portion: Portion) -> dict[str, str]:

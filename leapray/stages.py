@@ -37,7 +37,7 @@ class Stage:
     def key(self, record: Mapping[str, Any]) -> str:
         """Digest of what decides its output: its settings, when the stages before it were done, and what it reads."""
         before = [record.get(name, {}).get("done") for name in self.after]
-        read = [storage.fingerprint(*storage.list_files(url)) for url in self.reads]
+        read = [storage.fingerprint_below(url) for url in self.reads]
         return hashlib.sha256(json.dumps([self.made_of, before, read], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def finished(self, record: Mapping[str, Any]) -> bool:

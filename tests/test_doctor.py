@@ -150,6 +150,22 @@ def test_more_gpus_than_there_are(tmp_path: Path) -> None:
     assert bad(of_recipe(greedy, cluster=replace(CLUSTER, nodes=(NODE, gpu_node)))) == []
 
 
+def test_nodes_that_a_recipe_asks_for_by_what_they_were_started_with(tmp_path: Path) -> None:
+    trainer = recipe(tmp_path, resources={"workers": 1, "worker_resources": {"trainer": 1, "accelerator_type:H100": 0.001}})
+    data = recipe(tmp_path, resources={"data_nodes": {"role": "data"}})
+    only(of_recipe(trainer), Verdict.WRONG, "no node has 1 trainer, as given to ray start", "RAY_ADDRESS")
+    only(of_recipe(data), Verdict.WRONG, "no node has the labels role=data", "RAY_ADDRESS")
+    only(of_recipe(trainer, cluster=CLUSTER), Verdict.WRONG, "no node has 1 trainer, 0.001 accelerator_type:H100, as given to ray start")
+    only(of_recipe(data, cluster=CLUSTER), Verdict.WRONG, "no node has the labels role=data", "ray start --labels role=data")
+    started = replace(NODE, resources={"trainer": 2, "accelerator_type:H100": 1}, labels={"role": "data", "zone": "a"})
+    for wanted in (trainer, data):
+        assert bad(of_recipe(wanted, cluster=replace(CLUSTER, nodes=(NODE, started)))) == []
+        assert bad(of_recipe(wanted, cluster=replace(CLUSTER, grows=True))) == []
+    # only the nodes that have it are counted
+    wide = recipe(tmp_path, resources={"workers": 2, "cpus_per_worker": 8, "worker_resources": {"trainer": 1}})
+    only(of_recipe(wide, cluster=replace(CLUSTER, nodes=(NODE, started))), Verdict.WRONG, "resources.workers")
+
+
 def test_a_precision_that_the_gpu_has_no_units_for(tmp_path: Path) -> None:
     wanted = recipe(tmp_path, resources={"workers": 1, "use_gpu": True}, training={"precision": "bf16"})
     assert bad(of_recipe(wanted, GPU_MACHINE)) == []

@@ -113,6 +113,7 @@ def test_a_stage_stands_after_those_whose_output_it_takes(tmp_path: Path) -> Non
         assert set(stage.after) <= set(names[:index])
     after = {stage.name: set(stage.after) for stage in found}
     assert after["ensemble"] == {"train first", "finetune first", "train second", "baselines"}
+    assert after["finetune first"] == {"prepare first", "train first"}
     assert after["submit"] == after["export offline"] == {"ensemble"}
 
 

@@ -93,8 +93,9 @@ def test_a_fingerprint_follows_names_and_content(tmp_path: Path) -> None:
     storage.write_bytes(other, b"a")
     before = storage.fingerprint(one, other)
     assert storage.fingerprint(one, other) == before != storage.fingerprint(one)
+    assert storage.fingerprint_below(str(tmp_path)) == before
     storage.write_bytes(other, b"bb")
-    assert storage.fingerprint(one, other) != before
+    assert storage.fingerprint(one, other) == storage.fingerprint_below(str(tmp_path)) != before
 
 
 def test_leftovers_of_killed_writers_go_with_the_next_write_of_the_same_file(tmp_path: Path) -> None:

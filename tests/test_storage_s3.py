@@ -121,6 +121,15 @@ def test_a_fingerprint_is_the_stores_own_and_costs_one_request(s3: Endpoint, buc
     assert [method for method, _ in s3.requests] == ["HEAD"] * 3
 
 
+def test_a_fingerprint_of_many_files_is_one_listing(s3: Endpoint, bucket: str) -> None:
+    for name in "cab":
+        storage.write_bytes(f"{bucket}/folder/{name}", CONTENT + name.encode())
+    one_by_one = storage.fingerprint(*storage.list_files(f"{bucket}/folder"))
+    s3.calm()
+    assert storage.fingerprint_below(f"{bucket}/folder") == one_by_one
+    assert [method for method, _ in s3.requests] == ["GET"]
+
+
 def test_marks_are_the_stores_own_and_come_with_the_listing(s3: Endpoint, bucket: str) -> None:
     for name, content in (("a/file", CONTENT), ("b/file", CONTENT), ("c/file", CONTENT[::-1])):
         storage.write_bytes(f"{bucket}/{name}", content)

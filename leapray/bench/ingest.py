@@ -19,7 +19,7 @@ import torch
 from leapray import cluster, storage
 from leapray.bench.compare import Bar, Comparison, Figures, Progress, Settings, interleave
 from leapray.bench.data import COLUMNS, FILE_STEPS, KIND, Flat, make_flat
-from leapray.bench.loaders import FILE_ROWS, Batch, BlockFiles, ShardRows, arrow_loader, flat_batches, original_loader, save_blocks
+from leapray.bench.loaders import Batch, BlockFiles, ShardRows, arrow_loader, flat_batches, original_loader, save_blocks
 from leapray.bench.machine import cores, largest_memory, one_core
 from leapray.climsim.schema import INPUTS
 from leapray.data.flat import list_pieces, read_piece
@@ -35,6 +35,7 @@ ORIGINAL, ARROW, FLAT = Bar(3), Bar(1), Bar(0.8)
 BATCH_ROWS, LANES = 4096, 8
 _LEAST_ROWS = 20_000
 _FLAT_SHARE = 4
+_FEWEST_BATCHES = 3
 """The slower ways, from flat parquet and from the original's files, take a quarter of the rows."""
 
 
@@ -100,10 +101,7 @@ def stream(prepared: str) -> Figures:
     with cluster.connected():
         batches = Stream(load_prepared(prepared), batch_size=BATCH_ROWS, lanes=LANES, seed=0)
         first, second = (
-            drain(
-                ((torch.from_numpy(batch["inputs"]), torch.from_numpy(batch["targets"])) for batch in batches.train(epoch)),
-                batches.steps * BATCH_ROWS,
-            )
+            drain((torch.from_numpy(batch["inputs"]), torch.from_numpy(batch["targets"])) for batch in batches.train(epoch))
             for epoch in range(2)
         )
         return {"rows/s": second["rows/s"], "first epoch": first["rows/s"], "first": first["first"]}
@@ -112,24 +110,27 @@ def stream(prepared: str) -> Figures:
 def original(directory: Path, moments: tuple[Moments, Moments]) -> Figures:
     """The original's loader, a process for each core."""
     files = BlockFiles(directory, *moments)
-    return drain(original_loader(files, cores()), len(files) * FILE_ROWS)
+    return drain(original_loader(files, cores()))
 
 
 def arrow(prepared: str) -> Figures:
     """The hand-written loader of the same shards, a process for each core."""
     (manifest,) = load_prepared(prepared).split("train")
     paths = storage.list_files(manifest.url, ".parquet")
-    return drain(arrow_loader(ShardRows(paths, BATCH_ROWS, seed=0), cores()), manifest.rows)
+    return drain(arrow_loader(ShardRows(paths, BATCH_ROWS, seed=0), cores()))
 
 
 def pack(flat: Flat, prepared: str) -> Figures:
     """The plain way through flat parquet, on one core."""
     with one_core():
-        return drain(flat_batches(flat.paths, load_prepared(prepared).transform), flat.rows)
+        return drain(flat_batches(flat.paths, load_prepared(prepared).transform))
 
 
-def drain(batches: Iterable[Batch], rows: int) -> Figures:
-    """Copy every batch to one place; rows a second from the first to the third quarter of ``rows``, and seconds to the first batch."""
+def drain(batches: Iterable[Batch]) -> Figures:
+    """Copy every batch to one place; rows a second from the first to the third quarter of them, and seconds to the first batch.
+
+    Raises UserError for rows that are too few to tell a rate.
+    """
     started = time.perf_counter()
     marks: list[tuple[int, float]] = []
     done, place = 0, torch.empty(0)
@@ -141,5 +142,7 @@ def drain(batches: Iterable[Batch], rows: int) -> Figures:
         place[: len(inputs), inputs.shape[1] :].copy_(targets)
         done += len(inputs)
         marks.append((done, time.perf_counter() - started))
-    (first, start), (last, stop) = (next(mark for mark in marks if mark[0] >= rows * share) for share in (0.25, 0.75))
+    if len(marks) < _FEWEST_BATCHES:
+        raise UserError(f"bench ingest: {len(marks)} batches do not tell a rate; give it more --rows")
+    (first, start), (last, stop) = (next(mark for mark in marks if mark[0] >= done * share) for share in (0.25, 0.75))
     return {"rows/s": (last - first) / (stop - start), "first": marks[0][1]}

@@ -39,8 +39,8 @@ from leapray.recipe import Choice
 from leapray.training.memory import keep_freed_memory
 
 WHOLE = Bar(3)
-_ROWS, _QUICK_ROWS = 12 * FILE_STEPS * COLUMNS, (FILE_STEPS + 2) * COLUMNS
-"""Of a dozen pieces, and of two."""
+_PIECES, _QUICK_ROWS = max(12, 4 * (os.cpu_count() or 1)), (FILE_STEPS + 2) * COLUMNS
+"""Files that are predicted, several by every actor, and rows of two."""
 _LOOP_SHARE = 4
 """The notebook takes a quarter of the files: a row costs it as much among few as among many."""
 _MOST_ROUNDS = 3
@@ -54,7 +54,7 @@ def run(settings: Settings, progress: Progress | None = None) -> list[Comparison
         raise UserError("bench predict measures this machine alone; unset RAY_ADDRESS")
     keep_freed_memory()
     work = settings.directory
-    rows = settings.size(_ROWS, _QUICK_ROWS)
+    rows = settings.size(_PIECES * FILE_STEPS * COLUMNS, _QUICK_ROWS)
     flat, part = make_flat(work / "all", rows), make_flat(work / "part", max(rows // _LOOP_SHARE, COLUMNS))
     models, device = _save_models(part, work, settings.quick)
     model = models[0]
@@ -114,7 +114,10 @@ def _predicted(
 def _steady(destination: Path, uncounted: int) -> float:
     """Seconds that a row takes after the first pieces, by when the part files were written: Ray tells of pieces only some time later."""
     parts = sorted((path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in destination.glob("part-*.parquet"))
-    return (parts[-1][0] - parts[uncounted - 1][0]) / sum(rows for _, rows in parts[uncounted:])
+    seconds = parts[-1][0] - parts[uncounted - 1][0]
+    if not seconds:
+        raise UserError(f"bench predict: {len(parts)} pieces do not tell a rate; give it more --rows")
+    return seconds / sum(rows for _, rows in parts[uncounted:])
 
 
 def notebook(model: str, flat: Flat, sample: str, destination: Path, device: torch.device) -> Figures:

@@ -8,6 +8,7 @@ import typer
 
 from leapray.cli.app import Overrides, RecipeFile, app, notice, trainable, under_way
 from leapray.console import bar, say, training_bar, trainings_table
+from leapray.errors import UserError
 
 
 @app.command()
@@ -59,6 +60,8 @@ def compare(
 ) -> None:
     """Put runs side by side: their recipes where they differ, cost, and R2 with intervals on the same months; or two evaluations."""
     if report is not None:
+        if json is not None:
+            raise UserError("--report puts evaluations side by side, and --json writes the figures of runs; give one of them")
         from leapray.evaluation.report import compare_reports
 
         say(f"wrote {compare_reports(report, runs)}")

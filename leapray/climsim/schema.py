@@ -166,6 +166,16 @@ def row_key(kind: str, step: np.ndarray, ncol: np.ndarray) -> np.ndarray:
     return key | (np.asarray(step, np.int64) << COLUMN_BITS) | np.asarray(ncol, np.int64)
 
 
+MONTH_SHIFT = 46
+"""Of a negative key, which a row without a place has: the bits below its month."""
+
+
+def month_of_key(row: np.ndarray) -> np.ndarray:
+    """Months since year 0 that negative keys tell; 0 where they tell none, and of keys that tell a step. int64 of the shape of ``row``."""
+    row = np.asarray(row, np.int64)
+    return np.where(row < 0, (-1 - row) >> MONTH_SHIFT, 0)
+
+
 def row_place(row: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Inverse of :func:`row_key`: kind codes, steps and columns, each int64 of the shape of ``row``."""
     row = np.asarray(row, np.int64)

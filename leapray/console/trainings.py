@@ -123,7 +123,6 @@ class TrainingsTable:
 
     def _summary(self) -> str:
         """How many are in which state, and the best of all."""
-        [f"{name} {texts['done']}" for name, t in self._trainings.items() if t.state == "training" and "done" in (texts := t.figures())]
         best = max(((t.best, name) for name, t in self._trainings.items() if math.isfinite(t.best)), default=None)
         return _counts(self._trainings.values()) + (f"; best {best[1]} {best[0]:.4f}" if best else "")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from leapray import storage
+from leapray.climsim.schema import INPUTS, LEVELS, TARGETS
 from leapray.data import flat
 from leapray.data.clean import Tally, clean, scale, stack
 from leapray.data.shards import Manifest, Prepared, Rows, ShardFile, read_shard
@@ -21,6 +22,7 @@ def read_file(manifest: Manifest, index: int, transform: Transform, *, verify: b
     if isinstance(file, ShardFile):
         url = storage.join(manifest.url, file.name)
         rows = read_shard(url, verify=verify)
+        _require_widths(url, rows, transform)
     else:
         url = file.piece.path
         blocks = clean(flat.read_piece(file.piece, kind=manifest.kind), url, manifest.bad_rows, Tally.empty())
@@ -31,6 +33,16 @@ def read_file(manifest: Manifest, index: int, transform: Transform, *, verify: b
     if len(rows["row"]) != file.rows:
         raise UserError(f"{url}: holds {len(rows['row'])} rows, but its manifest says {file.rows}; prepare anew")
     return rows
+
+
+def _require_widths(url: str, rows: Rows, transform: Transform) -> None:
+    """Raise UserError for a shard of other columns than the transform of its directory gives."""
+    found = tuple(rows[name].shape[1] for name in ("inputs", "targets"))
+    expected = (INPUTS.width + LEVELS * transform.features, TARGETS.width)
+    if found != expected:
+        raise UserError(
+            f"{url}: holds {found[0]} inputs and {found[1]} targets a row, expected {expected[0]} and {expected[1]}; prepare anew"
+        )
 
 
 def read_split(prepared: Prepared, split: str) -> Iterator[Rows]:

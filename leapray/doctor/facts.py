@@ -6,7 +6,7 @@ These are measured in one place and judged in another, so that a judgement needs
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 PACKAGES = ("leapray", "torch", "ray", "pyarrow")
 
@@ -102,6 +102,9 @@ class Node:
     gpus: float
     memory: float
     object_store: float
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Of Ray's names, those above and whatever it was started with."""
+    labels: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str | None] | None = None
     """As in :class:`Machine`; None where no task answered."""
     silence: str | None = None

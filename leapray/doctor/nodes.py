@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
@@ -161,18 +162,25 @@ def _node(told: Mapping[str, Any], task: Any, done: bool) -> Node:
     import ray
 
     have, name = told["Resources"], told["NodeManagerHostname"]
-    figures = (have.get("CPU", 0), have.get("GPU", 0), have.get("memory", 0), have.get("object_store_memory", 0))
     label = f"{name} ({told['NodeID'][:6]})"
+    node = Node(
+        label,
+        have.get("CPU", 0),
+        have.get("GPU", 0),
+        have.get("memory", 0),
+        have.get("object_store_memory", 0),
+        resources=have,
+        labels=told.get("Labels", {}),
+    )
     if not done:
-        return Node(label, *figures, silence=f"no task was answered within {_TASK_S:g} s")
+        return replace(node, silence=f"no task was answered within {_TASK_S:g} s")
     try:
         found: dict[str, Any] = ray.get(task, timeout=CONNECT_S)
     except Exception as error:
-        return Node(label, *figures, silence=f"a task failed ({type(error).__name__}: {_told(error)})")
+        return replace(node, silence=f"a task failed ({type(error).__name__}: {_told(error)})")
     machine: Machine | None = found.get("machine")
-    return Node(
-        label,
-        *figures,
+    return replace(
+        node,
         versions=found["versions"],
         machine=machine,
         lacking=found.get("lacking"),

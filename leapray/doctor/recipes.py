@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from leapray.capacity import MINIMUM_LOCAL_CPUS, Capacity, plan_trainings
+from leapray.capacity import MINIMUM_LOCAL_CPUS, Capacity, has_labels, has_resources, lacks_labels, lacks_resources, plan_trainings
 from leapray.climsim.schema import INPUTS, LEVELS, TARGETS
 from leapray.data.fetch import in_words
 from leapray.data.findings import Finding
@@ -13,7 +13,7 @@ from leapray.doctor.facts import Cluster, Gpu, Machine, Visit
 from leapray.doctor.judging import note, ok, store_wanted, wrong
 from leapray.doctor.places import named_places
 from leapray.errors import UserError
-from leapray.recipe import Recipe
+from leapray.recipe import Recipe, Resources
 
 EXTRAS = {"gs": "gcsfs", "hf": "huggingface_hub", "mlflow": "mlflow", "optuna": "optuna"}
 """The module that each extra brings."""
@@ -33,7 +33,8 @@ def judge_recipe(
 ) -> Iterator[Finding]:
     """What a recipe would use of a machine, or of the cluster that it joined; ``installed`` are the modules of extras that are there."""
     yield from _extras(recipe, installed)
-    yield _plan(recipe, machine, cluster)
+    lacking = list(_nodes(recipe.resources, cluster))
+    yield from lacking or [_plan(recipe, machine, cluster)]
     if recipe.resources.use_gpu:
         yield from _precision(recipe, cluster, machine)
     elif recipe.training.precision == "fp16":
@@ -60,13 +61,27 @@ def _extras(recipe: Recipe, installed: Collection[str]) -> Iterator[Finding]:
             yield wrong(f"{key} wants the extra {extra}, which is not installed; pip install 'leapray[{extra}]'")
 
 
+def _nodes(resources: Resources, cluster: Cluster | None) -> Iterator[Finding]:
+    """The nodes that a recipe asks for by what they were started with; one of a cluster that grows may still come."""
+    if cluster is not None and cluster.grows:
+        return
+    nodes = () if cluster is None else cluster.nodes
+    # Ray finds a machine's accelerators by itself
+    named = {name: amount for name, amount in resources.worker_resources.items() if cluster or not name.startswith("accelerator_type:")}
+    elsewhere = "; join the cluster that has one with RAY_ADDRESS, or leave the key out" if cluster is None else ""
+    if named and not any(has_resources(node.resources, named) for node in nodes):
+        yield wrong(lacks_resources(named) + elsewhere)
+    if resources.data_nodes and not any(has_labels(node.labels, resources.data_nodes) for node in nodes):
+        yield wrong(lacks_labels(resources.data_nodes) + elsewhere)
+
+
 def _plan(recipe: Recipe, machine: Machine, cluster: Cluster | None) -> Finding:
     resources = recipe.resources
     if cluster is None:
         here = (max(machine.cores, MINIMUM_LOCAL_CPUS), len(machine.gpus) if machine.torch_gpus else 0)
         capacity = Capacity("this machine", [here], machine.cores)
     else:
-        nodes = [(node.cpus, node.gpus) for node in cluster.nodes]
+        nodes = [(node.cpus, node.gpus) for node in cluster.nodes if has_resources(node.resources, resources.worker_resources)]
         capacity = Capacity("the cluster", nodes, sum(cpus for cpus, _ in nodes), cluster.grows)
     try:
         # tasks that have nodes of their own take nothing from those that train

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leapray.climsim.schema import SAMPLE_ID, TARGETS
+from leapray.climsim.calendar import Month
+from leapray.climsim.schema import SAMPLE_ID, TARGETS, month_of_key
 from leapray.errors import UserError
 from leapray.evaluation.tables import Keys, Source, gather, locate, name, read_keys, read_targets, require_finite, some
 
@@ -32,7 +33,23 @@ def match(predicted: Keys, truth: Keys, whole: Callable[[], Keys] | None = None)
     if whole is not None and strange.any():
         strange[strange] = locate(predicted.ids.filter(pa.array(strange)), whole().ids) < 0
     _require_same(places, strange, predicted, truth, SAMPLE_ID)
+    if keyed:
+        _require_months(places, predicted, truth)
     return places
+
+
+def _require_months(places: np.ndarray, predicted: Keys, truth: Keys) -> None:
+    """Raises UserError where rows of the same id lie in months apart: files that are written month by month begin anew with train_0."""
+    assert predicted.rows is not None
+    assert truth.rows is not None
+    held = places >= 0
+    ours, theirs = month_of_key(predicted.rows[held]), month_of_key(truth.rows[places[held]])
+    apart = np.flatnonzero((ours != theirs) & (ours > 0) & (theirs > 0))
+    if len(apart):
+        first = apart[0]
+        found, expected = (Month(0, 1) + int(month[first]) for month in (ours, theirs))
+        identifier = predicted.ids.filter(pa.array(held))[first].as_py()
+        raise UserError(f"{predicted.name}: {identifier} is a row of {found}, but of {expected} in {truth.name}; these are other rows")
 
 
 def _match_rows(predicted: Keys, truth: Keys, whole: Callable[[], Keys] | None) -> np.ndarray:

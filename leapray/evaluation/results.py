@@ -6,8 +6,10 @@ Shapes: 368 targets in the schema's order, s = 8 scalars, b bins, z = 10-degree 
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -127,9 +129,13 @@ def read_evaluations(directory: str) -> list[Evaluation]:
     url = storage.join(directory, FILE)
     if not storage.exists(url):
         raise UserError(f"{directory}: not an evaluation ({FILE} is missing)")
-    with np.load(io.BytesIO(storage.read_bytes(url)), allow_pickle=False) as file:
-        arrays = dict(file)
-    return [_evaluation(str(name), arrays, f"{index}.") for index, name in enumerate(arrays["names"])]
+    content = storage.read_bytes(url)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            arrays = dict(file)
+        return [_evaluation(str(name), arrays, f"{index}.") for index, name in enumerate(arrays["names"])]
+    except (OSError, EOFError, ValueError, LookupError, TypeError, BadZipFile, zlib.error) as error:
+        raise UserError(f"{url}: damaged, or not an evaluation that this leapray reads; evaluate again") from error
 
 
 def _arrays(evaluation: Evaluation) -> dict[str, np.ndarray]:

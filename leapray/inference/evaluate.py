@@ -78,9 +78,11 @@ def evaluate(
 
 
 def _require_evaluation(destination: str) -> dict[str, str] | None:
-    """What an evaluation that lies in a directory is of; None if there is none. Raises UserError for other scores."""
-    url = storage.join(destination, FILE)
+    """What an evaluation that lies in a directory is of; None if there is none. Raises UserError for other scores or another report."""
+    url, report = storage.join(destination, FILE), storage.join(destination, REPORT)
     if not storage.exists(url):
+        if storage.exists(report):
+            raise UserError(f"{report}: is no evaluation's, expected an empty place for one")
         return None
     found = storage.read_json(url)
     if not (isinstance(found, dict) and isinstance(found.get("sources"), dict)):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Literal
@@ -36,6 +37,7 @@ from leapray.settings import claim
 from leapray.training.memory import keep_freed_memory
 
 SETTINGS = "_prediction.json"
+_PARTS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ def predict(
     if storage.exists(storage.join(source, INFO_FILE)):
         raise UserError(f"{source}: is a model, expected the rows to predict; where they lie, and the destination, come after the models")
     models = [storage.absolute(model) for model in models]
+    if weights is None and (twice := [model for model in models if models.count(model) > 1]):
+        raise UserError(f"{twice[0]}: is given twice, and would count twice")
     source, destination = storage.absolute(source), storage.absolute(destination)
     weights = mean_weights(len(models)) if weights is None else np.ascontiguousarray(weights, np.float64)
     kept = tuple(names or storage.short_names(models)) if members else ()
@@ -118,21 +122,37 @@ def predict(
     }
     claim(destination, SETTINGS, settings, "a prediction", ".parquet")
     job = _Job(pieces, models, weights, kept, destination, kind, bad_rows)
-    sealed = [sealed_rows(destination, number, kept) for number in range(len(pieces))]
+    sealed = _sealed(job)
     if None not in sealed:
         # nothing is left that a cluster would have to be started for
         counted = {number: rows for number, rows in enumerate(sealed) if rows is not None}
         _require_whole(job, counted)
-        return Prediction(destination, sum(counted.values()), len(pieces))
+        return _predicted(job, sum(counted.values()), f"{source}: no rows{selection or ''}")
     with cluster.connected(users_modules(*networks)):
         actors = plan_actors(len(models), len(pieces), use_gpu=use_gpu, share=gpu_share, apart=apart)
         with released(actors):
             rows, dropped = _run(job, actors, progress)
     if dropped and notice is not None:
         notice(f"{source}: left out {dropped} row(s) whose inputs hold NaN or Inf")
+    return _predicted(job, rows, f"{source}: no rows{selection or ''}")
+
+
+def _predicted(job: _Job, rows: int, empty: str) -> Prediction:
+    """Raises UserError with the words ``empty`` where not one row was predicted."""
     if not rows:
-        raise UserError(f"{source}: no rows{selection or ''}")
-    return Prediction(destination, rows, len(pieces))
+        raise UserError(empty)
+    return Prediction(job.destination, rows, len(job.pieces))
+
+
+def _sealed(job: _Job) -> list[int | None]:
+    """Rows of every piece, None of those that are not complete: by one listing, and then what is there side by side."""
+    there = set(storage.list_files(job.destination, ".parquet"))
+
+    def rows(number: int) -> int | None:
+        return sealed_rows(job.destination, number, job.members) if part(job.destination, number) in there else None
+
+    with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
+        return list(pool.map(rows, range(len(job.pieces))))
 
 
 def _run(job: _Job, actors: Actors, progress: Callable[[int, int], None] | None) -> tuple[int, int]:

@@ -30,6 +30,8 @@ def submit(predictions: Source, sample_submission: str, destination: str, truth:
     """
     if truth is None:
         return write_submission(predictions, sample_submission, destination), None
+    for source in _urls(truth):
+        storage.require_outside(destination, source)
     match(read_keys(sample_submission), read_keys(truth))
     rows = write_submission(predictions, sample_submission, destination)
     try:
@@ -47,7 +49,7 @@ def write_submission(predictions: Source, sample_submission: str, destination: s
     """
     if not destination.endswith((".csv", ".parquet")):
         raise UserError(f"{destination}: a submission's name must end with .csv or .parquet")
-    for source in [predictions] if isinstance(predictions, str) else predictions:
+    for source in (*_urls(predictions), sample_submission):
         storage.require_outside(destination, source)
     sample = read_sample(sample_submission)
     places = locate(read_ids(predictions), sample.ids)
@@ -66,6 +68,10 @@ def write_submission(predictions: Source, sample_submission: str, destination: s
             writer.write_table(_table(sample, ids, physical))
             start += len(physical)
     return start
+
+
+def _urls(source: Source) -> list[str]:
+    return [source] if isinstance(source, str) else list(source)
 
 
 def _in_order(predictions: Source, places: np.ndarray, rows: int) -> Iterator[np.ndarray]:

@@ -30,7 +30,7 @@ class LowResAquaOptions(Options):
     head: tuple[PositiveInt, ...] = (960,)
     """Hidden widths of the head; none leaves a single linear layer, as the original's model with features has it."""
     activation: Activation = "relu"
-    """Between the layers of the autoencoder and of the head."""
+    """Between the layers of the encoder, of the decoder and of the head, and at the end of none."""
     dropout: float = Field(0.09, ge=0, lt=1)
     """Between the layers of the LSTM."""
     confidence: bool = False
@@ -52,7 +52,9 @@ class LowResAqua(nn.Module):
         self.channels = LevelChannels(features, options.features_at)
         channels = self.channels.count
         encoder = (LEVELS * channels, *(options.encoder or [width * channels for width in _ENCODER_PER_CHANNEL]))
-        self.autoencoder = perceptron((*encoder, *reversed(encoder[:-1])), options.activation)
+        # two perceptrons, so that nothing bends the code between them
+        self.encoder = perceptron(encoder, options.activation)
+        self.decoder = perceptron(encoder[::-1], options.activation)
         self.lstm = nn.LSTM(
             2 * channels,
             options.lstm_hidden,
@@ -73,7 +75,7 @@ class LowResAqua(nn.Module):
 
     def forward(self, x_bi: Tensor) -> Tensor:
         x_blc = self.channels(x_bi)
-        summary_blc = self.autoencoder(x_blc.flatten(1)).view(x_blc.shape)
+        summary_blc = self.decoder(self.encoder(x_blc.flatten(1))).view(x_blc.shape)
         h_blh, _ = self.lstm(torch.cat([x_blc, summary_blc], dim=2))
         h_blh, _ = self.gru(h_blh)
         return self.head(h_blh.flatten(1))

@@ -48,10 +48,10 @@ def _by_arithmetic(recipe: Recipe, request: Request, cluster: Cluster, cost: Cos
             f"network {recipe.network.name}: has no linear or recurrent layer whose operations can be counted; give --rate or --measure"
         )
     if not cluster.gpu:
-        device, times = rates.CPU_TFLOPS, cluster.cpus
+        device, times = rates.CPU_TFLOPS, max(cluster.cpus, 1.0)
     elif request.gpu_tflops is not None:
         device, times = given(request.gpu_tflops, "TFLOP/s", "--gpu-tflops"), 1.0
     else:
         device, times = rates.GPU_TFLOPS[recipe.training.precision], 1.0
-    told = f"{cost.flop / 1e9:.3g} GFLOP a row, arithmetic of " + ("a GPU" if cluster.gpu else f"{cluster.cpus:.3g} CPUs")
+    told = f"{cost.flop / 1e9:.3g} GFLOP a row, arithmetic of " + ("a GPU" if cluster.gpu else f"{times:.3g} CPUs")
     return {"arithmetic": device, "train": assumed(device.value * 1e12 * times / cost.flop, "rows/s", told)}

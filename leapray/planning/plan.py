@@ -174,7 +174,7 @@ class Plan:
         own = self.cluster.workers
         sizes = (size for size in sorted({1, own // 4, own // 2, own, own * 2, own * 4}) if size)
         return {
-            size: step_of(self.work, gpu_cluster(self.request, self.cluster.remote, size), self.speeds)
+            size: step_of(self.work, gpu_cluster(self.request, not storage.is_local(self.recipe.data.prepared), size), self.speeds)
             for size in sizes
             if self._divides(size)
         }

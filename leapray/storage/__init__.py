@@ -4,7 +4,7 @@ Credentials come only from the environment or from fsspec's own configuration; n
 themselves are waited out, others become a UserError that names the URL (see :mod:`leapray.faults`).
 """
 
-from leapray.storage.listing import exists, fingerprint, is_empty, list_files, list_folder, list_marks, list_sizes, size
+from leapray.storage.listing import exists, fingerprint, fingerprint_below, is_empty, list_files, list_folder, list_marks, list_sizes, size
 from leapray.storage.reading import open_input, read_bytes, read_json, read_range
 from leapray.storage.urls import absolute, filesystem, is_local, join, lies_below, require_outside, short_names
 from leapray.storage.writing import atomic_file, remove, write_bytes, write_json
@@ -15,6 +15,7 @@ __all__ = [
     "exists",
     "filesystem",
     "fingerprint",
+    "fingerprint_below",
     "is_empty",
     "is_local",
     "join",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import fsspec
@@ -50,14 +50,24 @@ def fingerprint(*urls: str) -> str:
 
     Content is the store's own checksum, where it has one, else the size and 16 evenly spaced blocks of 64 KiB: up to 1 MiB, all of it.
     """
+    return _fingerprint({url: {} for url in urls})
+
+
+def fingerprint_below(url: str) -> str:
+    """:func:`fingerprint` of the files that :func:`list_files` gives, asking nothing further of a store that lists its checksums."""
+    return _fingerprint(_found(url, ""))
+
+
+def _fingerprint(entries: Mapping[str, dict[str, Any]]) -> str:
     digest = hashlib.sha256()
-    for url in urls:
-        digest.update(f"{url.rstrip('/').rpartition('/')[2]} {_content_mark(url)}\n".encode())
+    for url, entry in entries.items():
+        digest.update(f"{url.rstrip('/').rpartition('/')[2]} {_content_mark(url, entry)}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def _content_mark(url: str) -> str:
-    info = ask(url, lambda fs, path: fs.info(path))
+def _content_mark(url: str, entry: Mapping[str, Any]) -> str:
+    """What tells one content from another; ``entry`` is what a listing says of the file, if anything."""
+    info = entry if entry.get("size") is not None else ask(url, lambda fs, path: fs.info(path))
     length = int(info["size"])
     if known := next((str(info[key]) for key in _MARKS if info.get(key)), None):
         return f"{length} {known}"

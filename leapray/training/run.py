@@ -72,8 +72,11 @@ class Run:
         return storage.exists(storage.join(self.model, INFO_FILE))
 
     def records(self) -> list[Record]:
-        """What is logged now: every validation's record, then those of the steps since the last one."""
-        return [json.loads(line) for line in self.lines()]
+        """What is logged now: every validation's record, then those of the steps since the last one. Raises UserError if it is damaged."""
+        try:
+            return [dict(json.loads(line)) for line in self.lines()]
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{self.metrics}: damaged, expected a record of json in every line") from error
 
     def lines(self) -> list[bytes]:
         """The records as they are written."""

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from leapray.climsim.schema import INPUTS, TARGETS
 from leapray.data.moments import Moments
+from leapray.data.reading import read_file
 from leapray.data.shards import Manifest, Prepared, ShardFile, write_shard
 from leapray.data.stream import Stream
 from leapray.data.transform import Fitting
@@ -29,14 +31,14 @@ def two_sources(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> 
 
 
 def make(root: Path, rows: dict[tuple[str, str], list[int]]) -> Prepared:
-    """Splits of narrow rows whose every value is the row's key."""
+    """Splits of rows whose every input is the row's key, and every target its negative."""
     manifests, next_row = [], 0
     for (split, source), counts in rows.items():
         files, url = [], root / split / source
         for index, count in enumerate(counts):
             row = np.arange(next_row, next_row + count)
-            values = np.repeat(row[:, None], 3, axis=1).astype(np.float32)
-            write_shard(str(url / f"{index}.parquet"), {"inputs": values, "targets": -values, "row": row})
+            inputs = np.repeat(row[:, None], INPUTS.width, axis=1).astype(np.float32)
+            write_shard(str(url / f"{index}.parquet"), {"inputs": inputs, "targets": -inputs[:, : TARGETS.width], "row": row})
             files.append(ShardFile(f"{index}.parquet", count, 0))
             next_row += count
         manifests.append(Manifest(str(url), source, "low-res", split, "", "", 0, "", "refuse", tuple(files), None, {}, 0, {}))
@@ -56,8 +58,8 @@ def test_an_epoch_trains_distinct_rows_in_full_batches(prepared: Prepared) -> No
     assert len(set(rows.tolist())) == 72
     assert set(rows.tolist()) <= set(range(80))
     for batch in batches:
-        np.testing.assert_array_equal(batch["inputs"], np.repeat(batch["row"][:, None], 3, axis=1))
-        np.testing.assert_array_equal(batch["targets"], -batch["inputs"])
+        np.testing.assert_array_equal(batch["inputs"], np.repeat(batch["row"][:, None], INPUTS.width, axis=1))
+        np.testing.assert_array_equal(batch["targets"], -batch["inputs"][:, : TARGETS.width])
 
 
 def test_a_resumed_epoch_is_the_rest_of_it(prepared: Prepared) -> None:
@@ -110,3 +112,18 @@ def test_weights_too_small_for_a_batch_are_refused(two_sources: Prepared) -> Non
 def test_too_few_rows_for_a_batch_are_refused(prepared: Prepared) -> None:
     with pytest.raises(UserError, match="80 training rows do not fill one batch of 82"):
         stream(prepared, batch_size=82)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets"), [(INPUTS.width - 1, TARGETS.width), (INPUTS.width + 60, TARGETS.width), (INPUTS.width, 369)]
+)
+def test_a_shard_of_other_columns_is_refused_by_name(tmp_path: Path, inputs: int, targets: int) -> None:
+    one = make(tmp_path, {("train", "low_res"): [3]})
+    (manifest,) = one.manifests
+    url = str(tmp_path / "train" / "low_res" / "0.parquet")
+    values = np.zeros((3, inputs + targets), np.float32)
+    write_shard(url, {"inputs": values[:, :inputs], "targets": values[:, inputs:], "row": np.arange(3)})
+    with pytest.raises(
+        UserError, match=f"0.parquet: holds {inputs} inputs and {targets} targets a row, expected 556 and 368; prepare anew"
+    ):
+        read_file(manifest, 0, one.transform)

@@ -58,6 +58,8 @@ def test_one_day_has_differences_and_no_intervals():
 def test_other_rows_are_no_comparison():
     with pytest.raises(UserError, match="good and part are not evaluations of the same rows"):
         compare_evaluations(GOOD, evaluation("part", TRUTH[:10], TRUTH[:10], DAYS[:10]))
+    with pytest.raises(UserError, match="good and elsewhere are not evaluations of the same rows"):
+        compare_evaluations(GOOD, evaluation("elsewhere", TRUTH, TRUTH + 1))
 
 
 def test_the_worst_learned_columns_come_with_what_their_errors_are():

@@ -192,6 +192,14 @@ def test_a_difference_needs_the_same_rows() -> None:
         difference(base, timed((np.where(blocks == -5, 100, blocks), truth, prediction)))
     with pytest.raises(ValueError, match="block 4 has 6 and 5"):
         difference(base, timed((blocks[:-1], truth[:-1], prediction[:-1])))
+    with pytest.raises(ValueError, match=r"in block -\d+ their truth has other extremes"):
+        difference(base, timed((blocks, truth[::-1], prediction)))
+
+
+def test_the_last_digits_of_the_truth_do_not_make_other_rows_of_them() -> None:
+    blocks, truth, prediction = rows_of_days(4)
+    other = timed((blocks, truth * (1 + 1e-9), prediction))
+    assert difference(timed((blocks, truth, prediction)), other) is not None
 
 
 def test_one_day_or_a_score_that_is_no_number_has_no_interval() -> None:

@@ -6,10 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leapray.climsim.schema import TARGETS
+from leapray.data.flat import list_pieces, read_piece
 from leapray.errors import UserError
 from leapray.evaluation import tables
 from leapray.evaluation.matching import Matched, match
 from leapray.evaluation.tables import Keys, files, read_keys
+from tests.samples import write_flat
 from tests.target_tables import write_targets
 
 VALUES = np.random.default_rng(0).normal(size=(6, TARGETS.width))
@@ -102,3 +104,25 @@ def test_what_begins_with_an_underscore_below_a_source_is_no_part_of_it(tmp_path
     assert files(f"{inner}/") == [members]
     assert files(members) == [members]
     assert tables.read_ids(str(tmp_path)).to_pylist() == ["a"]
+
+
+def test_the_same_ids_of_other_months_are_other_rows(tmp_path):
+    """Months that pandas wrote one by one all begin with train_0."""
+    write_flat(tmp_path / "flat", start="0001-02", stop="0001-04")
+    for path in (tmp_path / "flat").glob("*.parquet"):
+        table = pq.read_table(path).drop_columns(["kind", "step", "ncol"])
+        ids = pa.array([f"train_{row}" for row in range(len(table))])
+        pq.write_table(table.set_column(table.schema.get_field_index("sample_id"), "sample_id", ids), path)
+
+    def month(number: int, name: str) -> Keys:
+        (path,) = (tmp_path / "flat").glob(f"*0001-{number:02d}*.parquet")
+        (piece,) = list_pieces(str(path))
+        return keys([f"train_{row}" for row in range(piece.rows)], next(read_piece(piece)).row.tolist(), name)
+
+    february, march = month(2, "predictions"), month(3, "truth")
+    assert match(february, month(2, "truth")).tolist() == list(range(len(february.ids)))
+    with pytest.raises(UserError, match="predictions: train_0 is a row of 0001-02, but of 0001-03 in truth; these are other rows"):
+        match(february, march)
+    # where one side tells no month nothing is known against it
+    unknown = keys(march.ids.to_pylist(), (-1 - np.arange(len(march.ids))).tolist())
+    assert match(february, unknown).tolist() == list(range(len(february.ids)))

@@ -318,6 +318,30 @@ def test_json_of_something_else_is_refused_before_the_pass(files, tmp_path):
 
 
 def test_a_report_of_earlier_numbers_is_taken_away(files, tmp_path):
+    evaluate(*files, str(tmp_path), members=False, report=False)
     (tmp_path / "report.html").write_text("older")
     evaluate(*files, str(tmp_path), members=False, report=False)
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("report", [False, True])
+def test_a_report_of_something_else_is_left_alone(files, tmp_path, report):
+    (tmp_path / "report.html").write_text("of a comparison")
+    with pytest.raises(UserError, match=r"report\.html: is no evaluation's, expected an empty place for one"):
+        evaluate(*files, str(tmp_path), members=False, report=report)
+    assert (tmp_path / "report.html").read_text() == "of a comparison"
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[: len(content) // 2], lambda content: b"x" * 100])
+def test_a_damaged_evaluation_is_told(files, tmp_path, damage):
+    evaluate(*files, str(tmp_path), members=False, report=False)
+    numbers = tmp_path / "evaluation.npz"
+    numbers.write_bytes(damage(numbers.read_bytes()))
+    with pytest.raises(UserError, match=r"evaluation\.npz: damaged, or not an evaluation that this leapray reads; evaluate again"):
+        read_evaluations(str(tmp_path))
+
+
+def test_numbers_of_another_leapray_are_told(tmp_path):
+    np.savez(tmp_path / "evaluation.npz", names=np.array(["a"]))
+    with pytest.raises(UserError, match="not an evaluation that this leapray reads"):
+        read_evaluations(str(tmp_path))

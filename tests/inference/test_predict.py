@@ -200,6 +200,8 @@ def test_models_rows_and_destinations_that_are_taken_for_each_other_are_told(
         predict(models[:1], models[1], str(flat))
     with pytest.raises(UserError, match=r"not a model directory .* is one"):
         predict([str(Path(models[0]).parent)], str(flat), str(tmp_path / "predictions"))
+    with pytest.raises(UserError, match="is given twice, and would count twice"):
+        predict([*models, f"{models[0]}/"], str(flat), str(tmp_path / "predictions"))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="/file is a file"):
         predict(models[:1], str(flat), str(tmp_path / "file"))
@@ -266,6 +268,16 @@ def test_rows_that_are_not_finite_are_left_out_where_asked_and_told(models: list
     assert found == [expected_ids[number] for number in good]
     np.testing.assert_allclose(values, with_physics(models[0], x[good], tendencies(models[0], x[good])), rtol=1e-5, atol=1e-7)
     assert notes == [f"{source}: left out 2 row(s) whose inputs hold NaN or Inf"]
+
+
+def test_rows_of_which_none_can_be_used_are_no_prediction_however_often_it_is_asked_for(
+    models: list[str], tmp_path: Path, ray_cluster: None
+) -> None:
+    source = write_flat(tmp_path / "flat", stop="0001-03", steps=1)
+    spoil(next(source.glob("*.parquet")), "state_t_0", list(range(8)))
+    for _ in range(2):
+        with pytest.raises(UserError, match="no rows"):
+            predict(models[:1], str(source), str(tmp_path / "predictions"), bad_rows="drop")
 
 
 def test_rows_without_a_column_kind_have_the_keys_of_the_kind_that_is_given(models: list[str], tmp_path: Path, ray_cluster: None) -> None:

@@ -1,4 +1,5 @@
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,6 +167,15 @@ def test_a_submission_among_the_predictions_is_refused(tmp_path, predictions):
     message = refused(tmp_path, predictions, write_sample(tmp_path / "sample.csv"), "predictions/submission.csv")
     assert "lies in" in message
     assert "choose a place outside" in message
+
+
+def test_a_submission_in_the_place_of_its_sample_or_truth_is_refused(tmp_path, predictions):
+    sample, truth = write_sample(tmp_path / "sample.csv"), write_targets(tmp_path / "truth.parquet", IDS, PHYSICAL)
+    before = [Path(place).read_bytes() for place in (sample, truth)]
+    for place in (sample, truth):
+        with pytest.raises(UserError, match="which is read for it; choose a place outside"):
+            submit(predictions, sample, place, truth)
+    assert [Path(place).read_bytes() for place in (sample, truth)] == before
 
 
 def test_other_suffixes_and_an_empty_sample_are_refused(tmp_path, predictions):

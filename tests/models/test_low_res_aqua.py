@@ -22,8 +22,9 @@ def columns(rows: int = 4, features: int = 0) -> Tensor:
 
 def network_by_hand(x: np.ndarray, state: by_hand.State, head: list[str], features: int, activation: str) -> np.ndarray:
     column = by_hand.channels(x, features)
-    autoencoder = [f"autoencoder.{position}" for position in (0, 2, 4, 6)]
-    summary = by_hand.perceptron(column.reshape(len(x), -1), state, autoencoder, activation).reshape(column.shape)
+    # a linear code: each of the two ends in a layer without an activation
+    code = by_hand.perceptron(column.reshape(len(x), -1), state, ["encoder.0", "encoder.2"], activation)
+    summary = by_hand.perceptron(code, state, ["decoder.0", "decoder.2"], activation).reshape(column.shape)
     h = by_hand.both_ways(by_hand.lstm, np.concatenate([column, summary], axis=2), state, "lstm", layers=2)
     h = by_hand.both_ways(by_hand.gru, h, state, "gru", layers=1)
     return by_hand.perceptron(h.reshape(len(x), 360), state, head, activation)
@@ -61,7 +62,7 @@ def test_equals_an_independent_computation(head, names, features, activation):
 
 def test_perceptrons_start_xavier_uniform_with_zero_bias():
     torch.manual_seed(0)
-    layer = LowResAqua(SMALL).autoencoder[0]
+    layer = LowResAqua(SMALL).encoder[0]
     bound = (6 / (1500 + 24)) ** 0.5
     assert not layer.bias.any()
     assert 0.99 * bound < layer.weight.abs().max() <= bound
@@ -76,11 +77,14 @@ def test_a_head_of_one_layer_starts_as_pytorchs():
         assert 0.9 * bound < values.abs().max() <= bound
 
 
+def autoencoder_widths(network: LowResAqua) -> list[int]:
+    return [layer.out_features for part in (network.encoder, network.decoder) for layer in part[::2]]
+
+
 def test_the_autoencoder_grows_with_the_channels_unless_its_widths_are_given():
     with torch.device("meta"):
-        widths = [layer.out_features for layer in LowResAqua(LowResAquaOptions(), features=9).autoencoder[::2]]
-    assert widths == [510, 272, 136, 272, 510, 2040]
-    assert [layer.out_features for layer in LowResAqua(SMALL, features=9).autoencoder[::2]] == [24, 10, 24, 2040]
+        assert autoencoder_widths(LowResAqua(LowResAquaOptions(), features=9)) == [510, 272, 136, 272, 510, 2040]
+    assert autoencoder_widths(LowResAqua(SMALL, features=9)) == [24, 10, 24, 2040]
 
 
 @pytest.mark.parametrize(("place", "channel"), [("first", 0), ("after-state", 6), ("last", 25)])

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leapray.climsim.calendar import Month
-from leapray.climsim.schema import COLUMN_BITS, KINDS, SAMPLE_ID, STEP_BITS, row_key, row_place
+from leapray.climsim.schema import COLUMN_BITS, KINDS, MONTH_SHIFT, SAMPLE_ID, STEP_BITS, row_key, row_place
 from leapray.errors import UserError
 from leapray.faults import told
 
@@ -21,8 +21,9 @@ PLACE = {"kind": pa.string(), "step": pa.int64(), "ncol": pa.int32()}
 """Columns that tell the place of a row, in our own files."""
 
 _COMPETITION_KIND, _COMPETITION_STRIDE = KINDS["low-res"], 7
-_FILE_BITS, _PART_BITS, _ROW_BITS = 11, 12, 22
-"""Of a negative key, beside 17 bits for the month: an id's number takes those of part and row."""
+_PART_BITS, _ROW_BITS = 12, 22
+"""Of a negative key, below its month, its file, and a bit that says whether its number is an id's, which takes those of part and row."""
+_FILE_BITS = MONTH_SHIFT - 1 - _PART_BITS - _ROW_BITS
 _MONTH = re.compile(r"(?<!\d)(?!0000)\d{4}-(?:0[1-9]|1[0-2])(?!\d|-\d\d(?!\d))")
 """YYYY-MM that is not the beginning of a date."""
 

@@ -17,6 +17,7 @@ from leapray.evaluation.plots.surface import scalar_bars
 from leapray.evaluation.report.page import Cell, Picture, Section, Table, counted, render, score, span, text
 from leapray.evaluation.report.skill import summary
 from leapray.evaluation.report.write import FILE
+from leapray.evaluation.results import FILE as NUMBERS
 from leapray.evaluation.results import Evaluation, read_evaluations
 
 _HEADLINES = {"learned": "learned columns", "scored": "scored columns", "all": "all columns"}
@@ -47,6 +48,8 @@ def compare_reports(directory: str, evaluations: Sequence[str]) -> str:
     if len(evaluations) != 2:
         raise UserError(f"a report compares two evaluations, and got {len(evaluations)}: {', '.join(evaluations)}")
     base, other = storage.short_names([storage.absolute(url) for url in evaluations])
+    if storage.exists(storage.join(directory, NUMBERS)):
+        raise UserError(f"{directory}: holds an evaluation, whose report would be lost; choose another place")
     a, b = (read_evaluations(url) for url in evaluations)
     return compare_report(directory, a, b, (base, other))
 
