@@ -19,7 +19,7 @@ from ray._private import worker
 
 from leapray import capacity
 from leapray.capacity import MINIMUM_LOCAL_CPUS, Capacity, Plan
-from leapray.errors import UserError
+from leapray.errors import PassingError, UserError
 from leapray.faults import shown
 from leapray.recipe import Resources
 
@@ -195,7 +195,7 @@ def user_errors() -> Iterator[None]:
         raise
 
 
-_IN_TRACEBACK = re.compile(r"^(?:leapray\.errors\.)?UserError: (.+)$", re.MULTILINE)
+_IN_TRACEBACK = re.compile(r"^(?:leapray\.errors\.)?(User|Passing)Error: (.+)$", re.MULTILINE)
 
 
 def find_user_error(error: object, depth: int = 8) -> UserError | None:
@@ -209,7 +209,7 @@ def find_user_error(error: object, depth: int = 8) -> UserError | None:
         if found := find_user_error(inner, depth - 1):
             return found
     match = _IN_TRACEBACK.search(str(error))
-    return UserError(match[1]) if match else None
+    return {"User": UserError, "Passing": PassingError}[match[1]](match[2]) if match else None
 
 
 def joins() -> bool:

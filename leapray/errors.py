@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints the sentence without a traceback and exits with status 2.
     """
+
+
+class PassingError(UserError):
+    """Trouble of a store or network that is no mistake and may be gone the next time, so that it is worth trying again."""

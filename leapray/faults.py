@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from time import sleep
 from typing import Any, TypeVar
 
-from leapray.errors import UserError
+from leapray.errors import PassingError, UserError
 
 ATTEMPTS = 6
 _FIRST_WAIT, _LONGEST_WAIT, _LONGEST_RETRY_AFTER = 0.5, 30.0, 600.0
@@ -109,7 +109,8 @@ def explained(url: str, verb: str = "read") -> Iterator[None]:
             ) from error
         if isinstance(error, UserError) or not (isinstance(error, OSError) or _library(error) in _LIBRARIES):
             raise
-        raise UserError(f"{shown(url)}: {_sentence(url, verb, error)}") from error
+        kind = PassingError if passing(error) else UserError
+        raise kind(f"{shown(url)}: {_sentence(url, verb, error)}") from error
 
 
 def refuse_secrets(url: str) -> None:

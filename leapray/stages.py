@@ -40,10 +40,10 @@ class Stage:
         read = [storage.fingerprint_below(url) for url in self.reads]
         return hashlib.sha256(json.dumps([self.made_of, before, read], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
-    def finished(self, record: Mapping[str, Any]) -> bool:
+    def finished(self, record: Mapping[str, Any], key: str) -> bool:
         """Whether it was done with the same settings after the same stages, and its output is there."""
         noted = record.get(self.name, {})
-        return bool(noted.get("done")) and noted["key"] == self.key(record) and storage.exists(self.output)
+        return bool(noted.get("done")) and noted["key"] == key and storage.exists(self.output)
 
 
 @dataclass
@@ -68,7 +68,8 @@ def run_stages(stages: Sequence[Stage], notes: str, only: str | None = None, els
         for stage in stages:
             if only not in (None, stage.name):
                 continue
-            if stage.finished(record.noted):
+            key = stage.key(record.noted)
+            if stage.finished(record.noted, key):
                 done.kept.append(stage.name)
                 say(f"{stage.name}: {record.noted[stage.name]['result']} (kept)")
                 continue
@@ -78,15 +79,15 @@ def run_stages(stages: Sequence[Stage], notes: str, only: str | None = None, els
             else:
                 if not done.ran:
                     stack.enter_context(cluster.connected())
-                seconds = _do(stage, record)
+                seconds = _do(stage, key, record)
                 say(f"{stage.name}: {record.noted[stage.name]['result']}, {seconds:.0f} s")
             done.ran.append(stage.name)
     return done
 
 
-def _do(stage: Stage, record: _Record) -> float:
+def _do(stage: Stage, key: str, record: _Record) -> float:
     """Do a stage and note it; the seconds that it took. What it made of other settings is removed first."""
-    key, started = stage.key(record.noted), time.monotonic()
+    started = time.monotonic()
     if stage.makes and record.noted.get(stage.name, {}).get("key", key) != key:
         for place in stage.makes:
             storage.remove(place)

@@ -1,5 +1,6 @@
 """Small random data in the layouts that leapray reads, for tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from leapray.climsim.calendar import Month, month_range
 from leapray.climsim.netcdf import Snapshot
 from leapray.climsim.schema import ABLATED, EXACT, EXACT_SOURCE, INPUTS, STEP_SECONDS, TARGETS
 from leapray.data.flat import to_table
+from leapray.data.reading import read_file
+from leapray.data.shards import Prepared, Rows
 from leapray.recipe import Recipe, parse_recipe
 
 
@@ -79,3 +82,10 @@ def recipe_values(root: Path, **training: Any) -> dict[str, Any]:
 
 def sample_recipe(root: Path, **training: Any) -> Recipe:
     return parse_recipe(recipe_values(root, **training))
+
+
+def read_split(prepared: Prepared, split: str) -> Iterator[Rows]:
+    """Every file of a split, one after another."""
+    for manifest in prepared.split(split):
+        for index in range(len(manifest.files)):
+            yield read_file(manifest, index, prepared.transform)

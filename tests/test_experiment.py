@@ -64,6 +64,11 @@ def test_a_recipe_is_not_taken_for_a_bad_experiment() -> None:
         ),
         ({"submision": {}}, "submision.*submission"),
         ({"change": {"training": {"run": "mine"}}}, r"change\.training\.run is not a recipe's to give"),
+        ({"change": {"training": 5}}, r"change\.training is 5: expected a mapping of keys"),
+        (
+            {"recipes": {"first": {"recipe": "base.yaml", "change": {"training": ["run"]}}}},
+            r"change\.training is \['run'\]: expected",
+        ),
     ],
 )
 def test_a_wrong_experiment_is_refused_in_a_sentence(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
@@ -111,10 +116,18 @@ def test_a_stage_stands_after_those_whose_output_it_takes(tmp_path: Path) -> Non
     names = [stage.name for stage in found]
     for index, stage in enumerate(found):
         assert set(stage.after) <= set(names[:index])
-    after = {stage.name: set(stage.after) for stage in found}
-    assert after["ensemble"] == {"train first", "finetune first", "train second", "baselines"}
-    assert after["finetune first"] == {"prepare first", "train first"}
-    assert after["submit"] == after["export offline"] == {"ensemble"}
+    trained = {"train first", "finetune first", "train second", "baselines"}
+    assert {stage.name: set(stage.after) for stage in found} == {
+        "prepare first": set(),
+        "train first": {"prepare first"},
+        "finetune first": {"prepare first", "train first"},
+        "train second": {"prepare first"},
+        "baselines": {"prepare first"},
+        "ensemble": trained,
+        "submit": {"ensemble"},
+        "evaluate low_res": {*trained, "ensemble"},
+        "export offline": {"ensemble"},
+    }
 
 
 def test_a_change_of_a_recipe_changes_the_stages_that_it_is_a_setting_of(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import yaml
 
 from leapray.errors import UserError
 from leapray.recipe import Choice, Start, load_recipe, parse_recipe
+from leapray.recipe.load import merged
 from tests.samples import recipe_values
 
 FILES = sorted((Path(__file__).parent.parent / "jobs" / "recipes").glob("*.yaml"))
@@ -217,3 +218,15 @@ def test_what_yaml_merges_may_be_given_anew_and_a_key_twice_still_may_not(tmp_pa
     (tmp_path / "recipe.yaml").write_text(text + "  trials: 2\n")
     with pytest.raises(UserError, match="key 'trials' is given twice"):
         load_recipe(str(tmp_path / "recipe.yaml"))
+
+
+def test_a_choice_by_its_name_alone_can_be_changed(tmp_path: Path) -> None:
+    values = recipe_values(tmp_path)
+    values["training"]["loss"], values["network"] = "mae", "mlp"
+    url = write(tmp_path, values)
+    loaded = load_recipe(url, ["training.loss.options.columns=all", "network.options.hidden=[8]"])
+    assert loaded.training.loss == Choice(name="mae", options={"columns": "all"})
+    assert loaded.network == Choice(name="mlp", options={"hidden": [8]})
+    assert merged({"network": "mlp"}, {"network": {"options": {"hidden": [8]}}}) == {"network": {"name": "mlp", "options": {"hidden": [8]}}}
+    assert merged({"network": "mlp"}, {"network": {"name": "linear"}}) == {"network": {"name": "linear"}}
+    assert merged({"prepared": "here"}, {"prepared": {"path": "there"}}) == {"prepared": {"path": "there"}}

@@ -35,8 +35,8 @@ ORIGINAL, ARROW, FLAT = Bar(3), Bar(1), Bar(0.8)
 BATCH_ROWS, LANES = 4096, 8
 _LEAST_ROWS = 20_000
 _FLAT_SHARE = 4
-_FEWEST_BATCHES = 3
 """The slower ways, from flat parquet and from the original's files, take a quarter of the rows."""
+_FEWEST_BATCHES = 3
 
 
 def run(settings: Settings, progress: Progress | None = None) -> list[Comparison]:

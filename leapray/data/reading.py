@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from leapray import storage
 from leapray.climsim.schema import INPUTS, LEVELS, TARGETS
 from leapray.data import flat
 from leapray.data.clean import Tally, clean, scale, stack
-from leapray.data.shards import Manifest, Prepared, Rows, ShardFile, read_shard
+from leapray.data.shards import Manifest, Rows, ShardFile, read_shard
 from leapray.data.transform import Transform
 from leapray.errors import UserError
 
@@ -43,10 +41,3 @@ def _require_widths(url: str, rows: Rows, transform: Transform) -> None:
         raise UserError(
             f"{url}: holds {found[0]} inputs and {found[1]} targets a row, expected {expected[0]} and {expected[1]}; prepare anew"
         )
-
-
-def read_split(prepared: Prepared, split: str) -> Iterator[Rows]:
-    """Every file of a split, one after another."""
-    for manifest in prepared.split(split):
-        for index in range(len(manifest.files)):
-            yield read_file(manifest, index, prepared.transform)

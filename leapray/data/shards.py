@@ -192,6 +192,15 @@ def prepare_settings(data: Data) -> dict[str, Any]:
     return data.model_dump(mode="json", exclude={"prepared": True, "sources": {"__all__": passed_over}})
 
 
+def trained_files(data: Data) -> dict[str, Any] | None:
+    """What tells the files that a recipe trains and validates on: their fingerprints, as they were prepared; None where nothing is."""
+    name = storage.join(data.prepared, SETTINGS)
+    content = storage.read_json(name) if storage.exists(name) else None
+    if not (isinstance(content, dict) and isinstance(found := content.get(INPUTS_KEY), dict)):
+        return None
+    return {key: mark for key, mark in found.items() if key.rpartition(".")[2] not in ("blend", "test")}
+
+
 def changed_settings(url: str, data: Data) -> str:
     """What the recipe's settings and those of a prepared directory disagree on; keys that the directory is too old for have defaults."""
     name = storage.join(url, SETTINGS)

@@ -34,21 +34,33 @@ class Ridge:
         self._gram: np.ndarray | float = 0.0
         self._cross: np.ndarray | float = 0.0
 
+    @classmethod
+    def of(cls, inputs: np.ndarray, targets: np.ndarray) -> Ridge:
+        """Of scaled inputs ``(n, I)`` and targets ``(n, T)``."""
+        part = cls()
+        if len(inputs):
+            x, y = inputs.astype(np.float64), targets.astype(np.float64)
+            part.count, part._input_mean, part._target_mean = len(x), x.mean(axis=0), y.mean(axis=0)
+            x -= part._input_mean
+            y -= part._target_mean
+            part._gram, part._cross = x.T @ x, x.T @ y
+        return part
+
     def update(self, inputs: np.ndarray, targets: np.ndarray) -> None:
         """Take in scaled inputs ``(n, I)`` and targets ``(n, T)``."""
-        if not len(inputs):
+        self.merge(self.of(inputs, targets))
+
+    def merge(self, other: Ridge) -> None:
+        """Take in the rows of another."""
+        if not other.count:
             return
-        x, y = inputs.astype(np.float64), targets.astype(np.float64)
-        x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
-        x_shift, y_shift = x_mean - self._input_mean, y_mean - self._target_mean
-        share = len(x) / (self.count + len(x))
-        x -= x_mean
-        y -= y_mean
-        self._gram = self._gram + x.T @ x + np.outer(x_shift, x_shift) * (self.count * share)
-        self._cross = self._cross + x.T @ y + np.outer(x_shift, y_shift) * (self.count * share)
+        x_shift, y_shift = other._input_mean - self._input_mean, other._target_mean - self._target_mean
+        share = other.count / (self.count + other.count)
+        self._gram = self._gram + other._gram + np.outer(x_shift, x_shift) * (self.count * share)
+        self._cross = self._cross + other._cross + np.outer(x_shift, y_shift) * (self.count * share)
         self._input_mean = self._input_mean + x_shift * share
         self._target_mean = self._target_mean + y_shift * share
-        self.count += len(x)
+        self.count += other.count
 
     def solve(self, alpha: float) -> LinearModel:
         """The coefficients that the rows seen so far give. Raises ValueError without rows, or if ``alpha`` is not above 0."""

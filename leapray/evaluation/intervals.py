@@ -23,10 +23,11 @@ from leapray.evaluation.metrics import ErrorMoments, Score
 LEVEL = 0.95
 _RESAMPLES = 1000
 _MOST_BLOCKS = 400
-_SAME = 1e-6
 """With more blocks neighbouring ones are drawn together, which costs no precision and takes in what one day tells of the next."""
 _CHUNK_NUMBERS = 2**20
 """Numbers that a chunk of resamples holds at a time, 8 bytes each: what stays in a core's cache."""
+_SAME = 1e-6
+"""What the truth of the same rows may differ by, in parts of it."""
 
 Figures = Callable[[np.ndarray], np.ndarray]
 """From R2 by column ``(..., 368)`` to the figures that are asked for ``(..., k)``, such as means over some columns."""

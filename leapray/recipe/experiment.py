@@ -82,7 +82,10 @@ class Experiment(Section):
             "change": self.change,
             **{f"recipes.{name}.change": part.change for name, part in self.recipes.items()},
         }.items():
-            if "run" in (change.get("training") or {}):
+            training = change.get("training")
+            if training is not None and not isinstance(training, dict):
+                raise ValueError(f"{where}.training is {training!r}: expected a mapping of keys")
+            if "run" in (training or {}):
                 raise ValueError(f"{where}.training.run is not a recipe's to give; its run lies in the experiment's directory")
         if self.ensemble.months_of is not None and self.ensemble.months_of not in self.recipes:
             raise ValueError(f"ensemble.months_of names {self.ensemble.months_of!r}, expected one of {', '.join(self.recipes)}")

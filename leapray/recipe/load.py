@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import yaml
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from leapray import storage
 from leapray.errors import UserError
 from leapray.faults import told
+from leapray.recipe.sections import Choice
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -129,26 +131,32 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 def assign(content: dict[str, Any], path: str, value: Any, where: str) -> None:
     """Put a value at a dotted key; sections that are missing or null are made. Raises UserError that begins with ``where``."""
-    *sections, last = path.split(".")
-    for key in sections:
+    keys = path.split(".")
+    for key, inner in pairwise(keys):
         if content.get(key) is None:
             content[key] = {}
+        content[key] = _spelt_out(content[key], {inner})
         content = content[key]
         if not isinstance(content, dict):
             raise UserError(f"{where}: {key!r} is not a section")
-    content[last] = value
+    content[keys[-1]] = value
 
 
 def merged(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Plain values with changes laid over them, section by section; a choice of another name is replaced, and so is all else."""
     result = dict(content)
     for key, change in changes.items():
-        ours = result.get(key)
+        ours = _spelt_out(result.get(key), change if isinstance(change, Mapping) else ())
         if isinstance(ours, Mapping) and isinstance(change, Mapping) and not _names_another(change, ours):
             result[key] = merged(ours, change)
         else:
             result[key] = change
     return result
+
+
+def _spelt_out(value: Any, keys: Collection[str]) -> Any:
+    """A choice that is written as its name alone, where keys of a choice are changed in it; else the value."""
+    return {"name": value} if isinstance(value, str) and keys and set(keys) <= set(Choice.model_fields) else value
 
 
 def _names_another(change: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import fsspec
@@ -16,6 +17,7 @@ from leapray.storage.urls import ask, filesystem, is_local, protocols
 TEMPORARY = ".tmp-"
 """What the names of files begin with that are being written."""
 _MARK_BLOCKS, _MARK_BYTES = 16, 2**16
+_AT_ONCE = 16
 _MARKS = ("ETag", "etag", "md5Hash", "crc32c", "blob_id")
 """What stores call the digest of an object's content."""
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
@@ -60,8 +62,9 @@ def fingerprint_below(url: str) -> str:
 
 def _fingerprint(entries: Mapping[str, dict[str, Any]]) -> str:
     digest = hashlib.sha256()
-    for url, entry in entries.items():
-        digest.update(f"{url.rstrip('/').rpartition('/')[2]} {_content_mark(url, entry)}\n".encode())
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for url, mark in zip(entries, pool.map(_content_mark, entries, entries.values()), strict=True):
+            digest.update(f"{url.rstrip('/').rpartition('/')[2]} {mark}\n".encode())
     return digest.hexdigest()[:16]
 
 

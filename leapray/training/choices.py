@@ -42,7 +42,7 @@ def check_choices(recipe: Recipe) -> None:
     SCHEDULES.build(training.schedule, torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]), 1, training.epochs)
     if training.precision == "fp16" and not recipe.resources.use_gpu:
         raise UserError("training.precision fp16 needs a GPU (resources.use_gpu); on a CPU take bf16 or float32")
-    kinds = {source.kind for source in recipe.data.sources.values() if source.train is not None}
+    kinds = {recipe.data.sources[name].kind for name in recipe.trained}
     if training.loss.name == "pair" and len(kinds) > 1 and recipe.shares is None:
         raise UserError("training.loss pair weighs kinds apart, so every step needs fixed shares of them; set training.pairs or weights")
     if recipe.network.name not in NETWORKS.entries:

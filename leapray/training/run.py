@@ -9,12 +9,13 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event
 from typing import Any
 
 from leapray import storage
-from leapray.errors import UserError
+from leapray.data.shards import trained_files
+from leapray.errors import PassingError, UserError
 from leapray.models.directory import INFO_FILE
 from leapray.recipe import Recipe, load_recipe
 from leapray.settings import difference
@@ -32,6 +33,7 @@ class Run:
     def __init__(self, url: str) -> None:
         self.url = storage.absolute(url)
         self.recipe = storage.join(self.url, "recipe.yaml")
+        self.data = storage.join(self.url, "data.json")
         self.metrics = storage.join(self.url, "metrics.jsonl")
         self.curve = storage.join(self.url, "learning_curve.png")
         self.checkpoints = storage.join(self.url, "checkpoints")
@@ -44,7 +46,8 @@ class Run:
         return checkpoint.step_url(self.validated, record["step"])
 
     def check(self, recipe: Recipe, remedy: str = "choose another training.run or remove it") -> None:
-        """Raise UserError when the directory holds other things than a run, or another recipe's, with the difference and the remedy."""
+        """Raise UserError when the directory holds other things than a run, or another recipe's, or one on other files, with the difference
+        and the remedy."""
         if not storage.exists(self.recipe):
             if not storage.is_empty(self.url):
                 raise UserError(f"{self.url}: holds other things than a run; choose an empty training.run")
@@ -52,19 +55,29 @@ class Run:
         if not (self.finished or checkpoint.complete(self.checkpoints)):
             return
         try:
-            theirs = _decisive(load_recipe(self.recipe))
+            theirs = decisive(load_recipe(self.recipe))
         except UserError as error:
             reason = str(error).removeprefix(f"{self.recipe}: ")
             raise UserError(
                 f"{self.recipe}: not the recipe of a run ({reason}); choose another training.run or remove the directory"
             ) from error
-        if changed := difference(_decisive(recipe), theirs):
+        if changed := difference(decisive(recipe), theirs):
             raise UserError(f"{self.url}: holds a run of another recipe ({changed}); {remedy}")
+        # data that was removed after a training is missed by nobody
+        ours = trained_files(recipe.data)
+        if ours is not None and storage.exists(self.data):
+            before = storage.read_json(self.data)
+            if other := [key for key in ours if not isinstance(before, dict) or before.get(key) != ours[key]]:
+                raise UserError(
+                    f"{self.url}: was trained on other files, for {recipe.data.prepared} was prepared anew ({', '.join(other)}); {remedy}"
+                )
 
     def claim(self, recipe: Recipe) -> None:
-        """Mark the directory as this recipe's. Raises UserError as :meth:`check` does."""
+        """Mark the directory as this recipe's, on these files. Raises UserError as :meth:`check` does."""
         self.check(recipe)
         storage.write_bytes(self.recipe, recipe.to_yaml().encode())
+        if (files := trained_files(recipe.data)) is not None:
+            storage.write_json(self.data, files)
 
     @property
     def finished(self) -> bool:
@@ -86,7 +99,7 @@ class Run:
 _INDIFFERENT = {"run", "keep_best", "keep_last", "checkpoint_seconds", "trackers"}
 
 
-def _decisive(recipe: Recipe) -> dict[str, Any]:
+def decisive(recipe: Recipe) -> dict[str, Any]:
     """A recipe's plain values without those that do not change the model: its name, its place, what it keeps, and what it runs on.
 
     Lanes stay, since they decide which rows share a step.
@@ -116,12 +129,18 @@ class RecordLog:
             self._steps.clear()
         else:
             self._steps.append(_line(record))
-        if record["event"] == "validation" or time.monotonic() >= self._next:
+        if record["event"] == "validation":
             self._write()
+        elif time.monotonic() >= self._next:
+            # whatever is logged next takes these with it
+            with suppress(PassingError):
+                self._write()
 
     def _write(self) -> None:
-        storage.write_bytes(self._run.metrics, "".join(self._validations + self._steps).encode())
-        self._next = time.monotonic() + self._run.interval
+        try:
+            storage.write_bytes(self._run.metrics, "".join(self._validations + self._steps).encode())
+        finally:
+            self._next = time.monotonic() + self._run.interval
 
 
 def _line(record: Record) -> str:

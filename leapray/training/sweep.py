@@ -21,7 +21,7 @@ from leapray.models.registry import users_modules
 from leapray.recipe import Recipe, Resources, Section, Sweep, validate
 from leapray.settings import claim
 from leapray.training.loop import Record, ranked
-from leapray.training.run import Run
+from leapray.training.run import Run, decisive
 from leapray.training.space import OptunaSampler, draw, grid_size
 from leapray.training.start import check_trainable
 from leapray.training.trainer import resolve
@@ -147,11 +147,9 @@ def _name(number: int) -> str:
 
 
 def _decisive(recipe: Recipe) -> dict[str, Any]:
-    """A recipe's plain values without those that decide no trial: names, places, how many there are, and what they run on."""
-    values = recipe.to_dict()
-    sections = {"training": {"run"}, "sweep": {"directory", "trials", "concurrent"}}
-    chosen = {name: {key: value for key, value in values[name].items() if key not in indifferent} for name, indifferent in sections.items()}
-    return {"data": values["data"], "network": values["network"]} | chosen
+    """What decides trials: what does in a run, and the section itself without its place, how many there are and how many at a time."""
+    own = {key: value for key, value in recipe.to_dict()["sweep"].items() if key not in ("directory", "trials", "concurrent")}
+    return decisive(recipe) | {"sweep": own}
 
 
 def _foreseen(recipe: Recipe, prepared: Prepared) -> list[Recipe]:

@@ -19,9 +19,8 @@ import torch
 
 from leapray import cluster, storage
 from leapray.capacity import Plan
-from leapray.data.shards import TRANSFORM, Prepared, load_transform, open_prepared
+from leapray.data.shards import Prepared, open_prepared
 from leapray.data.stream import Stream
-from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.models.directory import INFO_FILE, load_info, save_model
 from leapray.models.registry import build_network, users_modules
@@ -69,9 +68,7 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None, thre
     run = Run(recipe.training.run)
     run.check(recipe)
     already = run.finished
-    if already:
-        _require_same_data(recipe, run)
-    else:
+    if not already:
         prepared = open_prepared(recipe.data)
         Stream.of(recipe, prepared)
         check_start(recipe, prepared.transform)
@@ -87,19 +84,6 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None, thre
     if not already or not storage.exists(run.curve):
         _Curve(run, recipe.name).draw()
     return Trained(run.url, run.model, load_info(run.model).history)
-
-
-def _require_same_data(recipe: Recipe, run: Run) -> None:
-    """Raise UserError where the data of a finished training was prepared anew, of other files; it may also be gone."""
-    prepared = storage.absolute(recipe.data.prepared)
-    if not storage.exists(storage.join(prepared, TRANSFORM)):
-        return
-    ours, theirs = load_transform(prepared).digest(), Transform.from_dict(load_info(run.model).transform, run.model).digest()
-    if ours != theirs:
-        raise UserError(
-            f"{run.url}: was trained on data of transform {theirs}, and {prepared} was prepared anew since, with {ours}; "
-            f"remove the run, or choose another training.run"
-        )
 
 
 @contextmanager

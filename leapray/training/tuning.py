@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 
 from leapray import cluster
 from leapray.capacity import Plan
-from leapray.errors import UserError
+from leapray.errors import PassingError, UserError
 from leapray.recipe import Recipe, parse_recipe
 from leapray.training.loop import Record
 from leapray.training.run import Run, following
@@ -172,6 +172,8 @@ def _training(threads: int) -> Callable[[dict[str, Any]], None]:
 
         try:
             train(recipe, report, threads)
+        except PassingError:
+            raise
         except UserError as error:
             # not an exception, which Tune would try again
             ray.tune.report({_METRIC: _WORST, _TIME: 0, _CAUSE: str(error)})
@@ -250,7 +252,8 @@ class _Endings(ray.tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         error = trial.get_error()
-        self._running.end(trial.trial_id, _in_one_line(error), again=cluster.find_user_error(error) is None)
+        mistake = cluster.find_user_error(error)
+        self._running.end(trial.trial_id, _in_one_line(error), again=mistake is None or isinstance(mistake, PassingError))
 
 
 def _in_one_line(error: BaseException | None) -> str:

@@ -13,6 +13,7 @@ from ray.exceptions import RayActorError
 from torch import nn
 
 from leapray import cluster
+from leapray.errors import PassingError
 from leapray.training import checkpoint
 from leapray.training.loop import Record
 from leapray.training.run import Run
@@ -89,8 +90,9 @@ class Worker(Alone):
 class Persistence(ray.train.UserCallback):
     """How long a training is taken up again: as long as it gets on, however often its workers are taken away.
 
-    It ends at a user's mistake, which a restarted worker would only make again, and after five deaths without a new checkpoint. Deaths
-    of which notice was given do not count: Ray tells of them at every poll, several times a second, until the node has gone.
+    It ends at a user's mistake, which a restarted worker would only make again, and after five deaths without a new checkpoint, of a store
+    that does not answer too. Deaths of which notice was given do not count: Ray tells of them at every poll, several times a second, until
+    the node has gone.
     """
 
     def __init__(self, run: Run) -> None:
@@ -100,7 +102,7 @@ class Persistence(ray.train.UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Raises the UserError among the exceptions, or the first of them when the training does not get on."""
         for error in worker_exceptions.values():
-            if found := cluster.find_user_error(error):
+            if (found := cluster.find_user_error(error)) and not isinstance(found, PassingError):
                 raise found
         if any(_preempted(error) for error in worker_exceptions.values()):
             return

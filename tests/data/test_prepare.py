@@ -15,13 +15,12 @@ from leapray.climsim.schema import EXACT, INPUTS, TARGETS, row_place
 from leapray.data import tasks
 from leapray.data.flat import list_pieces, read_piece
 from leapray.data.prepare import prepare
-from leapray.data.reading import read_split
 from leapray.data.shards import Prepared, load_prepared
 from leapray.data.shuffle import checksum
 from leapray.data.stream import Stream
 from leapray.errors import UserError
 from leapray.recipe import parse_recipe
-from tests.samples import recipe_values, write_flat
+from tests.samples import read_split, recipe_values, write_flat
 
 pytestmark = pytest.mark.ray
 

@@ -49,3 +49,6 @@ def test_kinds_that_are_weighed_apart_need_fixed_shares():
         check_choices(parse_recipe(values))
     values["training"]["pairs"] = True
     check_choices(parse_recipe(values))
+    # one kind alone is not weighed against another
+    values["training"] |= {"pairs": False, "sources": ["low_res"]}
+    check_choices(parse_recipe(values))

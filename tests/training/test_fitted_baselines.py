@@ -8,12 +8,11 @@ import torch
 from sklearn.linear_model import Ridge
 
 from leapray.data.prepare import prepare
-from leapray.data.reading import read_split
 from leapray.errors import UserError
 from leapray.evaluation.metrics import ErrorMoments
 from leapray.models.directory import load_model
 from leapray.training.baselines import _ALPHAS, fit_baselines
-from tests.samples import sample_recipe, write_flat
+from tests.samples import read_split, sample_recipe, write_flat
 
 
 @pytest.mark.ray

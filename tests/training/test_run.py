@@ -1,10 +1,12 @@
+import json
+from pathlib import Path
 from threading import Event, current_thread, main_thread
 
 import pytest
 import yaml
 
 from leapray import storage
-from leapray.errors import UserError
+from leapray.errors import PassingError, UserError
 from leapray.models.directory import INFO_FILE
 from leapray.recipe import Resources, parse_recipe
 from leapray.training.run import RecordLog, Run, following
@@ -122,6 +124,22 @@ def test_steps_that_follow_too_soon_are_written_with_the_next_ones(run):
     assert run.records() == [end(1, 3), step(2, 4)]
 
 
+def test_steps_that_cannot_be_written_now_are_written_with_what_follows(run, monkeypatch):
+    log = RecordLog(run, [])
+    write, away = storage.write_bytes, PassingError("s3://bucket/metrics.jsonl: still fails after 6 attempts (503)")
+
+    def refuse(*_):
+        raise away
+
+    monkeypatch.setattr(storage, "write_bytes", refuse)
+    log.add(step(1, 1))
+    with pytest.raises(PassingError):
+        log.add(end(1, 2))
+    monkeypatch.setattr(storage, "write_bytes", write)
+    log.add(step(2, 3))
+    assert run.records() == [end(1, 2), step(2, 3)]
+
+
 def test_a_resumed_log_forgets_what_happens_again(run):
     log = RecordLog(run, [])
     for record in (end(1, 2), end(2, 4), end(3, 6), step(4, 7)):
@@ -191,3 +209,29 @@ def test_refuses_a_directory_of_other_things(tmp_path):
         Run(str(tmp_path / "run")).check(recipe(str(tmp_path / "run")))
     (tmp_path / "run" / "thesis.tex").rename(tmp_path / "run" / ".tmp-0123-recipe.yaml")
     Run(str(tmp_path / "run")).check(recipe(str(tmp_path / "run")))
+
+
+def test_a_damaged_log_is_told(run):
+    Path(run.metrics).write_text('{"event": "validation"}\n{"event": "val')
+    with pytest.raises(UserError, match=r"metrics\.jsonl: damaged, expected a record of json in every line"):
+        run.records()
+
+
+@pytest.mark.parametrize("key", ["sources.low_res.train", "sources.low_res.validation", "statistics"])
+def test_a_run_on_other_files_is_refused_and_other_test_months_are_not_its_concern(tmp_path, key):
+    ours, run = recipe(tmp_path / "run"), Run(str(tmp_path / "run"))
+    ours = ours.model_copy(update={"data": ours.data.model_copy(update={"prepared": str(tmp_path / "prepared")})})
+    files = {"sources.low_res.train": "a", "sources.low_res.validation": "b", "sources.low_res.test": "c", "statistics": "d"}
+    settings = Path(ours.data.prepared) / "prepare.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps({"inputs": files}))
+    run.claim(ours)
+    finish(run)
+    settings.write_text(json.dumps({"inputs": files | {"sources.low_res.test": "other"}}))
+    run.check(ours)
+    settings.write_text(json.dumps({"inputs": files | {key: "other"}}))
+    with pytest.raises(UserError, match=rf"was trained on other files, for .* was prepared anew \({key}\); choose another training\.run"):
+        run.check(ours)
+    # data that is gone is missed by nobody
+    settings.unlink()
+    run.check(ours)

@@ -9,14 +9,13 @@ from sklearn.metrics import r2_score
 from leapray.climsim.schema import LEARNED
 from leapray.data.flat import list_pieces, read_piece
 from leapray.data.prepare import prepare
-from leapray.data.reading import read_split
 from leapray.data.shards import MANIFEST
 from leapray.errors import UserError
 from leapray.models.directory import load_model
 from leapray.recipe import Choice, Resources, parse_recipe
 from leapray.training import checkpoint
 from leapray.training.trainer import train
-from tests.samples import recipe_values, sample_recipe, write_flat
+from tests.samples import read_split, recipe_values, sample_recipe, write_flat
 
 pytestmark = pytest.mark.ray
 

@@ -6,7 +6,7 @@ import pytest
 from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from leapray.errors import UserError
+from leapray.errors import PassingError, UserError
 from leapray.training import checkpoint
 from leapray.training.run import Run
 from leapray.training.workers import Persistence
@@ -31,6 +31,14 @@ def test_deaths_of_which_notice_was_given_do_not_count_however_often_they_are_to
     persistence = Persistence(Run(str(tmp_path)))
     for _ in range(20):
         persistence.after_exception(None, {0: RuntimeError("connection closed by peer"), 1: GONE})
+
+
+def test_a_store_that_does_not_answer_is_a_death_like_others(tmp_path: Path) -> None:
+    persistence, away = Persistence(Run(str(tmp_path))), PassingError("s3://bucket/run: still fails after 6 attempts (503)")
+    for _ in range(4):
+        persistence.after_exception(None, {0: away})
+    with pytest.raises(PassingError, match="still fails"):
+        persistence.after_exception(None, {0: away})
 
 
 def test_a_mistake_ends_a_training_at_once(tmp_path: Path) -> None:
