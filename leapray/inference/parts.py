@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from leapray import storage
 from leapray.climsim.schema import SAMPLE_ID, TARGETS
 from leapray.data.flat import Block
-from leapray.errors import UserError
+from leapray.errors import PassingError, UserError
 from leapray.evaluation.tables import ROW, readable
 
 MEMBERS = "_members"
@@ -43,6 +43,8 @@ def sealed_rows(destination: str, index: int, members: Sequence[str] = ()) -> in
     try:
         with readable(url), storage.open_input(url) as file:
             return int(pq.read_metadata(file).num_rows)
+    except PassingError:
+        raise
     except UserError as error:
         raise UserError(f"{error}; remove it, and it is made again") from error
 

@@ -56,6 +56,8 @@ class Run:
             return
         try:
             theirs = decisive(load_recipe(self.recipe))
+        except PassingError:
+            raise
         except UserError as error:
             reason = str(error).removeprefix(f"{self.recipe}: ")
             raise UserError(

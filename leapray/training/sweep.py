@@ -13,7 +13,7 @@ from leapray import cluster, storage
 from leapray.capacity import Plan
 from leapray.console import TrainingsTable, say, table
 from leapray.data.shards import Prepared, open_prepared
-from leapray.errors import UserError
+from leapray.errors import PassingError, UserError
 from leapray.evaluation.plots import Tried, best_so_far, parallel_coordinates
 from leapray.evaluation.plots.searched import searched, short_names
 from leapray.evaluation.plots.style import number as in_digits
@@ -233,7 +233,7 @@ class Trials:
                 recipe = _checked(self._recipe, trial.number, trial.values, self._prepared)
                 _plan([recipe], self._settings, 1)
             except UserError as error:
-                self.ended(trial.name, Outcome("failed", str(error)))
+                self.ended(trial.name, Outcome("failed", str(error), again=isinstance(error, PassingError)))
                 continue
             run = self._runs[trial.name] = Run(recipe.training.run)
             if not run.finished:
