@@ -22,6 +22,8 @@ from leapray.training.run import Run
 
 ENSEMBLE = "ensemble"
 """What predictions with members are called."""
+_WEIGHTED_R2 = -1e3
+"""Predictions in physical units hardly score less."""
 
 
 def evaluate(
@@ -65,6 +67,9 @@ def evaluate(
     named = {"predictions": predictions, "truth": f"{truth}{selection or ''}"} | {
         f"beside {name}": url for name, url in (beside or {}).items()
     }
+    r2 = evaluations[0].moments.score().learned
+    if weights is None and r2 < _WEIGHTED_R2 and notice is not None:
+        notice(f"{predictions}: R2 is {r2:.3g}; if it is a submission, weighted as its sample says, give --sample-submission")
     if replaced is not None and replaced != named and notice is not None:
         notice(f"{destination}: the evaluation of {replaced.get('predictions')} that lay there is replaced")
     # one of an earlier evaluation must not lie beside these numbers

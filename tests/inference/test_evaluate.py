@@ -211,6 +211,13 @@ def test_a_submission_is_scored_as_its_physical_predictions(tmp_path):
     np.testing.assert_allclose(found.moments.score().r2, expected.moments.score().r2, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(found.mae, expected.mae, rtol=1e-9)
     assert any("has no inputs" in sentence for sentence in found.lacking)
+    notes = []
+    evaluate(plain, truth, str(tmp_path / "b"), report=False, notice=notes.append)
+    assert notes == []
+    weighted = write_targets(tmp_path / "weighted.csv", ids, 1e4 * TRUTH[:50])
+    evaluate(weighted, truth, str(tmp_path / "c"), report=False, notice=notes.append)
+    assert len(notes) == 1
+    assert notes[0].endswith("if it is a submission, weighted as its sample says, give --sample-submission")
 
 
 def write_grid(path: Path, columns: int, names: tuple[str, ...] = ("lat", "lon", "area")) -> str:
