@@ -65,7 +65,8 @@ def read_chosen(
     """The rows of a piece as :func:`read_piece` gives them, but of the columns ``names`` alone, in that order."""
     read = 0
     with readable(piece.path):
-        if names and piece.selection is not None and piece.selection.needs_steps and not _any_taken(piece, piece.selection, kind):
+        selected = piece.selection if piece.selection is not None and piece.selection.needs_steps else None
+        if names and limit is None and selected is not None and not _any_taken(piece, selected, kind):
             return
         for place, columns in _batches(piece, tuple(names), max_rows, limit):
             matrix = packed(columns) if names else np.empty((place.num_rows, 0))
