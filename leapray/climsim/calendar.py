@@ -92,6 +92,11 @@ class Moment:
         return self.year * 10000 + self.month * 100 + self.day
 
     @property
+    def date(self) -> str:
+        """YYYY-MM-DD."""
+        return f"{self.year:04d}-{self.month:02d}-{self.day:02d}"
+
+    @property
     def day_of_year(self) -> float:
         """Days since 1 January 00000, with the fraction of the day."""
         return _DAYS_BEFORE[self.month - 1] + self.day - 1 + self.second / 86400
@@ -106,7 +111,7 @@ def month_of_step(step: int) -> Month:
 def file_name(stream: str, step: int) -> str:
     """``E3SM-MMF.mli.0001-02-01-00000.nc`` for stream ``mli`` or ``mlo`` and an absolute step."""
     at = Moment.of_step(step)
-    return f"E3SM-MMF.{stream}.{at.year:04d}-{at.month:02d}-{at.day:02d}-{at.second:05d}.nc"
+    return f"E3SM-MMF.{stream}.{at.date}-{at.second:05d}.nc"
 
 
 def is_file_name(path: str) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from leapray.climsim.calendar import STEPS_PER_DAY, Moment
 from leapray.climsim.schema import LEARNED, SCORED, TARGETS
 from leapray.errors import UserError
 from leapray.evaluation.groups import GROUPS, group_mask
@@ -30,6 +31,7 @@ class Comparison:
     base: str
     other: str
     rows: int
+    days: int
     headlines: dict[str, Difference]
     groups: dict[str, Difference]
     variables: dict[str, Difference]
@@ -46,6 +48,8 @@ def compare_evaluations(base: Evaluation, other: Evaluation) -> Comparison:
     def figures(r2: np.ndarray) -> np.ndarray:
         return np.concatenate([np.stack([r2[..., mask].mean(axis=-1) for mask in masks], axis=-1), r2], axis=-1)
 
+    if base.timed and other.timed and base.moments.blocks.keys() != other.moments.blocks.keys():
+        raise UserError(f"{_days(base)} and {_days(other)} are not evaluations of the same rows")
     try:
         found = differences(base.moments, other.moments, figures)
     except ValueError as error:
@@ -55,8 +59,16 @@ def compare_evaluations(base: Evaluation, other: Evaluation) -> Comparison:
         base=base.name,
         other=other.name,
         rows=base.rows,
+        days=len(base.moments.blocks),
         headlines={name: next(named) for name in headlines},
         groups={name: next(named) for name in groups},
         variables={name: next(named) for name in variables},
         columns=ColumnDifferences(*(np.array([getattr(one, end) for one in columns]) for end in ("value", "low", "high"))),
     )
+
+
+def _days(evaluation: Evaluation) -> str:
+    """The evaluation and the days that it is of, for people."""
+    days = sorted(evaluation.moments.blocks)
+    first, last = (Moment.of_step(day * STEPS_PER_DAY) for day in (days[0], days[-1]))
+    return f"{evaluation.name} (of {len(days)} days from {first.date} to {last.date})"

@@ -62,7 +62,7 @@ def _reason(index: int, r2: float, std: float, bias_share: float, day_share: flo
         return f"one day holds {day_share:.0%} of the squared error"
     if (share := std / _published_std()[index]) < _LITTLE:
         return f"little varies: the spread is {share:.2g} of ClimSim's"
-    return "noise: errors exceed the spread" if r2 < 0 else "noise: errors vary about no bias and over many days"
+    return "scatter: errors exceed the spread" if r2 < 0 else "scatter: errors vary about no bias and over many days"
 
 
 @lru_cache

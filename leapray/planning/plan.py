@@ -202,6 +202,8 @@ class Plan:
             best = max(others, key=lambda size: (others[size].rows_per_s, -size))
             if best < own:
                 sentences.append(f"{best} of the {own} GPUs alone would train more rows/s: gradients cost more than the others bring")
+        if self.rates["train"].origin == "assumed":
+            sentences.append("the rate of training is assumed; --measure takes it of this machine, and --rate one that you know")
         return sentences
 
     @property

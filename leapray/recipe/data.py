@@ -99,7 +99,7 @@ class Data(Section):
         for same_kind, sentence in self._overlaps():
             if same_kind:
                 raise ValueError(
-                    f"months overlap: {sentence}; splits of one kind must not touch, since neighbouring steps are nearly equal"
+                    f"months overlap: {sentence}; splits of one kind must share no month, since neighbouring steps are nearly equal"
                 )
         return self
 

@@ -72,6 +72,8 @@ def lies_below(url: str, folder: str) -> bool:
 
 def require_outside(destination: str, source: str) -> None:
     """Raises UserError for a destination within what is read, which would be other files from then on."""
+    if absolute(destination) == absolute(source):
+        raise UserError(f"{shown(destination)}: is read for it, and would be replaced; choose another place")
     if lies_below(absolute(destination), source):
         raise UserError(f"{shown(destination)}: lies in {shown(source)}, which is read for it; choose a place outside")
 

@@ -190,7 +190,8 @@ def show(entries: Sequence[Entry]) -> None:
     tested = any(entry.test_r2 is not None for entry in entries)
     header = ("", "validation", *(("test", "from base", "95 % within") if tested else ()), "epochs", "s")
     rows = [_row(entry, tested) for entry in entries if entry.state != "failed"]
-    title = "R2 over the learned columns; " + ("the test months chose nothing" if tested else "there are no test months to compare on")
+    months = "the test months chose nothing" if tested else "there are no test months to compare on"
+    title = f"R2 over the learned columns, before the physics; {months}"
     table(title, header, rows)
     for entry in entries:
         if entry.cause:

@@ -39,7 +39,7 @@ def check_start(recipe: Recipe, transform: Transform) -> None:
         )
     if start.transform == "same" and theirs_transform.digest() != transform.digest():
         raise UserError(
-            f"{start.model}: its inputs were scaled by transform {theirs_transform.digest()}, but the data was prepared with "
+            f"{start.model}: its data was scaled by transform {theirs_transform.digest()}, but this data was prepared with "
             f"{transform.digest()}; prepare it with data.statistics: {start.model}/{INFO_FILE}, or set transform: any beside it"
         )
 

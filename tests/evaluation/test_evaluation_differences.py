@@ -56,8 +56,10 @@ def test_one_day_has_differences_and_no_intervals():
 
 
 def test_other_rows_are_no_comparison():
-    with pytest.raises(UserError, match="good and part are not evaluations of the same rows"):
+    with pytest.raises(UserError) as caught:
         compare_evaluations(GOOD, evaluation("part", TRUTH[:10], TRUTH[:10], DAYS[:10]))
+    days = "good (of 6 days from 0001-02-01 to 0001-02-06) and part (of 2 days from 0001-02-01 to 0001-02-02)"
+    assert str(caught.value) == f"{days} are not evaluations of the same rows"
     with pytest.raises(UserError, match="good and elsewhere are not evaluations of the same rows"):
         compare_evaluations(GOOD, evaluation("elsewhere", TRUTH, TRUTH + 1))
 
@@ -80,7 +82,7 @@ def test_the_worst_learned_columns_come_with_what_their_errors_are():
     assert by_name["ptend_t_4"].reason.startswith("bias: ")
     assert by_name["ptend_t_5"].worst_day_share > 0.9
     assert by_name["ptend_t_5"].reason.startswith("one day holds")
-    assert by_name["ptend_t_6"].reason == "noise: errors exceed the spread"
+    assert by_name["ptend_t_6"].reason == "scatter: errors exceed the spread"
     assert by_name["ptend_t_6"].std == pytest.approx(truth[:, noisy].std())
     assert by_name["ptend_t_6"].units == "K/s"
     every = {column.column: column for column in worst_columns(evaluation("p", prediction, truth), 293)}

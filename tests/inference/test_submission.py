@@ -173,7 +173,7 @@ def test_a_submission_in_the_place_of_its_sample_or_truth_is_refused(tmp_path, p
     sample, truth = write_sample(tmp_path / "sample.csv"), write_targets(tmp_path / "truth.parquet", IDS, PHYSICAL)
     before = [Path(place).read_bytes() for place in (sample, truth)]
     for place in (sample, truth):
-        with pytest.raises(UserError, match="which is read for it; choose a place outside"):
+        with pytest.raises(UserError, match="is read for it, and would be replaced; choose another place"):
             submit(predictions, sample, place, truth)
     assert [Path(place).read_bytes() for place in (sample, truth)] == before
 

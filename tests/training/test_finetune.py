@@ -155,7 +155,7 @@ def test_a_base_that_was_scaled_otherwise_is_not_compared(root, tmp_path):
     (base / "model.json").write_text(json.dumps(info))
     values = values_of(root, tmp_path / "variants", {"a": {"training": {"epochs": 1}}})
     values["finetune"] |= {"base": str(base)}
-    with pytest.raises(UserError, match="its inputs were scaled by transform"):
+    with pytest.raises(UserError, match="its data was scaled by transform"):
         finetune(parse_recipe(values))
     values["finetune"] |= {"transform": "any"}
     found = {entry.name: entry for entry in finetune(parse_recipe(values)).entries}

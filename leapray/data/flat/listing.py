@@ -197,7 +197,7 @@ def survey(source: str, *, targets: bool = True, sample_id: bool = True, notice:
     place = storage.absolute(source)
     sizes = {path: size for path, size in storage.list_sizes(place).items() if belongs(path, place)}
     if not sizes:
-        raise UserError(f"{source}: no {' or '.join(SUFFIXES)} files")
+        raise UserError(f"{source}: " + (f"no {' or '.join(SUFFIXES)} files" if storage.exists(place) else "no such file or folder"))
     with ThreadPoolExecutor(_HEADERS_AT_ONCE) as pool:
         headers = list(pool.map(read_header, sizes, sizes.values()))
     extra: dict[str, str] = {}

@@ -15,7 +15,7 @@ from leapray.evaluation.intervals import LEVEL, Difference
 from leapray.evaluation.plots.levels import Curve, difference_profiles, skill_profiles
 from leapray.evaluation.plots.surface import scalar_bars
 from leapray.evaluation.report.page import Cell, Picture, Section, Table, counted, render, score, span, text
-from leapray.evaluation.report.skill import summary
+from leapray.evaluation.report.skill import drawn, summary
 from leapray.evaluation.report.write import FILE
 from leapray.evaluation.results import FILE as NUMBERS
 from leapray.evaluation.results import Evaluation, read_evaluations
@@ -60,7 +60,7 @@ def _sentence(by: Difference) -> str:
 
 
 def _differences(found: Comparison) -> Section:
-    words = [f"Each is the R² of {found.other} less that of {found.base}. Intervals hold {LEVEL:.0%} and draw the same days for both."]
+    words = [f"Each is the R² of {found.other} less that of {found.base}.", drawn(found.days)]
     if not np.isfinite(found.headlines["learned"].low):
         words = [f"Each is the R² of {found.other} less that of {found.base}. Rows of fewer than two days tell no intervals."]
     tables = [

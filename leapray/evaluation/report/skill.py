@@ -16,12 +16,22 @@ from leapray.evaluation.worst import worst_columns
 
 _MEANS = (("learned", int(LEARNED.sum())), ("scored", int(SCORED.sum())), ("all", TARGETS.width))
 """Attributes of a score and the numbers of columns that they are means over."""
+_FEW_DAYS = 10
 
 
 def ordered(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     """The subject, which comes first, then the others from the best headline down."""
     subject, *others = evaluations
     return [subject, *sorted(others, key=lambda other: other.moments.score().learned, reverse=True)]
+
+
+def drawn(days: int) -> str:
+    """What the intervals from so many days tell."""
+    few = " Of so few days they are rather too short." if days < _FEW_DAYS else ""
+    return (
+        f"Intervals hold {LEVEL:.0%} and are from drawing these {days} days again, the same for both sides of a difference; they do not "
+        f"tell how training again with another seed would differ.{few}"
+    )
 
 
 def summary(evaluations: Sequence[Evaluation]) -> Section:
@@ -33,7 +43,7 @@ def summary(evaluations: Sequence[Evaluation]) -> Section:
         f"{learned} columns that are learned; the others that count are given by physics."
     ]
     if subject.timed and len(subject.moments.blocks) > 1:
-        words.append(f"Intervals hold {percent} and are from drawing whole days again; differences draw the same days for both.")
+        words.append(drawn(len(subject.moments.blocks)))
     header = ["", f"R² ({learned})", f"{percent} within", *(f"R² ({number})" for _, number in _MEANS[1:])]
     header += ["less the subject", f"{percent} within"] if len(evaluations) > 1 else []
     rows = [[*_scores(one), *(_less(one, subject) if len(evaluations) > 1 else ()), *_extent(one)] for one in evaluations]
