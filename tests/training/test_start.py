@@ -93,7 +93,7 @@ def test_another_scaling_is_refused_with_what_to_do_unless_any_is_asked_for(tmp_
     base()
     ours, theirs = transform(seed=1), transform()
     said = refusal(recipe(tmp_path), ours)
-    assert f"scaled by transform {theirs.digest()}, but the data was prepared with {ours.digest()}" in said
+    assert f"scaled by transform {theirs.digest()}, but this data was prepared with {ours.digest()}" in said
     assert f"prepare it with data.statistics: {tmp_path}/base/model.json, or set transform: any beside it" in said
     check_start(recipe(tmp_path, transform="any"), ours)
 
