@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -167,6 +168,17 @@ def test_more_processes_than_cpus_take_turns() -> None:
         step_of(Work(256, 1000, 3704.0), Cluster(4, gpu=False, workers_per_node=4, cpus_per_node=cpus), SPEEDS) for cpus in (2, 4)
     )
     assert crowded.compute == pytest.approx(2 * roomy.compute)
+
+
+def test_cpus_that_workers_share_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    seconds = [make_plan(recipe(resources={"workers": count, "use_gpu": False}), Request(gpus=0)).step.compute for count in (1, 2, 4, 8)]
+    assert seconds == pytest.approx([seconds[0]] * 4)
+
+
+def test_a_smaller_cluster_is_planned_as_it_would_be_by_itself() -> None:
+    step = plan(16, network_gbps=0.001)._other_steps[8]
+    assert step == plan(8, network_gbps=0.001).step
 
 
 def test_a_step_is_never_shorter_than_the_kernels_that_wait_for_each_other() -> None:

@@ -27,7 +27,7 @@ def ordered(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
 
 def drawn(days: int) -> str:
     """What the intervals from so many days tell."""
-    few = " Of so few days they are rather too short." if days < _FEW_DAYS else ""
+    few = " So few days tell little of how sure that is." if days < _FEW_DAYS else ""
     return (
         f"Intervals hold {LEVEL:.0%} and are from drawing these {days} days again, the same for both sides of a difference; they do not "
         f"tell how training again with another seed would differ.{few}"
