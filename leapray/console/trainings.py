@@ -18,12 +18,13 @@ from rich.table import Table
 from rich.text import Text
 
 from leapray.console import terminal
+from leapray.console.numbers import digits
 from leapray.console.progress import Record
 
 State = Literal["training", "failed", "waiting", "finished", "stopped", "kept"]
 """What a training can be doing, in the order that a short terminal shows them; ``kept`` is finished since an earlier start."""
 
-_FIGURES = ("epoch", "done", "R2", "best", "loss", "rows/s", "left")
+_FIGURES = ("epoch", "done", "skill", "best", "loss", "rows/s", "left")
 _REFRESHES, _SUMMARY_SECONDS, _NOTES, _FEW = 2.0, 30.0, 3, 4
 """Of the terminal in a second; least time between a log's summaries; notes that are shown below the table."""
 _FRAME = 6
@@ -63,7 +64,7 @@ class _Training:
         if step is not None and (self._first is None or step < self._last.get("step", step)):
             self._first = now, step
         self._last |= figures | {"at": now}
-        self.best = max(self.best, figures.get("r2", -math.inf))
+        self.best = max(self.best, figures.get("score", -math.inf))
 
     def figures(self) -> dict[str, str]:
         """Texts by ``_FIGURES``, of those that are known."""
@@ -72,10 +73,10 @@ class _Training:
             texts["epoch"] = f"{last['epoch']:.0f}"
         if "step" in last and last.get("steps"):
             texts["done"] = f"{last['step'] / last['steps']:.0%}"
-        if "r2" in last:
-            texts |= {"R2": f"{last['r2']:.4f}", "best": f"{self.best:.4f}"}
+        if "score" in last:
+            texts |= {"skill": digits(last.get("skill")), "best": digits(self.best)}
         if "loss" in last:
-            texts["loss"] = f"{last['loss']:.4f}"
+            texts["loss"] = digits(last["loss"])
         if "rows_per_s" in last:
             texts["rows/s"] = f"{last['rows_per_s']:,.0f}"
         if (left := self._seconds_left()) is not None:
@@ -124,7 +125,7 @@ class TrainingsTable:
     def _summary(self) -> str:
         """How many are in which state, and the best of all."""
         best = max(((t.best, name) for name, t in self._trainings.items() if math.isfinite(t.best)), default=None)
-        return _counts(self._trainings.values()) + (f"; best {best[1]} {best[0]:.4f}" if best else "")
+        return _counts(self._trainings.values()) + (f"; best {best[1]} {digits(best[0])}" if best else "")
 
     def _entered(self, name: str, state: State, note: str) -> None:
         """A training was given a state."""
@@ -190,9 +191,9 @@ class _Lines(TrainingsTable):
         terminal.say(f"{name}  {state}" + (f": {note}" if note else ""))
 
     def _recorded(self, name: str, record: Record) -> None:
-        if "r2" in record:
+        if "score" in record:
             texts = self._of(name).figures()
-            labels = {"epoch": "epoch {}", "R2": "R2 {}", "loss": "loss {}", "rows/s": "{} rows/s"}
+            labels = {"epoch": "epoch {}", "skill": "skill {}", "loss": "loss {}", "rows/s": "{} rows/s"}
             terminal.say("  ".join([name, *(label.format(texts[key]) for key, label in labels.items() if key in texts)]))
         now = self._clock()
         if now - self._summarised >= _SUMMARY_SECONDS:
