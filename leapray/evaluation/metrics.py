@@ -28,6 +28,7 @@ Select = Literal["skill", "r2"]
 VARYING = 1e-3
 """Share of the training variance from which a column counts as varying."""
 LOWEST_SKILL = -1.0
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,11 @@ class ByColumn:
         of_mean = variance + np.square(mean - statistics.mean)
         unit = np.maximum(variance, statistics.variance)
         silent = unit == 0
-        # a truth that is constant in training and here offers nothing, and costs what is not exact
-        unit, of_mean = np.where(silent, 1.0, unit), np.where(silent, 0.0, of_mean)
-        lost = np.where(silent, np.where(error == 0, 0.0, -LOWEST_SKILL), error / count / unit)
-        attainable = of_mean / unit
+        # a truth that is constant in training and here has no unit: it offers nothing, and whatever is worse than the mean costs all
+        worse = error / count > of_mean * (1 + _ROUNDING)
+        unit = np.where(silent, 1.0, unit)
+        lost = np.where(silent, np.where(worse, -LOWEST_SKILL, 0.0), error / count / unit)
+        attainable = np.where(silent, 0.0, of_mean / unit)
         varies = (variance >= VARYING * statistics.variance) & ~constant
         return cls(np.maximum(attainable - lost, LOWEST_SKILL), attainable, r2, varies)
 

@@ -1,7 +1,6 @@
 """The networks that every other one has to beat: the training mean, and one linear map of the flat columns."""
 
-from __future__ import annotations
-
+# annotations stay objects in this file: TorchScript reads those of the buffers
 import numpy as np
 import torch
 from pydantic import PositiveFloat
