@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from leapray.climsim.calendar import FIRST_MONTH
-from leapray.climsim.netcdf import Snapshot, find_pairs
+from leapray.climsim.netcdf import Snapshot
+from leapray.climsim.pairs import find_pairs
 from leapray.climsim.schema import row_place
 from leapray.data.convert import Conversion, _rows_if_complete, convert, flat_writer
 from leapray.data.flat import flat_schema, list_pieces, read_piece, survey, to_table
