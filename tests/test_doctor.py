@@ -251,7 +251,7 @@ def test_incomplete_pairs_in_a_bucket_are_counted(bucket: str, tmp_path: Path) -
     for path in (pair.mli, pair.mlo, lonely.mlo):
         storage.write_bytes(f"{bucket}/raw/{Path(path).name}", Path(path).read_bytes())
     found = [visit(Place("data.sources.low_res.path", f"{bucket}/raw", False))]
-    only(judge_visits(found), Verdict.WRONG, f"leapray convert {bucket}/raw DEST", "holds 1 netCDF pairs", "(no mli)")
+    only(judge_visits(found), Verdict.WRONG, f"leapray convert {bucket}/raw DEST", "holds 1 netCDF pair and", "(no mli)")
     told = [finding.text for finding in check(f"{bucket}/raw") if "1 step lacks" in finding.text]
     assert len(told) == 1
     assert lonely.mlo.rpartition("/")[2] in told[0]

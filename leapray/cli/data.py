@@ -106,7 +106,7 @@ def convert(
             src, dest, stride=stride, phase=phase, kind=kind, skip_incomplete=incomplete is Incomplete.SKIP, progress=update, **months
         )
     if done.incomplete:
-        say(f"left out {incomplete_in_words(done.incomplete)}; all are listed in {dest.rstrip('/')}/{INCOMPLETE}")
+        say(f"{incomplete_in_words(done.incomplete)}; left out, and listed in {dest.rstrip('/')}/{INCOMPLETE}")
     say(f"wrote {done.rows} rows of {done.kind} in {done.files} files to {dest}")
 
 

@@ -151,11 +151,15 @@ def judge_visits(visits: Iterable[Visit], where: str = "") -> Iterator[Finding]:
         elif seen.pairs is not None and not where:
             holes = f"; {seen.pairs.incomplete}, and {REMEDY}" if seen.pairs.incomplete else ""
             first = f"run `leapray convert {shown(url)} DEST` first and set {key} to DEST"
-            yield Finding(verdict, f"{key}: {shown(url)} holds {seen.pairs.complete} netCDF pairs and no flat files; {first}{holes}")
+            yield Finding(verdict, f"{key}: {shown(url)} holds {_pairs(seen.pairs.complete)} and no flat files; {first}{holes}")
         elif not where:
             free = f", {in_words(seen.disk.free)} free" if seen.disk and seen.place.writes else ""
             does = "can be written, listed and read back" if seen.place.writes else f"holds {in_words(seen.bytes)}"
             yield ok(f"{key}: {url} {does}{free}")
+
+
+def _pairs(count: int) -> str:
+    return f"{count} netCDF pair{'' if count == 1 else 's'}"
 
 
 def judge_cluster(cluster: Cluster, driver: Machine) -> Iterator[Finding]:
