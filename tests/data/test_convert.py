@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from leapray import storage
 from leapray.cli import app
 from leapray.climsim.calendar import FIRST_MONTH, file_name, month_of_step
 from leapray.climsim.netcdf import Snapshot
@@ -211,6 +212,19 @@ def test_no_rows_stay_of_steps_that_became_incomplete(ray_cluster: None, source:
     assert convert(str(source), str(before), stride=7, skip_incomplete=True).rows == rows - 9
     convert(str(source), str(after), stride=7, skip_incomplete=True)
     assert contents(before) == contents(after)
+
+
+@pytest.mark.ray
+def test_incomplete_steps_of_a_bucket_are_left_out_too(ray_cluster: None, bucket: str, tmp_path: Path) -> None:
+    pairs = [write_pair(tmp_path, step, columns=3) for step in range(3)]
+    for path in (pairs[0].mli, pairs[1].mli, pairs[1].mlo, pairs[2].mlo):
+        storage.write_bytes(f"{bucket}/raw/{Path(path).name}", Path(path).read_bytes())
+    assert convert(f"{bucket}/raw", f"{bucket}/flat", skip_incomplete=True).rows == 3
+    assert storage.read_json(f"{bucket}/flat/{INCOMPLETE}") == [file_name("mli", 0), file_name("mlo", 2)]
+    for path in (pairs[0].mlo, pairs[2].mli):
+        storage.write_bytes(f"{bucket}/raw/{Path(path).name}", Path(path).read_bytes())
+    assert convert(f"{bucket}/raw", f"{bucket}/flat").rows == 9
+    assert not storage.exists(f"{bucket}/flat/{INCOMPLETE}")
 
 
 def test_where_no_step_is_complete_nothing_is_converted(source: Path, tmp_path: Path) -> None:
