@@ -1,5 +1,6 @@
 """The doctor finds planted faults, each with its remedy: in facts that are injected, and in real places, ports and a real Ray."""
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -241,7 +242,9 @@ def test_a_source_of_netcdf_pairs_must_be_converted_first_and_its_incomplete_pai
     words = ["holds 3 netCDF pairs", "2 steps lack", f"{file_name('mli', 3)} (no mlo), {file_name('mlo', 4)} (no mli)", "--incomplete skip"]
     only(judge_visits([visit(source)]), Verdict.WRONG, *first, *words)
     only(judge_visits([visit(source), prepared]), Verdict.NOTE, *first)
-    # what was converted into the same folder is what is read
+    # flat files in the same folder are what is read, whatever lies beside them
+    shutil.copytree(tmp_path / "0001-02", tmp_path / "copy")
+    only(judge_visits([visit(source)]), Verdict.WRONG, "the same step is also in")
     write_flat(tmp_path, stop="0001-03", steps=1)
     assert bad(judge_visits([visit(source)])) == []
 

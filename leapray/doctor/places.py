@@ -115,9 +115,11 @@ def visit(place: Place) -> Visit:
 
 def _pairs(url: str, files: Iterable[str]) -> Pairs | None:
     """The netCDF pairs among files; None where there are none, or flat files too."""
+    if any(belongs(name, url) for name in files):
+        return None
     found = archive(files)
     pairs, incomplete = found.pairs, found.incomplete
-    if not (pairs or incomplete) or any(belongs(name, url) for name in files):
+    if not (pairs or incomplete):
         return None
     return Pairs(len(pairs), incomplete_in_words(incomplete) if incomplete else None)
 
