@@ -429,7 +429,7 @@ def test_of_many_parts_a_few_tell_about_how_many_rows_there_are(tmp_path: Path, 
     found = find_rows(parse_recipe(values).data)
     assert len(read) == 16
     assert found.sources["low_res"].rows == {"train": pytest.approx(120, abs=20), "validation": pytest.approx(60, abs=10)}
-    assert "counted about, in" in found.found[0]
+    assert "are estimated from a part of the 3 files" in found.found[0]
 
 
 def test_a_source_that_is_not_there_is_assumed_beside_one_that_is(tmp_path: Path) -> None:

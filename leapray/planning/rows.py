@@ -90,7 +90,7 @@ def find_rows(data: Data) -> Rows:
         try:
             rows, how = _of_files(source, data.seed)
             held[name] = Held(source.kind, rows)
-            found.append(f"rows of {name} are counted {how}, since {why}")
+            found.append(f"rows of {name} are {how}, since {why}")
         except UserError as error:
             held[name] = Held(
                 source.kind, {split: count(source, split, data.seed) for split in _selections(source, data.seed)}, assumed=True
@@ -109,14 +109,14 @@ def _of_manifests(data: Data, prepared: Prepared) -> Rows:
 
 
 def _of_files(source: Source, seed: int) -> tuple[dict[str, int], str]:
-    """Rows of a source's flat files by split, and where they were counted.
+    """Rows of a source's flat files by split, and how they were counted.
 
     Raises UserError where the files are not there or hold no rows of a month, and for a csv of many parts that must be read to count.
     """
     survey = flat.survey(source.path)
     counts = {split: _count(survey.pieces(selection), source.kind) for split, selection in _selections(source, seed).items()}
-    about = "" if all(exact for _, exact in counts.values()) else "about, "
-    return {split: rows for split, (rows, _) in counts.items()}, f"{about}in the {len(survey.paths)} files of {source.path}"
+    how = "counted in" if all(exact for _, exact in counts.values()) else "estimated from a part of"
+    return {split: rows for split, (rows, _) in counts.items()}, f"{how} the {len(survey.paths)} files of {source.path}"
 
 
 def _count(pieces: Sequence[flat.Piece], kind: str) -> tuple[int, bool]:
