@@ -17,7 +17,7 @@ import pyarrow.csv
 
 from leapray import cluster, storage
 from leapray.climsim.calendar import month_range
-from leapray.climsim.netcdf import find_pairs
+from leapray.climsim.pairs import find_pairs
 from leapray.climsim.schema import SAMPLE_ID, SCORED, TARGETS
 from leapray.climsim.synthetic import World, synthesize
 from leapray.console import bar, digits, say, table
