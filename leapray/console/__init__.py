@@ -1,6 +1,6 @@
 """What a user sees in the terminal: one progress bar or table of trainings at a time, short lines, tables."""
 
-from leapray.console.numbers import between, number
+from leapray.console.numbers import digits
 from leapray.console.progress import Record, Update, bar, training_bar, training_note
 from leapray.console.terminal import console, errors, say, table
 from leapray.console.trainings import TrainingsTable, trainings_table
@@ -10,10 +10,9 @@ __all__ = [
     "TrainingsTable",
     "Update",
     "bar",
-    "between",
     "console",
+    "digits",
     "errors",
-    "number",
     "say",
     "table",
     "training_bar",

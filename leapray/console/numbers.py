@@ -1,30 +1,21 @@
-"""Numbers as people read them: three significant digits everywhere."""
+"""Numbers as people read them: three significant digits."""
 
 from __future__ import annotations
 
 import math
 
-_DIGITS = 3
+_LEAST, _MOST = 1e-4, 1e5
+"""Sizes between which a number is written without an exponent."""
 
 
-def number(value: float | None, sign: str = "") -> str:
-    """Three significant digits, in powers of ten where that is shorter: ``0.280``, ``1,230``, ``-8.63e+13``. None gives ``""``.
-
-    ``sign`` is ``"+"`` for differences, which then carry their sign, as in format strings.
-    """
-    if value is None:
+def digits(value: float | None, sign: str = "") -> str:
+    """A number with three significant digits, ``-8.63e+13`` where it is large; nothing for None and NaN. ``sign`` ``+`` always shows one."""
+    if value is None or math.isnan(value):
         return ""
-    if not math.isfinite(value):
-        return f"{value:{sign}}"
-    if value == 0:
-        return "0"
-    scientific = f"{value:{sign}.{_DIGITS - 1}e}"
-    # of the rounded value: 0.9996 has as many decimals as 1
-    exponent = int(scientific.partition("e")[2])
-    fixed = f"{float(scientific):{sign},.{max(_DIGITS - 1 - exponent, 0)}f}"
-    return min(fixed, scientific, key=len)
-
-
-def between(low: float | None, high: float | None, sign: str = "") -> str:
-    """Both ends of an interval; ``""`` where one is not known."""
-    return "" if low is None or high is None else f"{number(low, sign)}, {number(high, sign)}"
+    size = abs(value)
+    if value == 0 or math.isinf(value):
+        return f"{value:{sign}.0f}"
+    rounded = float(f"{size:.2e}")
+    if not _LEAST <= rounded < _MOST:
+        return f"{value:{sign}.2e}"
+    return f"{value:{sign}.{max(2 - math.floor(math.log10(rounded)), 0)}f}"
