@@ -5,6 +5,7 @@ import pytest
 
 from leapray.climsim.grid import pressure
 from leapray.climsim.schema import EXACT_LEVELS, LEARNED, TARGETS
+from leapray.console import digits
 from leapray.evaluation.plots import latitude, levels, rain, surface
 from leapray.evaluation.plots.levels import Curve
 from leapray.evaluation.plots.quantity import PROFILES, SCALARS
@@ -139,7 +140,7 @@ def test_bars_are_as_long_as_the_r2_that_stands_beside_them():
     axes = surface._bar_figure([Curve("ours", r2), Curve("other", R2)]).axes[0]
     lengths = [bar.get_width() for bar in axes.patches]
     np.testing.assert_allclose(lengths, [*r2[-8:-1], -0.5, *R2[-8:]])
-    assert [text.get_text() for text in axes.texts] == [f"{value:.4f}" for value in (*r2[-8:], *R2[-8:])]
+    assert [text.get_text() for text in axes.texts] == [digits(value) for value in (*r2[-8:], *R2[-8:])]
 
 
 def test_joint_densities_have_the_truth_along_x_and_rain_on_logarithmic_axes():

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from leapray.console import digits
 from leapray.evaluation.intervals import LEVEL
-from leapray.evaluation.plots.style import DARK, HEADLINE, LIGHT, MIDDLE, dress, entitle, number, png, score_limits, shortened, ticks
+from leapray.evaluation.plots.style import DARK, HEADLINE, LIGHT, MIDDLE, dress, entitle, png, score_limits, shortened, ticks
 
 _LONGEST_NAME = 34
 _WIDTH, _NARROW, _ROW, _ABOVE, _BELOW = 13.5, 8.5, 0.34, 0.85, 0.6
@@ -91,7 +92,7 @@ def _draw_scores(axes: Axes, ranked: Sequence[Ranked]) -> float:
         if entry.chosen_r2 is not None and entry.chosen_r2 >= lowest:
             axes.plot(entry.chosen_r2, row, "D", markersize=6.5, markerfacecolor="white", markeredgecolor=MIDDLE)
         _draw_dot(axes, row, entry.r2, entry.interval, entry.r2 >= lowest, DARK)
-        _write(axes, row, number(entry.r2))
+        _write(axes, row, digits(entry.r2))
     axes.set_xlabel(f"{HEADLINE}, test months")
     handles = [Line2D([], [], color=DARK, marker="o", linewidth=1.8, label="test" + _of_days(ranked))]
     if chosen:
@@ -125,7 +126,7 @@ def _draw_differences(axes: Axes, ranked: Sequence[Ranked], lowest: float) -> No
             value, low, high = entry.difference
             color = LIGHT if low <= 0 <= high else DARK
             _draw_dot(axes, row, value, (low, high), entry.r2 >= lowest, color)
-            _write(axes, row, f"{number(value, '+')}  [{number(low, '+')}, {number(high, '+')}]")
+            _write(axes, row, f"{digits(value, '+')}  [{digits(low, '+')}, {digits(high, '+')}]")
         elif entry.is_base:
             _write(axes, row, "base")
     axes.set_xlabel("difference in R² from the base")

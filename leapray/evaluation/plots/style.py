@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from leapray.climsim.schema import LEARNED
+from leapray.console import digits
 
 DARK, MIDDLE, LIGHT, PALE, STAR = "#12263f", "#5b6b80", "#9aa0a8", "#dddddd", "#ffc20a"
 ON_LINES: dict[str, Any] = {"bbox": {"boxstyle": "square,pad=0.12", "facecolor": "white", "alpha": 0.85, "linewidth": 0}}
@@ -81,9 +82,7 @@ def ticks(count: int) -> MaxNLocator:
     return MaxNLocator(count, steps=(1, 2, 2.5, 5, 10))
 
 
-def number(value: float, sign: str = "") -> str:
-    """A score in four decimals, and one beyond all scales in powers of ten; ``sign`` as in format strings."""
-    return f"{value:{sign}.4f}" if abs(value) < 100 else f"{value:{sign}.1e}".replace("e+0", "e")
+number = digits
 
 
 def plain(text: str) -> str:

@@ -10,9 +10,10 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from leapray.console import digits
 from leapray.evaluation.plots.levels import MOST, Curve
 from leapray.evaluation.plots.quantity import SCALARS, Quantity
-from leapray.evaluation.plots.style import BELOW, DARK, LINES, MIDDLE, dress, number, png, shortened, svg, ticks
+from leapray.evaluation.plots.style import BELOW, DARK, LINES, MIDDLE, dress, png, shortened, svg, ticks
 from leapray.evaluation.results import Joint
 
 _HATCHES = ("", "////", "....", "xxxx")
@@ -53,7 +54,7 @@ def _bar_figure(curves: Sequence[Curve]) -> Figure:
             label=shortened(curve.name, _LONGEST_NAME),
         )
         for place, value in zip(places, r2, strict=True):
-            axes.text(max(value, 0.0) + 0.008, place, number(value), va="center", fontsize=7.5, color=DARK)
+            axes.text(max(value, 0.0) + 0.008, place, digits(value), va="center", fontsize=7.5, color=DARK)
     axes.axvline(0, color=MIDDLE, linewidth=0.8)
     lowest = min(float(np.nanmin([curve.values[quantity.columns][0] for quantity in SCALARS])) for curve in curves)
     axes.set_xlim(max(min(lowest, 0.0), -BELOW), 1.0)

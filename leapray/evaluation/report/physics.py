@@ -11,7 +11,7 @@ from leapray.evaluation.plots.levels import MOST, Curve, bias_profiles
 from leapray.evaluation.plots.quantity import PROFILES, SCALARS
 from leapray.evaluation.plots.rain import precipitation
 from leapray.evaluation.plots.surface import joint_densities
-from leapray.evaluation.report.page import Cell, Picture, Section, Table, figure, score, text
+from leapray.evaluation.report.page import Cell, Picture, Section, Table, figure, text
 from leapray.evaluation.results import ClimSim, Evaluation
 
 _METRICS = {"mae": "MAE", "rmse": "RMSE", "bias": "bias", "crps": "CRPS", "r2": "R² (ClimSim's)"}
@@ -41,7 +41,7 @@ def biases(evaluations: Sequence[Evaluation]) -> Section:
             text(quantity.words),
             text(quantity.unit),
             figure(float(subject.mean[quantity.columns][0]) * quantity.factor),
-            *(figure(float(evaluation.bias[quantity.columns][0]) * quantity.factor, 3) for evaluation in evaluations),
+            *(figure(float(evaluation.bias[quantity.columns][0]) * quantity.factor) for evaluation in evaluations),
         ]
         for quantity in SCALARS
     ]
@@ -101,8 +101,8 @@ def _metric_table(name: str, metrics: ClimSim, competition: dict[str, float]) ->
         [
             text(variable),
             _unit(variable),
-            *(figure(values[metric]) if metric != "r2" else score(values[metric]) for metric in told),
-            score(competition[variable]),
+            *(figure(values[metric]) for metric in told),
+            figure(competition[variable]),
         ]
         for variable, values in found.items()
     ]
