@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
@@ -20,6 +21,7 @@ _HATCHES = ("", "////", "....", "xxxx")
 _THICK = 0.8
 """Share of a scalar's room that its bars take."""
 _LONGEST_NAME = 40
+_COLORS = "cividis_r"
 
 
 def scalar_bars(curves: Sequence[Curve]) -> bytes:
@@ -69,25 +71,25 @@ def _bar_figure(curves: Sequence[Curve]) -> Figure:
 
 def _joint_figure(joint: Joint) -> Figure:
     figure = Figure(figsize=(13.5, 6.9), dpi=140)
-    room = {"left": 0.055, "right": 0.99, "bottom": 0.08, "top": 0.95, "wspace": 0.3, "hspace": 0.32}
+    room = {"left": 0.055, "right": 0.92, "bottom": 0.08, "top": 0.95, "wspace": 0.3, "hspace": 0.32}
     panels = figure.subplots(2, len(SCALARS) // 2, gridspec_kw=room).ravel()
+    scale = LogNorm(1, max(joint.counts.max(), 2))
     for axes, quantity, edges, counts in zip(panels, SCALARS, joint.edges, joint.counts, strict=True):
-        _draw_joint(figure, axes, quantity, edges * quantity.factor, counts)
+        _draw_joint(axes, quantity, edges * quantity.factor, counts, scale)
+    bar = figure.colorbar(ScalarMappable(scale, _COLORS), cax=figure.add_axes((0.945, 0.08, 0.012, 0.87)))
+    bar.set_label("rows in a bin", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
     return figure
 
 
-def _draw_joint(figure: Figure, axes: Axes, quantity: Quantity, edges: np.ndarray, counts: np.ndarray) -> None:
+def _draw_joint(axes: Axes, quantity: Quantity, edges: np.ndarray, counts: np.ndarray, scale: LogNorm) -> None:
     even = np.allclose(np.diff(edges), edges[1] - edges[0], rtol=1e-6, atol=0)
     if not even and edges[0] <= 0:
         # a logarithmic axis has no 0: the bin of what hardly rains is as wide as the next
         edges = np.concatenate([[edges[1] ** 2 / edges[2]], edges[1:]])
     if counts.max() > 0:
         # truth, the first axis, lies along x
-        shown = np.ma.masked_equal(counts, 0).T
-        mesh = axes.pcolormesh(edges, edges, shown, norm=LogNorm(1, max(counts.max(), 2)), cmap="cividis_r")
-        bar = figure.colorbar(mesh, ax=axes, pad=0.02)
-        bar.ax.tick_params(labelsize=7)
-        bar.ax.set_xlabel("rows", fontsize=7.5, labelpad=9)
+        axes.pcolormesh(edges, edges, np.ma.masked_equal(counts, 0).T, norm=scale, cmap=_COLORS)
     if not even:
         axes.set(xscale="log", yscale="log")
         axes.minorticks_off()
