@@ -57,7 +57,9 @@ def test_levels_far_below_are_counted_and_do_not_stretch_the_axis():
     poor[TARGETS["ptend_u"].start + 40 : TARGETS["ptend_u"].start + 43] = -1e4
     axes = levels._skill_figure([Curve("ours", poor)]).axes[4]
     assert axes.get_xlim()[0] == -0.5
-    assert [text.get_text() for text in axes.texts] == ["3 below -0.5"]
+    assert [text.get_text() for text in axes.texts] == ["3 below -0.5, down to -10000"]
+    assert [mark.get_ydata().tolist() for mark in axes.lines if mark.get_marker() == "<"] == [[40, 41, 42]]
+    assert np.isnan(drawn(axes)[0].get_xdata()[40:43]).all()
 
 
 def test_a_mean_and_its_bias_are_drawn_in_the_shown_unit():

@@ -58,7 +58,8 @@ def biases(evaluations: Sequence[Evaluation]) -> Section:
         "bias",
         "Bias",
         [
-            "Bias is the mean of prediction less truth over all rows, which are not weighted by area. On the maps, dots mark negative biases."
+            "Bias is the mean of prediction less truth over all rows, which are not weighted by area.",
+            "On the maps, dots mark negative biases.",
         ],
         content,
     )
