@@ -31,7 +31,7 @@ _LOG_SPAN = 10
 """A loss that spans more than this factor is drawn on a logarithmic axis."""
 
 _SHOWN_LOSSES, _FAR, _MARGIN = 0.995, 3, 1.05
-"""Share of training losses that the axis holds; factor above the usual from which a validation loss lies outside; room around all."""
+"""Share of training losses that is usual; factor above the usual from which a loss lies outside of the axis; room around all."""
 _LONGEST_TITLE = 80
 
 
@@ -82,9 +82,10 @@ def _draw_losses(axes: Axes, validations: Sequence[Record]) -> None:
 def _loss_limits(training: np.ndarray, validated: Sequence[float]) -> tuple[float, float]:
     """Lowest and highest loss on the axis: without the few highest of training, and without validations far above all others."""
     finite = training[np.isfinite(training)]
-    high = float(np.quantile(finite, _SHOWN_LOSSES)) if finite.size else 0.0
-    usual = _FAR * max(high, float(np.median(validated)))
-    shown = [high, *(value for value in validated if value <= usual)]
+    most, usual = (float(np.quantile(finite, share)) if finite.size else 0.0 for share in (1.0, _SHOWN_LOSSES))
+    high = most if most <= _FAR * usual else usual
+    far = _FAR * max(high, float(np.median(validated)))
+    shown = [high, *(value for value in validated if value <= far)]
     low = min([*shown, *finite.tolist()])
     top = max(shown)
     return low, top if top > low else low + max(abs(low), 1.0)
@@ -112,7 +113,7 @@ def _draw_scores(axes: Axes, validations: Sequence[Record]) -> None:
     for (name, values), (color, dashes) in zip(groups.items(), _GROUP_LINES, strict=True):
         marker = "." if len(steps) == 1 else None
         axes.plot(steps, values, color=color, linewidth=1.1, linestyle=dashes, marker=marker, label=f"{digits(values[best])}  {name}")
-        mark_outside(axes, steps, values, color)
+        mark_outside(axes, steps, values, color, written=0)
     # at the edge where the best itself lies beyond it
     place = float(np.clip(headline[best], *axes.get_ylim()))
     axes.plot(steps[best], place, "*", color=STAR, markersize=16, markeredgecolor="black", zorder=4, clip_on=False)

@@ -15,7 +15,7 @@ from leapray.climsim.grid import REFERENCE_PRESSURE, pressure
 from leapray.climsim.schema import LEARNED, LEVELS
 from leapray.console import digits
 from leapray.evaluation.plots.quantity import PROFILES, Quantity
-from leapray.evaluation.plots.style import BELOW, DARK, LIGHT, LINES, MIDDLE, ON_LINES, dress, shortened, svg, ticks
+from leapray.evaluation.plots.style import BELOW, DARK, LIGHT, LINES, MIDDLE, dress, shortened, svg, ticks
 
 MOST = len(LINES)
 """So many lines of one panel can be told apart, in grey too."""
@@ -64,16 +64,16 @@ def _skill_figure(curves: Sequence[Curve]) -> Figure:
         shown = np.concatenate([_profile(curve.values, quantity) for curve in curves])
         lowest = float(np.nanmin(shown, initial=1.0))
         axes.set_xlim(max(min(lowest - 0.03, 0.0), -BELOW), 1.02)
-        for curve, line in zip(curves, LINES, strict=False):
+        for index, (curve, line) in enumerate(zip(curves, LINES, strict=False)):
             _draw(axes, curve, quantity, line, cut=True)
             below = np.flatnonzero(_profile(curve.values, quantity) < -BELOW)
-            axes.plot(
-                np.full(len(below), 0.0), below, "<", color=line["color"], markersize=5, transform=axes.get_yaxis_transform(), clip_on=False
-            )
-        below = _profile(curves[0].values, quantity)
-        if count := int((below < -BELOW).sum()):
-            told = f"{count} below {-BELOW:g}, down to {digits(float(np.nanmin(below)))}"
-            axes.text(0.03, 0.02, told, transform=axes.transAxes, fontsize=7.5, color=DARK, **ON_LINES)
+            # side by side, for the curves may lie outside on the same levels
+            place = np.full(len(below), 0.02 + 0.04 * index)
+            axes.plot(place, below, "<", color=line["color"], markersize=5, transform=axes.get_yaxis_transform())
+        values = _profile(curves[0].values, quantity)
+        if count := int((values < -BELOW).sum()):
+            told = f"{count} below {-BELOW:g}, down to {digits(float(np.nanmin(values)))}"
+            axes.text(0.03, 0.985, told, transform=axes.transAxes, va="top", fontsize=7.5, color=DARK)
         _entitle(axes, quantity, f"R² of {quantity.symbol}")
     return figure
 

@@ -32,8 +32,6 @@ BELOW = 0.5
 """How far below the best R2, or 0, an axis reaches: one bad column can take R2 to minus a million."""
 _REACH = 4
 """An axis reaches down by this many times the distance from the best to the median, so that one poor result does not flatten the others."""
-_WRITTEN = 3
-"""Values beyond an axis that are written; more would cover each other."""
 _LEAST_REACH, _LEAST_MARGIN = 0.02, 0.004
 
 
@@ -79,20 +77,19 @@ def score_limits(scores: Sequence[float], around: Sequence[float] = ()) -> tuple
     return float(shown.min() - margin), float(shown.max() + margin)
 
 
-def mark_outside(axes: Axes, places: Sequence[float], values: Sequence[float], color: str) -> None:
-    """Triangles at the lower and upper edge where values lie beyond the axis, and beside the first ``_WRITTEN`` of them the value."""
+def mark_outside(axes: Axes, places: Sequence[float], values: Sequence[float], color: str, written: int = 3) -> None:
+    """Triangles at the lower and upper edge where values lie beyond the axis, and beside the first ``written`` of them the value."""
     low, high = axes.get_ylim()
-    written = 0
     for place, value in zip(places, values, strict=True):
         if low <= value <= high or not np.isfinite(value):
             continue
         edge, marker, offset, side = (0.0, "v", 5, "bottom") if value < low else (1.0, "^", -5, "top")
         across = axes.get_xaxis_transform()
         axes.plot(place, edge, marker, color=color, markersize=7, markeredgecolor="white", transform=across, clip_on=False, zorder=5)
-        if written < _WRITTEN:
+        if written > 0:
             look: dict[str, Any] = {"va": side, "fontsize": 8, "color": color, "zorder": 6} | ON_LINES
             axes.annotate(digits(value), (place, edge), (6, offset), xycoords=across, textcoords="offset points", **look)
-        written += 1
+        written -= 1
 
 
 def ticks(count: int) -> MaxNLocator:
