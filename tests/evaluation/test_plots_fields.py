@@ -1,3 +1,5 @@
+import itertools
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -134,6 +136,29 @@ def test_maps_without_any_number_are_drawn():
         assert shown.size
         assert np.isnan(shown).all()
         assert save(empty)
+
+
+def test_maps_of_too_few_days_say_so_and_have_no_colour_bar():
+    found = zonal()
+    assert len(latitude._skill_figure(found).axes) == 7
+    assert not [text for text in latitude._skill_figure(found).axes[0].texts if "days" in text.get_text()]
+    panels = latitude._skill_figure(replace(found, r2=np.full_like(found.r2, np.nan))).axes
+    assert len(panels) == 6
+    assert all("fewer than 10 days" in axes.texts[0].get_text() for axes in panels)
+
+
+@pytest.mark.parametrize("make", [lambda: latitude._bias_figure(zonal()), lambda: latitude._skill_figure(zonal())])
+def test_no_words_of_a_map_lie_on_others(make):
+    figure = make()
+    figure.canvas.draw()
+    boxes = []
+    for axes in figure.axes:
+        words = [axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()]
+        boxes += [text.get_window_extent() for text in words if text.get_text() and text.get_visible()]
+    inside = [box for box in boxes if box.width > 0 and figure.bbox.contains(*box.min) and figure.bbox.contains(*box.max)]
+    for first, second in itertools.combinations(inside, 2):
+        overlap = min(first.x1, second.x1) - max(first.x0, second.x0), min(first.y1, second.y1) - max(first.y0, second.y0)
+        assert min(overlap) <= 2, (first, second)
 
 
 def test_bars_are_as_long_as_the_r2_that_stands_beside_them():

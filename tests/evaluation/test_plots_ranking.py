@@ -80,6 +80,17 @@ def test_a_ruined_score_is_an_arrow_and_a_value_and_flattens_nothing():
     assert texts(scores)[-1] == "-1.20e+06"
 
 
+@pytest.mark.parametrize(("value", "marker"), [(8.6e13, ">"), (-2e5, "<")])
+def test_a_difference_beyond_all_scales_is_an_arrow_and_flattens_nothing(value, marker):
+    _, differences = panels(BASE, BETTER, ALIKE, Ranked("far", 0.64, None, (value, value, value)))
+    assert np.ptp(differences.get_xlim()) < 0.1
+    assert [line.get_marker() for line in differences.lines if line.get_marker() in ("<", ">")] == [marker]
+    assert any(text.startswith(digits(value, "+")) for text in texts(differences))
+    # what is written beside it stays within the picture
+    differences.figure.canvas.draw()
+    assert max(text.get_window_extent().x1 for text in differences.texts) <= differences.figure.bbox.x1
+
+
 @pytest.mark.parametrize(
     "entries", [[BASE], [Ranked("a", 0.5), Ranked("b", 0.5)], [Ranked("lost", float("nan"), is_base=True)], [BASE, RUINED]]
 )
