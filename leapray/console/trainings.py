@@ -20,11 +20,16 @@ from rich.text import Text
 from leapray.console import terminal
 from leapray.console.numbers import digits
 from leapray.console.progress import Record
+from leapray.console.tables import shortened_names
 
 State = Literal["training", "failed", "waiting", "finished", "stopped", "kept"]
 """What a training can be doing, in the order that a short terminal shows them; ``kept`` is finished since an earlier start."""
 
 _FIGURES = ("epoch", "done", "skill", "best", "loss", "rows/s", "left")
+_LEAST_WANTED = ("rows/s", "loss", "best", "epoch", "done")
+"""Figures that a narrow terminal leaves out, the first ones first."""
+_GAP, _NAME = 2, 12
+"""Spaces before a column; letters of a name that figures leave room for."""
 _REFRESHES, _SUMMARY_SECONDS, _NOTES, _FEW = 2.0, 30.0, 3, 4
 """Of the terminal in a second; least time between a log's summaries; notes that are shown below the table."""
 _FRAME = 6
@@ -156,16 +161,33 @@ class _Grid(TrainingsTable):
             grid = Table(
                 title=self._title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, 1)
             )
-            grid.add_column("")
-            grid.add_column("state", no_wrap=True)
-            for column in _FIGURES:
-                grid.add_column(column, justify="right", no_wrap=True)
-            for name in shown:
-                training = self._trainings[name]
-                texts = training.figures()
-                grid.add_row(_line(name), training.state, *(texts.get(column, "") for column in _FIGURES))
+            header, *rows = self._rows(shown)
+            for index, column in enumerate(header):
+                grid.add_column(column, justify="right" if index > 1 else "left", no_wrap=True)
+            for row in rows:
+                grid.add_row(*map(_line, row))
             below = [f"and {len(hidden)} more: {_counts(hidden)}"] if hidden else []
             return Group(grid, *(_line(f" {text}") for text in (*below, self._summary(), *notes)))
+
+    def _rows(self, shown: Sequence[str]) -> list[list[str]]:
+        """Header and rows, as wide as the console: a narrow one has fewer figures, and names that are shortened but distinct."""
+        states = [self._trainings[name].state for name in shown]
+        texts = [self._trainings[name].figures() for name in shown]
+        columns = list(_FIGURES)
+
+        def room() -> int:
+            """Letters that are left for the names."""
+            wide = [max(len(column), *(len(text.get(column, "")) for text in texts)) for column in columns]
+            return terminal.console.width - sum(_GAP + width for width in (*wide, max(map(len, (*states, "state"))))) - _GAP
+
+        for column in _LEAST_WANTED:
+            if room() < min(max(map(len, shown)), _NAME):
+                columns.remove(column)
+        names = shortened_names(shown, max(room(), 1))
+        rows = [
+            [name, state, *(text.get(column, "") for column in columns)] for name, state, text in zip(names, states, texts, strict=True)
+        ]
+        return [["", "state", *columns], *rows]
 
     def _shown(self, lines: int) -> list[str]:
         """Names that fit: all in their order, or those in the most interesting states."""

@@ -13,11 +13,12 @@ import pytest
 from sklearn.metrics import r2_score
 
 from leapray.climsim.schema import LEARNED, SCORED, TARGETS
+from leapray.console import digits
 from leapray.errors import UserError
 from leapray.evaluation.comparison import compare_evaluations
 from leapray.evaluation.intervals import interval
 from leapray.evaluation.report import Material, compare_report, write_report
-from leapray.evaluation.report.page import Cell, counted, figure, score
+from leapray.evaluation.report.page import Cell, counted, figure
 from leapray.evaluation.worst import worst_columns
 from tests.made_evaluations import made_evaluation, made_rows
 
@@ -180,9 +181,9 @@ def test_differences_are_paired_with_the_subject(tree):
     subject, other = made_evaluation(), made_evaluation("swa", 0.9, seed=2)
     by = compare_evaluations(subject, other).headlines["learned"]
     assert rows["swa"][4] == pytest.approx(by.value)
-    assert rows["swa"][5].replace("\N{MINUS SIGN}", "-") == f"{by.low:+.4f} to {by.high:+.4f}"
+    assert rows["swa"][5].replace("\N{MINUS SIGN}", "-") == f"{digits(by.low, '+')} to {digits(by.high, '+')}"
     ends = interval(subject.moments)
-    assert rows["ensemble"][1] == f"{ends.low:.4f} to {ends.high:.4f}"
+    assert rows["ensemble"][1] == f"{digits(ends.low)} to {digits(ends.high)}"
     assert rows["ensemble"][4:6] == ["", ""]
 
 
@@ -271,7 +272,7 @@ def test_two_evaluations_stand_side_by_side(compared):
     assert sections(tree) == ["differences", "levels", "columns", "summary"]
     _, headlines = table(tree, "Mean R² over columns")
     by = found.headlines["learned"]
-    assert headlines["learned columns"] == [pytest.approx(by.value), f"{by.low:+.4f} to {by.high:+.4f}", "better"]
+    assert headlines["learned columns"] == [pytest.approx(by.value), f"{digits(by.low, '+')} to {digits(by.high, '+')}", "better"]
     _, variables = table(tree, "Mean R² over the learned columns of a variable")
     np.testing.assert_allclose([row[0] for row in variables.values()], [one.value for one in found.variables.values()])
     _, columns = table(tree, "Most gained")
@@ -315,7 +316,7 @@ def test_a_browser_opens_the_page_without_errors(page, tmp_path):
 
 
 def test_what_is_no_number_is_a_dash_without_a_value():
-    assert score(float("nan")) == figure(float("nan")) == Cell("\N{EM DASH}")
+    assert figure(float("nan")) == Cell("\N{EM DASH}")
 
 
 def test_one_is_counted_without_an_s():

@@ -14,7 +14,7 @@ from leapray.evaluation.comparison import Comparison, compare_evaluations
 from leapray.evaluation.intervals import LEVEL, Difference
 from leapray.evaluation.plots.levels import Curve, difference_profiles, skill_profiles
 from leapray.evaluation.plots.surface import scalar_bars
-from leapray.evaluation.report.page import Cell, Picture, Section, Table, counted, render, score, span, text
+from leapray.evaluation.report.page import Cell, Picture, Section, Table, counted, figure, render, span, text, written
 from leapray.evaluation.report.skill import drawn, summary
 from leapray.evaluation.report.write import FILE
 from leapray.evaluation.results import FILE as NUMBERS
@@ -55,8 +55,8 @@ def compare_reports(directory: str, evaluations: Sequence[str]) -> str:
 
 
 def _sentence(by: Difference) -> str:
-    within = f", {by.level:.0%} within {by.low:+.4f} to {by.high:+.4f}," if np.isfinite(by.low) else ""
-    return f"{by.value:+.4f}{within}"
+    within = f", {by.level:.0%} within {written(by.low, '+')} to {written(by.high, '+')}," if np.isfinite(by.low) else ""
+    return f"{written(by.value, '+')}{within}"
 
 
 def _differences(found: Comparison) -> Section:
@@ -78,9 +78,9 @@ def _table(caption: str, found: Mapping[str, Difference]) -> Table:
 
 def _cells(value: float, low: float, high: float) -> list[Cell]:
     if not np.isfinite([low, high]).all():
-        return [score(value, "+"), Cell(""), Cell("")]
+        return [figure(value, "+"), Cell(""), Cell("")]
     better = "better" if low > 0 else "worse" if high < 0 else "not told apart"
-    return [score(value, "+"), span(low, high, "+"), text(better)]
+    return [figure(value, "+"), span(low, high, "+"), text(better)]
 
 
 def _levels(base: Evaluation, other: Evaluation, found: Comparison) -> Section:
