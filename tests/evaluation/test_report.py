@@ -179,7 +179,7 @@ def test_the_subject_comes_first_and_the_others_by_their_score(tree):
 def test_differences_are_paired_with_the_subject(tree):
     _, rows = table(tree, "Mean R² over columns")
     subject, other = made_evaluation(), made_evaluation("swa", 0.9, seed=2)
-    by = compare_evaluations(subject, other).headlines["learned"]
+    by = compare_evaluations(subject, other).headlines["skill"]
     assert rows["swa"][4] == pytest.approx(by.value)
     assert rows["swa"][5].replace("\N{MINUS SIGN}", "-") == f"{digits(by.low, '+')} to {digits(by.high, '+')}"
     ends = interval(subject.moments)
@@ -270,10 +270,10 @@ def test_two_evaluations_stand_side_by_side(compared):
     tree = parse(read(compared))
     found = compare_evaluations(made_evaluation("old", 0.4, seed=1), made_evaluation("new", 1.0, seed=2))
     assert sections(tree) == ["differences", "levels", "columns", "summary"]
-    _, headlines = table(tree, "Mean R² over columns")
-    by = found.headlines["learned"]
-    assert headlines["learned columns"] == [pytest.approx(by.value), f"{digits(by.low, '+')} to {digits(by.high, '+')}", "better"]
-    _, variables = table(tree, "Mean R² over the learned columns of a variable")
+    _, headlines = table(tree, "Mean over columns")
+    by = found.headlines["skill"]
+    assert headlines["skill"] == [pytest.approx(by.value), f"{digits(by.low, '+')} to {digits(by.high, '+')}", "better"]
+    _, variables = table(tree, "Skill of a variable")
     np.testing.assert_allclose([row[0] for row in variables.values()], [one.value for one in found.variables.values()])
     _, columns = table(tree, "Most gained")
     gained = int(np.argmax(found.columns.value))
@@ -285,9 +285,9 @@ def test_two_evaluations_stand_side_by_side(compared):
 def test_an_evaluation_beside_itself_does_not_differ(tmp_path):
     one = [made_evaluation(days=3, parts=False)]
     tree = parse(read(compare_report(str(tmp_path), one, one, ("A", "B"))))
-    _, headlines = table(tree, "Mean R² over columns")
-    assert headlines["learned columns"][0] == 0
-    assert headlines["learned columns"][2] == "not told apart"
+    _, headlines = table(tree, "Mean over columns")
+    assert headlines["skill"][0] == 0
+    assert headlines["skill"][2] == "not told apart"
     assert "No column differs." in [words(paragraph) for paragraph in tree.iter("p")]
 
 

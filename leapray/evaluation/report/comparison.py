@@ -20,7 +20,6 @@ from leapray.evaluation.report.write import FILE
 from leapray.evaluation.results import FILE as NUMBERS
 from leapray.evaluation.results import Evaluation, read_evaluations
 
-_HEADLINES = {"learned": "learned columns", "scored": "scored columns", "all": "all columns"}
 _MOST_COLUMNS = 10
 """Columns that the tables of gains and losses show."""
 
@@ -37,7 +36,7 @@ def compare_report(directory: str, a: Sequence[Evaluation], b: Sequence[Evaluati
     found = compare_evaluations(base, other)
     beside = [replace(one, name=f"{one.name} ({name})") for evaluations, name in zip((a, b), names, strict=True) for one in evaluations[1:]]
     sections = [_differences(found), _levels(base, other, found), _columns(found), summary([base, other, *beside])]
-    lead = f"{names[1]} less {names[0]}: {_sentence(found.headlines['learned'])} in R² on {counted(found.rows, 'row')}."
+    lead = f"{names[1]} less {names[0]}: {_sentence(found.headlines['skill'])} in skill on {counted(found.rows, 'row')}."
     url = storage.join(directory, FILE)
     storage.write_bytes(url, render(f"{names[1]} against {names[0]}", lead, sections).encode())
     return url
@@ -61,12 +60,12 @@ def _sentence(by: Difference) -> str:
 
 def _differences(found: Comparison) -> Section:
     words = [f"Each is the R² of {found.other} less that of {found.base}.", drawn(found.days)]
-    if not np.isfinite(found.headlines["learned"].low):
+    if not np.isfinite(found.headlines["skill"].low):
         words = [f"Each is the R² of {found.other} less that of {found.base}. Rows of fewer than two days tell no intervals."]
     tables = [
-        _table("Mean R² over columns", {_HEADLINES[name]: by for name, by in found.headlines.items()}),
-        _table("Mean R² over the learned columns of a group", found.groups),
-        _table("Mean R² over the learned columns of a variable", found.variables),
+        _table("Mean over columns", found.headlines),
+        _table("Skill of a group of variables", found.groups),
+        _table("Skill of a variable", found.variables),
     ]
     return Section("differences", "Differences", words, tables)
 

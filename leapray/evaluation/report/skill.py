@@ -22,7 +22,7 @@ _FEW_DAYS = 10
 def ordered(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     """The subject, which comes first, then the others from the best headline down."""
     subject, *others = evaluations
-    return [subject, *sorted(others, key=lambda other: other.moments.score().learned, reverse=True)]
+    return [subject, *sorted(others, key=lambda other: other.moments.score().skill, reverse=True)]
 
 
 def drawn(days: int) -> str:
@@ -100,7 +100,7 @@ def _less(evaluation: Evaluation, subject: Evaluation) -> list[Cell]:
     if evaluation is subject:
         return [Cell(""), Cell("")]
     by = difference(subject.moments, evaluation.moments) if evaluation.timed else None
-    value = evaluation.moments.score().learned - subject.moments.score().learned
+    value = evaluation.moments.score().skill - subject.moments.score().skill
     return [figure(value, "+"), span(by.low, by.high, "+") if by else Cell("")]
 
 
