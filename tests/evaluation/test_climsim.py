@@ -7,6 +7,7 @@ from leapray.climsim.schema import ABLATED, LEVELS, TARGETS
 from leapray.evaluation.accumulate import Batch, Prediction, Truth
 from leapray.evaluation.climsim import UNITS, column_moistening, energy_factors, horizontal_weights
 from leapray.evaluation.results import ClimSim
+from tests.target_statistics import UNIT
 
 CP, LV, GRAVITY = 1004.64, 2.501e6, 9.80616
 
@@ -27,7 +28,7 @@ def evaluated(
     times, columns, _ = truth.shape
     grid = low_res_grid()
     accumulated = Truth(timed=True, weighed=True, grid=grid)
-    one = Prediction("p", accumulated)
+    one = Prediction("p", accumulated, UNIT)
     batch = Batch(truth.reshape(-1, TARGETS.width), np.repeat(steps, columns), np.tile(np.arange(columns), times), pressure.ravel(), grid)
     accumulated.take(batch)
     one.take(batch, prediction.reshape(-1, TARGETS.width))

@@ -6,6 +6,7 @@ from leapray.climsim.grid import Grid
 from leapray.climsim.schema import TARGETS
 from leapray.evaluation.accumulate import Batch, Prediction, Truth
 from leapray.evaluation.zonal import DAYS, EDGES, bands
+from tests.target_statistics import UNIT
 
 GRID = Grid(np.array([-85.0, 5.0, 8.0, 45.0]), np.zeros(4), np.array([1.0, 1.0, 3.0, 2.0]))
 
@@ -13,7 +14,7 @@ GRID = Grid(np.array([-85.0, 5.0, 8.0, 45.0]), np.zeros(4), np.array([1.0, 1.0, 
 def evaluated(truth: np.ndarray, prediction: np.ndarray, steps: np.ndarray):
     """Bands of ``(time, 4, 368)``."""
     accumulated = Truth(timed=True, weighed=False, grid=GRID)
-    one = Prediction("p", accumulated)
+    one = Prediction("p", accumulated, UNIT)
     batch = Batch(truth.reshape(-1, 368), np.repeat(steps, 4), np.tile(np.arange(4), len(steps)), grid=GRID)
     accumulated.take(batch)
     one.take(batch, prediction.reshape(-1, 368))
