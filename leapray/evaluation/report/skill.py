@@ -52,11 +52,11 @@ def pictured(evaluations: Sequence[Evaluation], names: Sequence[str] | None) -> 
         models = [other for other in others if other.name not in BASELINES]
         chosen = {other.name for other in [*models[:1], *(other for other in others if other.name in BASELINES)]}
         return [subject, *(other for other in others if other.name in chosen)][:MOST]
-    require_known(names, [one.name for one in evaluations])
+    require_drawable(names, [one.name for one in evaluations])
     return [subject, *(other for other in others if other.name in names)]
 
 
-def require_known(names: Sequence[str], known: Sequence[str]) -> None:
+def require_drawable(names: Sequence[str], known: Sequence[str]) -> None:
     """Raises UserError unless ``names`` to be drawn are among those that are ``known``, of which the first is always drawn, and few."""
     if unknown := [name for name in names if name not in known]:
         raise UserError(f"draw: {unknown[0]!r} is none of the predictions, which are {', '.join(known)}")
