@@ -24,6 +24,8 @@ _SHOWN, _LEAST_REACH = 0.95, 1e-4
 """Share of levels that an axis of differences holds at least, and the least that it reaches to either side."""
 _MARKS = (1, 10, 50, 100, 200, 300, 500, 700, 850, 1000)
 """Pressures in hPa that stand at the axis."""
+_MOST = 1.3
+"""Where an axis of skill ends at the latest: the training mean may be far from these rows' own, and more than 1 attainable."""
 _TRUTH: dict[str, Any] = {"color": LIGHT, "linewidth": 4}
 _SUBPLOTS = {"left": 0.055, "right": 0.99, "wspace": 0.13}
 
@@ -70,7 +72,8 @@ def _score_figure(curves: Sequence[Curve], score: str, attainable: np.ndarray | 
     for axes, quantity in zip(panels[0], PROFILES, strict=True):
         shown = np.concatenate([_profile(curve.values, quantity) for curve in curves])
         lowest = float(np.nanmin(shown, initial=1.0))
-        axes.set_xlim(max(min(lowest - 0.03, 0.0), -BELOW), 1.02)
+        most = 1.0 if attainable is None else float(np.nanmax(_profile(attainable, quantity), initial=1.0))
+        axes.set_xlim(max(min(lowest - 0.03, 0.0), -BELOW), min(most, _MOST) + 0.02)
         if attainable is not None:
             axes.plot(_profile(attainable, quantity), np.arange(LEVELS), **_TRUTH)
         for index, (curve, line) in enumerate(zip(curves, LINES, strict=False)):

@@ -64,13 +64,16 @@ def _bar_figure(curves: Sequence[Curve], attainable: np.ndarray) -> Figure:
     axes.vlines(most, np.arange(len(SCALARS)) - 0.5, np.arange(len(SCALARS)) + 0.5, color=LIGHT, linewidth=4, label="attainable", zorder=0)
     axes.axvline(0, color=MIDDLE, linewidth=0.8)
     lowest = min(float(np.nanmin([curve.values[quantity.columns][0] for quantity in SCALARS])) for curve in curves)
-    axes.set_xlim(max(min(lowest, 0.0), -BELOW), 1.08)
+    axes.set_xlim(max(min(lowest, 0.0), -BELOW), max(1.0, float(most.max())) + 0.08)
     axes.set_ylim(len(SCALARS) - 0.4, -0.6)
     axes.set_yticks(range(len(SCALARS)), [f"{quantity.words}\n({quantity.symbol})" for quantity in SCALARS], fontsize=8)
     axes.set_xlabel("skill", fontsize=9)
     dress(axes)
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=len(curves) + 1, frameon=False, fontsize=9)
+    handles, labels = axes.get_legend_handles_labels()
+    order = [*range(1, len(handles)), 0]
+    shown = {"handles": [handles[index] for index in order], "labels": [labels[index] for index in order]}
+    axes.legend(**shown, loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=len(order), frameon=False, fontsize=9)
     return figure
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -81,7 +81,7 @@ def summary(evaluations: Sequence[Evaluation]) -> Section:
         "Skill of a column is (squared error of the training mean less squared error) / variance, at least \N{MINUS SIGN}1; variance is "
         "that of these rows or of the training rows, whichever is larger. The headline is the mean over the "
         f"{int(LEARNED.sum())} learned columns. The training mean has 0; a perfect emulator has {written(found.attainable)} on these rows, "
-        f"the attainable skill. The training rows are {found.statistics.origin}.",
+        f"the attainable skill. It is measured against {found.statistics.origin}.",
         "R² is the competition's: by column over all rows, time and place pooled, then the mean over columns.",
     ]
     if sentence := silent(found):
@@ -94,7 +94,7 @@ def summary(evaluations: Sequence[Evaluation]) -> Section:
     tables = [
         Table(f"Mean skill over the {int(LEARNED.sum())} learned columns", header, rows, marked=1),
         Table("R² beside it", _R2_HEADER, [_r2(one) for one in evaluations], marked=1),
-        _by_group("Mean skill over the learned columns of a group of variables", evaluations, lambda one: one.skill_by_column),
+        _by_group("Mean skill over the learned columns of a group of variables", evaluations, lambda one: one.skill_by_column, found),
         _by_group("Mean R² over the learned columns of a group of variables", evaluations, lambda one: one.r2),
     ]
     return Section("summary", "Summary", words, tables)
@@ -133,9 +133,11 @@ def levels(evaluations: Sequence[Evaluation], names: Sequence[str] | None = None
     ]
     if len(evaluations) > len(shown):
         words.append(f"Drawn are {of}; the tables list all {len(evaluations)}.")
+    found = [(one.name, one.moments.score()) for one in evaluations]
+    by_skill = [*((name, score.skill_by_variable()) for name, score in found), ("attainable", scores[0].attainable_by_variable())]
     tables = [
-        _by_variable("Skill by variable, the mean over its learned columns", evaluations, Score.skill_by_variable),
-        _by_variable("R² by variable, the mean over its learned columns", evaluations, Score.by_variable),
+        _by_variable("Skill by variable, the mean over its learned columns", by_skill),
+        _by_variable("R² by variable, the mean over its learned columns", [(name, score.by_variable()) for name, score in found]),
     ]
     return Section("levels", "Skill by variable and level", words, [*pictures, *tables])
 
@@ -187,15 +189,18 @@ def _extent(evaluation: Evaluation) -> list[Cell]:
     return [count(evaluation.rows), count(len(evaluation.moments.blocks)) if evaluation.timed else Cell("")]
 
 
-def _by_group(caption: str, evaluations: Sequence[Evaluation], of: Callable[[Score], np.ndarray]) -> Table:
+def _by_group(caption: str, evaluations: Sequence[Evaluation], of: Callable[[Score], np.ndarray], attainable: Score | None = None) -> Table:
+    """A row for each evaluation, and where it is given, a last one for the attainable skill."""
     rows = [[text(one.name), *map(figure, by_group(of(one.moments.score())).values())] for one in evaluations]
+    if attainable is not None:
+        rows.append([text("attainable"), *map(figure, by_group(attainable.attainable_by_column).values())])
     return Table(caption, ["", *GROUPS], rows, marked=1)
 
 
-def _by_variable(caption: str, evaluations: Sequence[Evaluation], of: Callable[[Score], dict[str, float]]) -> Table:
-    found = [of(evaluation.moments.score()) for evaluation in evaluations]
-    rows = [[text(one.name), text(one.long_name), *(figure(values[one.name]) for values in found)] for one in TARGETS.variables]
-    return Table(caption, ["", "", *(evaluation.name for evaluation in evaluations)], rows)
+def _by_variable(caption: str, found: Sequence[tuple[str, Mapping[str, float]]]) -> Table:
+    """A column for each of the scores that are found under their names, by variable."""
+    rows = [[text(one.name), text(one.long_name), *(figure(values[one.name]) for _, values in found)] for one in TARGETS.variables]
+    return Table(caption, ["", "", *(name for name, _ in found)], rows)
 
 
 def _percent(share: float) -> Cell:
