@@ -19,7 +19,7 @@ from leapray.evaluation.comparison import compare_evaluations
 from leapray.evaluation.intervals import TimedMoments, interval
 from leapray.evaluation.metrics import TargetStatistics
 from leapray.evaluation.report import Material, compare_report, write_report
-from leapray.evaluation.report.page import Cell, counted, figure
+from leapray.evaluation.report.page import Cell, counted, figure, score
 from leapray.evaluation.report.skill import silent
 from leapray.evaluation.worst import worst_columns
 from tests.made_evaluations import made_evaluation, made_rows
@@ -376,7 +376,14 @@ def test_a_browser_opens_the_page_without_errors(page, tmp_path):
 
 
 def test_what_is_no_number_is_a_dash_without_a_value():
-    assert figure(float("nan")) == Cell("\N{EM DASH}")
+    assert figure(float("nan")) == score(float("nan")) == Cell("\N{EM DASH}")
+    assert figure(None) == score(None) == Cell("")
+
+
+def test_a_score_of_rounding_alone_is_shown_as_0_and_kept():
+    assert score(-2.2e-16) == Cell("0", -2.2e-16)
+    assert figure(-2.2e-16).text == "\N{MINUS SIGN}2.20e\N{MINUS SIGN}16"
+    assert score(0.25, "+").text == "+0.250"
 
 
 def test_one_is_counted_without_an_s():

@@ -118,7 +118,7 @@ def _draw_scores(axes: Axes, validations: Sequence[Record]) -> None:
     best = int(np.argmax([record["score"] for record in validations]))
     attainable = validations[best]["attainable"]
     axes.set_ylim(*_score_limits([skill, *groups.values(), [attainable]]))
-    axes.axhline(attainable, color=LIGHT, linewidth=4, zorder=1, label=f"{digits(attainable)}  attainable, all learned")
+    axes.axhline(attainable, color=LIGHT, linewidth=4, zorder=1, label=f"{digits(attainable)}  attainable")
     axes.plot(steps, skill, color=DARK, linewidth=2.4, marker="o", markersize=4, zorder=3, label=f"{digits(skill[best])}  all learned")
     mark_outside(axes, steps, skill, DARK)
     for (name, values), (color, dashes) in zip(groups.items(), _GROUP_LINES, strict=True):

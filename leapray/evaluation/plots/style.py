@@ -33,7 +33,14 @@ BELOW = 0.5
 """How far below the best score, or 0, an axis reaches: one bad column can take R2 to minus a million."""
 _REACH = 4
 """An axis reaches down by this many times the distance from the best to the median, so that one poor result does not flatten the others."""
+_NOTHING = 1e-9
+"""Scores below this are rounding."""
 _LEAST_REACH, _LEAST_MARGIN = 0.02, 0.004
+
+
+def score_text(value: float, sign: str = "") -> str:
+    """Skill or R2 in three digits; 0 for what is nothing but rounding, such as the skill of the training mean."""
+    return digits(value if abs(value) >= _NOTHING else 0.0, sign)
 
 
 def headline(select: Select) -> str:

@@ -11,10 +11,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from leapray.console import digits
 from leapray.evaluation.plots.levels import MOST, Curve
 from leapray.evaluation.plots.quantity import SCALARS, Quantity
-from leapray.evaluation.plots.style import BELOW, DARK, LIGHT, LINES, MIDDLE, dress, png, shortened, svg, ticks
+from leapray.evaluation.plots.style import BELOW, DARK, LIGHT, LINES, MIDDLE, ON_LINES, dress, png, score_text, shortened, svg, ticks
 from leapray.evaluation.results import Joint
 
 _HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
@@ -59,7 +58,7 @@ def _bar_figure(curves: Sequence[Curve], attainable: np.ndarray) -> Figure:
             label=shortened(curve.name, _LONGEST_NAME),
         )
         for place, value in zip(places, skill, strict=True):
-            axes.text(max(value, 0.0) + 0.008, place, digits(value), va="center", fontsize=7.5, color=DARK)
+            axes.text(max(value, 0.0) + 0.008, place, score_text(value), va="center", fontsize=7.5, color=DARK, **ON_LINES)
     most = np.array([attainable[quantity.columns][0] for quantity in SCALARS])
     axes.vlines(most, np.arange(len(SCALARS)) - 0.5, np.arange(len(SCALARS)) + 0.5, color=LIGHT, linewidth=4, label="attainable", zorder=0)
     axes.axvline(0, color=MIDDLE, linewidth=0.8)

@@ -8,7 +8,7 @@ from typing import Any
 from leapray.evaluation.intervals import LEVEL
 from leapray.evaluation.plots import Ranked, ensemble_overview, learning_curve, ranking
 from leapray.evaluation.report.material import Material, Record
-from leapray.evaluation.report.page import Cell, Picture, Section, Table, count, figure, span, text, written
+from leapray.evaluation.report.page import Cell, Picture, Section, Table, count, figure, score, span, text, written
 from leapray.evaluation.results import Evaluation
 
 _MOST_RUNS = 12
@@ -25,7 +25,7 @@ def training(runs: Mapping[str, Sequence[Record]]) -> Section | None:
     for name, records in validated.items():
         best = max(records, key=lambda record: float(record["score"]))
         seconds = sum(record.get("seconds", 0.0) + record.get("val_seconds", 0.0) for record in records)
-        scores = (figure(best[key]) for key in ("skill", "attainable", "r2"))
+        scores = (score(best[key]) for key in ("skill", "attainable", "r2"))
         rows.append([text(name), *scores, count(records[-1]["epoch"]), count(records[-1]["step"]), figure(seconds)])
     table = Table("Runs, at their best validation", ("", "skill", "attainable", "R²", "epochs", "steps", "seconds"), rows)
     drawn = list(validated.items())[:_MOST_RUNS]
@@ -102,7 +102,7 @@ def _ranked(entry: Record, select: str) -> Ranked:
 
 def _variant_row(entry: Record) -> list[Cell]:
     by = entry.get("difference")
-    scores = (figure(entry.get(f"{split}_{score}")) for score in ("skill", "r2") for split in ("validation", "test"))
+    scores = (score(entry.get(f"{split}_{kind}")) for kind in ("skill", "r2") for split in ("validation", "test"))
     return [
         text(entry["name"]),
         text(entry["state"]),

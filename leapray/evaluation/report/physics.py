@@ -12,7 +12,7 @@ from leapray.evaluation.plots.levels import Curve, bias_profiles
 from leapray.evaluation.plots.quantity import PROFILES, SCALARS
 from leapray.evaluation.plots.rain import precipitation
 from leapray.evaluation.plots.surface import joint_densities
-from leapray.evaluation.report.page import Cell, Picture, Section, Table, counted, figure, text
+from leapray.evaluation.report.page import Cell, Picture, Section, Table, counted, figure, score, text
 from leapray.evaluation.results import ClimSim, Evaluation
 from leapray.evaluation.zonal import DAYS
 
@@ -31,7 +31,7 @@ def maps(subject: Evaluation) -> Section | None:
         f"These are {counted(days, 'day')} of {counted(round(subject.rows / days), 'row')} on average. R² needs at least {DAYS} days; "
         "where a day holds few time steps, its mean also follows the hour.",
     ]
-    return Section("maps", "Skill by latitude and pressure", words, [picture])
+    return Section("maps", "R² by latitude and pressure", words, [picture])
 
 
 def biases(evaluations: Sequence[Evaluation], shown: Sequence[Evaluation]) -> Section:
@@ -55,15 +55,10 @@ def biases(evaluations: Sequence[Evaluation], shown: Sequence[Evaluation]) -> Se
     ]
     header = ["surface flux", "unit", "mean of truth", *(f"bias of {evaluation.name}" for evaluation in evaluations)]
     content.append(Table("Biases at the surface", header, rows))
-    return Section(
-        "bias",
-        "Bias",
-        [
-            "Bias is the mean of prediction less truth over all rows, which are not weighted by area.",
-            "On the maps, dots mark negative biases.",
-        ],
-        content,
-    )
+    words = ["Bias is the mean of prediction less truth over all rows, which are not weighted by area."]
+    if subject.zonal is not None:
+        words.append("On the maps, dots mark negative biases.")
+    return Section("bias", "Bias", words, content)
 
 
 def scalars(subject: Evaluation) -> Section | None:
@@ -116,16 +111,16 @@ def own_metrics(evaluations: Sequence[Evaluation]) -> Section | None:
     return Section("climsim", "ClimSim's own metrics", words, content) if content else None
 
 
-def _metric_table(name: str, metrics: ClimSim, score: Score) -> Table:
-    found, skill, r2 = metrics.by_variable(), score.skill_by_variable(), score.by_variable()
+def _metric_table(name: str, metrics: ClimSim, scores: Score) -> Table:
+    found, skill, r2 = metrics.by_variable(), scores.skill_by_variable(), scores.by_variable()
     told = [metric for metric in _METRICS if metric in found[TARGETS.variables[0].name]]
     rows = [
         [
             text(variable),
             _unit(variable),
             *(figure(values[metric]) for metric in told),
-            figure(r2[variable]),
-            figure(skill[variable]),
+            score(r2[variable]),
+            score(skill[variable]),
         ]
         for variable, values in found.items()
     ]

@@ -14,7 +14,7 @@ from leapray.evaluation.intervals import LEVEL, difference, interval
 from leapray.evaluation.metrics import Score
 from leapray.evaluation.plots.levels import MOST, Curve, r2_profiles, skill_profiles
 from leapray.evaluation.plots.surface import scalar_bars
-from leapray.evaluation.report.page import Cell, Picture, Section, Table, count, counted, figure, span, text, written
+from leapray.evaluation.report.page import Cell, Picture, Section, Table, count, counted, figure, score, span, text, written
 from leapray.evaluation.results import Evaluation
 from leapray.evaluation.worst import worst_columns
 
@@ -105,7 +105,8 @@ def silent(found: Score) -> str:
     names = found.silent
     if not names:
         return ""
-    listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    shown = len(names) if len(names) <= _NAMED + 2 else _NAMED
+    listed = ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
     # where most of the loss in R2 is theirs
     verb = "is dominated by" if found.learned < found.r2_varying - _DOMINATED else "counts"
     one = len(names) == 1
@@ -148,9 +149,9 @@ def worst(subject: Evaluation) -> Section:
     rows = [
         (
             text(column.column),
-            figure(column.skill),
-            figure(column.attainable),
-            figure(column.r2),
+            score(column.skill),
+            score(column.attainable),
+            score(column.r2),
             figure(column.std),
             text(column.units),
             _percent(column.bias_share),
@@ -167,13 +168,13 @@ def _skill(evaluation: Evaluation) -> list[Cell]:
     found = evaluation.moments.score()
     ends = interval(evaluation.moments) if evaluation.timed else None
     within = span(ends.low, ends.high) if ends else Cell("")
-    return [text(evaluation.name), figure(found.skill), figure(found.attainable), within]
+    return [text(evaluation.name), score(found.skill), score(found.attainable), within]
 
 
 def _r2(evaluation: Evaluation) -> list[Cell]:
     found = evaluation.moments.score()
     means = (found.learned, found.r2_varying, found.r2_median)
-    return [text(evaluation.name), *map(figure, means), count(found.below_zero), figure(found.scored), figure(found.all)]
+    return [text(evaluation.name), *map(score, means), count(found.below_zero), score(found.scored), score(found.all)]
 
 
 def _less(evaluation: Evaluation, subject: Evaluation) -> list[Cell]:
@@ -182,7 +183,7 @@ def _less(evaluation: Evaluation, subject: Evaluation) -> list[Cell]:
         return [Cell(""), Cell("")]
     by = difference(subject.moments, evaluation.moments) if evaluation.timed else None
     value = evaluation.moments.score().skill - subject.moments.score().skill
-    return [figure(value, "+"), span(by.low, by.high, "+") if by else Cell("")]
+    return [score(value, "+"), span(by.low, by.high, "+") if by else Cell("")]
 
 
 def _extent(evaluation: Evaluation) -> list[Cell]:
@@ -191,15 +192,15 @@ def _extent(evaluation: Evaluation) -> list[Cell]:
 
 def _by_group(caption: str, evaluations: Sequence[Evaluation], of: Callable[[Score], np.ndarray], attainable: Score | None = None) -> Table:
     """A row for each evaluation, and where it is given, a last one for the attainable skill."""
-    rows = [[text(one.name), *map(figure, by_group(of(one.moments.score())).values())] for one in evaluations]
+    rows = [[text(one.name), *map(score, by_group(of(one.moments.score())).values())] for one in evaluations]
     if attainable is not None:
-        rows.append([text("attainable"), *map(figure, by_group(attainable.attainable_by_column).values())])
+        rows.append([text("attainable"), *map(score, by_group(attainable.attainable_by_column).values())])
     return Table(caption, ["", *GROUPS], rows, marked=1)
 
 
 def _by_variable(caption: str, found: Sequence[tuple[str, Mapping[str, float]]]) -> Table:
     """A column for each of the scores that are found under their names, by variable."""
-    rows = [[text(one.name), text(one.long_name), *(figure(values[one.name]) for _, values in found)] for one in TARGETS.variables]
+    rows = [[text(one.name), text(one.long_name), *(score(values[one.name]) for _, values in found)] for one in TARGETS.variables]
     return Table(caption, ["", "", *(name for name, _ in found)], rows)
 
 
