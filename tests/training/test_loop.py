@@ -104,7 +104,18 @@ def test_validation_is_scored_over_the_whole_set_as_scikit_learn_does():
     truth, prediction = predictions(fitted.weights, batches)
     r2 = r2_score(truth, prediction, multioutput="raw_values")[LEARNED]
     record = fitted.best
+    gained = (truth**2).mean(axis=0) - ((truth - prediction) ** 2).mean(axis=0)
+    # the identity's training mean is 0 and its variance 1
+    skill = np.maximum(gained / np.maximum(truth.var(axis=0), 1), -1)[LEARNED]
+    assert record["score"] == record["skill"] == pytest.approx(skill.mean(), abs=1e-6)
+    attainable = (truth**2).mean(axis=0) / np.maximum(truth.var(axis=0), 1)
+    assert record["attainable"] == pytest.approx(attainable[LEARNED].mean(), abs=1e-6)
+    by_variable = np.mean([record["skill_by_variable"][name] * LEARNED[TARGETS[name]].sum() for name in record["skill_by_variable"]])
+    assert by_variable * len(record["skill_by_variable"]) == pytest.approx(skill.sum(), abs=1e-4)
     assert record["r2"] == pytest.approx(r2.mean(), abs=1e-6)
+    assert record["r2_median"] == pytest.approx(np.median(r2), abs=1e-6)
+    assert record["r2_below_zero"] == (r2 < 0).sum()
+    assert (record["r2_varying"], record["r2_silent"]) == (pytest.approx(r2.mean(), abs=1e-6), 0)
     assert record["r2_scored"] == pytest.approx((r2.sum() + 15) / SCORED.sum(), abs=1e-6)
     assert record["leaderboard"] == pytest.approx((r2.sum() + 75) / TARGETS.width, abs=1e-6)
     error = np.abs(truth - prediction)[:, LEARNED].astype(np.float64)
