@@ -97,7 +97,8 @@ def test_the_climatology_has_no_skill_and_predicts_the_training_mean(tmp_path: P
 
 @pytest.mark.ray
 def test_solved_runs_are_continued_and_compared_with_trained_ones(ray_cluster: None, tmp_path: Path) -> None:
-    write_flat(tmp_path / "flat", stop="0001-06")
+    # three days of each month, for intervals
+    write_flat(tmp_path / "flat", stop="0001-06", stride=36)
     values = recipe_values(tmp_path)
     values["data"]["sources"]["low_res"]["test"] = {"start": "0001-05", "stop": "0001-06"}
 
