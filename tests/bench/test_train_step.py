@@ -138,10 +138,10 @@ def test_rows_in_threads_are_compared_idle_and_beside_a_busy_process(monkeypatch
     monkeypatch.setattr(cpu_threads, "cores", lambda: 2)
     rows = compare_threads(SETUP, Settings(Path("unused"), quick=True))
     assert [(row.case, row.bar and row.bar.value) for row in rows] == [
-        ("rows in threads, best ordinary step, idle", 0.95),
-        ("rows in threads, operators in threads, idle", None),
-        ("rows in threads, operators in threads, one busy process", 8),
-        ("rows in threads, one thread, one busy process", None),
+        ("idle, best ordinary step", 0.95),
+        ("idle, operators in threads", None),
+        ("busy process, operators in threads", 8),
+        ("busy process, one thread", None),
     ]
     assert rows[0].baseline >= rows[1].baseline > 0
     half, whole = SETUP.batch_size // 2, SETUP.batch_size
