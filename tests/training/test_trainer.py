@@ -14,6 +14,7 @@ from leapray.errors import UserError
 from leapray.models.directory import load_model
 from leapray.recipe import Choice, Resources, parse_recipe
 from leapray.training import checkpoint
+from leapray.training.row_gradients import RowGradients
 from leapray.training.trainer import train
 from tests.samples import read_split, recipe_values, sample_recipe, write_flat
 
@@ -70,6 +71,18 @@ def test_trains_writes_the_best_model_and_returns_at_once_when_asked_again(ray_c
     again = train(recipe, lambda record: pytest.fail("a finished run trained again"))
     assert again == trained
     assert {path: path.stat().st_mtime_ns for path in Path(trained.run_url).rglob("*") if path.is_file()} == files
+
+
+@pytest.mark.parametrize(("how", "divided"), [("rows", True), ("operators", False), (None, False)])
+def test_threads_divide_what_the_recipe_says(ray_cluster, make, monkeypatch, how, divided):
+    steps, add = [], RowGradients.add
+    monkeypatch.setattr(RowGradients, "add", lambda *args: steps.append(1) or add(*args))
+    torch.set_num_threads(2)
+    recipe = make(epochs=1)
+    train(recipe.model_copy(update={"resources": Resources(workers=0, cpu_threading=how)}))
+    assert len(steps) == (TRAINING_ROWS // 16 if divided else 0)
+    # the same run, whatever its threads divide
+    train(recipe)
 
 
 def test_refuses_before_anything_runs(ray_cluster, make, tmp_path):
