@@ -56,13 +56,6 @@ def matrix(table: pa.Table) -> np.ndarray:
     return np.stack([table[name].to_numpy() for name in names], axis=1)
 
 
-@pytest.fixture(scope="module")
-def flat(climsim: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    destination = tmp_path_factory.mktemp("real") / "flat"
-    convert(str(climsim / "train"), str(destination), skip_incomplete=True)
-    return destination
-
-
 @pytest.mark.ray
 def test_every_complete_pair_is_converted_and_the_others_are_listed(climsim: Path, flat: Path) -> None:
     mli, mlo = (steps(climsim / "train", stream) for stream in ("mli", "mlo"))
