@@ -84,6 +84,15 @@ def test_a_difference_has_its_band_about_an_axis_of_both_signs():
     assert band[:, 0].max() == pytest.approx(value[:60].max() + 0.02)
 
 
+def test_a_difference_beyond_the_axis_is_marked_at_its_edge():
+    value = np.full(TARGETS.width, 0.01)
+    value[[30, 40]] = [-5.0, 3.0]
+    axes = levels._difference_figure(Curve("B less A", value)).axes[0]
+    assert max(axes.get_xlim()) < 0.1
+    marks = {line.get_marker(): line.get_ydata().tolist() for line in axes.lines if line.get_marker() in ("<", ">")}
+    assert marks == {"<": [30], ">": [40]}
+
+
 def test_lines_that_could_not_be_told_apart_are_refused():
     curves = [Curve(str(index), R2) for index in range(len(LINES) + 1)]
     for draw in (lambda: levels.skill_profiles(curves, R2), lambda: levels.r2_profiles(curves), lambda: surface.scalar_bars(curves, R2)):

@@ -97,8 +97,12 @@ def _difference_figure(difference: Curve) -> Figure:
         axes.axvline(0, color=MIDDLE, linewidth=0.8, zorder=1)
         # one level that is far worse must not flatten the others
         shown = np.abs(_profile(difference.values if difference.band is None else difference.band, quantity))
-        reach = float(np.nanquantile(shown, _SHOWN)) if np.isfinite(shown).any() else 0.0
-        axes.set_xlim(*(1.2 * max(reach, _LEAST_REACH) * np.array([-1, 1])))
+        reach = 1.2 * max(float(np.nanquantile(shown, _SHOWN)) if np.isfinite(shown).any() else 0.0, _LEAST_REACH)
+        axes.set_xlim(-reach, reach)
+        values = _profile(difference.values, quantity)
+        for marker, place, outside in (("<", 0.02, values < -reach), (">", 0.98, values > reach)):
+            levels = np.flatnonzero(outside)
+            axes.plot(np.full(len(levels), place), levels, marker, color=DARK, markersize=5, transform=axes.get_yaxis_transform())
         _entitle(axes, quantity, f"difference in skill of {quantity.symbol}")
     return figure
 

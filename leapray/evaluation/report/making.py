@@ -50,7 +50,10 @@ def variants(found: Mapping[str, Any] | None) -> Section | None:
     header = ("", "state", "validation skill", "test skill", "validation R²", "test R²", *compared, "epochs", "seconds")
     table = Table(f"Variants of {found.get('name', 'the base')}", header, [_variant_row(entry) for entry in entries])
     causes = [f"{entry['name']}: {entry['cause']}" for entry in entries if entry.get("cause")]
-    return Section("variants", "Variants", (), [*pictures, table], causes)
+    attainable = next((entry["attainable"] for entry in entries if entry.get("attainable") is not None), None)
+    told = ["Scores are before the physics."]
+    told += [f"A perfect emulator has a skill of {written(attainable)} on the test months."] if attainable is not None else []
+    return Section("variants", "Variants", told, [*pictures, table], causes)
 
 
 def ensemble(found: Mapping[str, Any] | None) -> Section | None:
