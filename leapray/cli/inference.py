@@ -129,6 +129,13 @@ def evaluate(
     variants: Annotated[list[str], typer.Option(help="variants.json for the report; may be repeated")] = [],  # noqa: B006
     ensemble: Annotated[str | None, typer.Option(help="ensemble.json for the report")] = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html beside the numbers")] = True,
+    draw: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME",
+            help="Predictions beside these that the plots show; may be repeated; default: the best other model, ridge, climatology, linear",
+        ),
+    ] = [],  # noqa: B006
 ) -> None:
     """Evaluate predictions: skill, the competition's R2, ClimSim's own metrics, and a report."""
     from leapray import storage
@@ -150,6 +157,7 @@ def evaluate(
             variants=variants,
             ensemble=ensemble,
             report=report,
+            draw=draw or None,
             progress=update,
             notice=notice,
         )

@@ -191,6 +191,10 @@ class Score:
         """Mean skill of each target variable over its learned columns."""
         return _by_variable(self.skill_by_column)
 
+    def attainable_by_variable(self) -> dict[str, float]:
+        """Mean attainable skill of each target variable over its learned columns."""
+        return _by_variable(self.attainable_by_column)
+
     def summary(self) -> dict[str, float | None]:
         """The figures to log, by name."""
         return {

@@ -14,7 +14,7 @@ from leapray.data.flat import Selection
 from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.evaluation.metrics import TargetStatistics
-from leapray.evaluation.report import REPORT, Material, write_report
+from leapray.evaluation.report import REPORT, Material, require_drawable, write_report
 from leapray.evaluation.results import Evaluation, write_evaluations
 from leapray.evaluation.sample import read_sample
 from leapray.evaluation.summary import FILE, scores
@@ -48,6 +48,7 @@ def evaluate(
     variants: Sequence[str] = (),
     ensemble: str | None = None,
     report: bool = True,
+    draw: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> list[Evaluation]:
@@ -57,8 +58,9 @@ def evaluate(
     ``drop`` those that hold NaN, Inf or fill values are left out, and predictions of them. Members lie in
     the predictions' ``_members``; None takes them if they are there. With a ``sample_submission``, predictions and those beside them are
     submissions with its weights. ``grid`` is a netCDF file with the lat, lon and area of the columns, which high-res needs. The report also
-    shows ``runs`` by name, the ``variants`` of finetunings (their directories or ``variants.json``) and the ``ensemble.json``. ``progress``
-    is called with rows done and rows in all. Raises UserError for rows that are missing, unknown or there twice, for numbers that are not
+    shows ``runs`` by name, the ``variants`` of finetunings (their directories or ``variants.json``) and the ``ensemble.json``; its plots
+    show the predictions, and those beside them that ``draw`` names (see :func:`write_report` for the default). ``progress`` is called with
+    rows done and rows in all. Raises UserError for rows that are missing, unknown or there twice, for numbers that are not
     finite, for what is to be shown and not there, and for a destination with scores that are no evaluation's.
     """
     replaced = _require_evaluation(destination)
@@ -69,6 +71,7 @@ def evaluate(
     statistics = _statistics(predictions, list((runs or {}).values()))
     sources = Sources({subject: predictions, **(beside or {})}, own, weights, statistics)
     _require_names([subject, *(beside or {}), *own])
+    require_drawable(draw or (), [subject, *(beside or {}), *own])
     files = TruthFiles(truth, selection, grid, notice, kind=kind, bad_rows=bad_rows)
     evaluations = evaluate_files(sources, files, progress)
     named = {"predictions": predictions, "truth": f"{truth}{selection or ''}"} | {
@@ -84,7 +87,7 @@ def evaluate(
     storage.write_json(storage.join(destination, FILE), scores(evaluations, named))
     if report:
         provenance = named | {"leapray": leapray.__version__}
-        write_report(destination, evaluations, Material(f"Evaluation of {subject}", provenance=provenance, **material))
+        write_report(destination, evaluations, Material(f"Evaluation of {subject}", provenance=provenance, **material), draw)
     return evaluations
 
 

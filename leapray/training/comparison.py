@@ -185,7 +185,7 @@ def write(name: str, entries: Sequence[Entry], directory: str, select: Select) -
     variants = [asdict(entry) | {"model": place(entry.model), "members": [place(url) for url in entry.members]} for entry in entries]
     storage.write_json(storage.join(directory, VARIANTS), {"name": name, "select": select, "variants": variants})
     if shown := [ranked for entry in entries if (ranked := _ranked(entry, select)) is not None]:
-        storage.write_bytes(storage.join(directory, PLOT), ranking(shown, name))
+        storage.write_bytes(storage.join(directory, PLOT), ranking(shown, name, select))
 
 
 def read_variants(url: str) -> dict[str, Any]:

@@ -308,7 +308,7 @@ def _write(done: Swept, settings: Sweep) -> None:
     storage.write_bytes(done.url, done.best_recipe.to_yaml().encode())
     tried = [trial.tried for trial in done.trials]
     for name, plot in _PLOTS.items():
-        storage.write_bytes(storage.join(settings.directory, name), plot(tried, done.recipe.name))
+        storage.write_bytes(storage.join(settings.directory, name), plot(tried, done.recipe.name, done.recipe.training.select))
 
 
 def show(done: Swept) -> None:

@@ -33,7 +33,7 @@ def test_every_target_variable_is_shown_in_its_own_unit():
 
 
 def test_skill_is_drawn_level_by_level_where_it_is_learned():
-    figure = levels._skill_figure([Curve("ours", R2), Curve("other", R2 - 0.1)])
+    figure = levels._score_figure([Curve("ours", R2), Curve("other", R2 - 0.1)], "R²")
     temperature, _, liquid, *_ = figure.axes
     np.testing.assert_array_equal(drawn(temperature)[0].get_xdata(), R2[:60])
     np.testing.assert_array_equal(drawn(temperature)[1].get_xdata(), R2[:60] - 0.1)
@@ -43,7 +43,7 @@ def test_skill_is_drawn_level_by_level_where_it_is_learned():
 
 
 def test_the_pressure_axis_runs_down_and_its_marks_stand_at_their_levels():
-    axes = levels._skill_figure([Curve("ours", R2)]).axes[0]
+    axes = levels._score_figure([Curve("ours", R2)], "skill", R2).axes[0]
     low, high = axes.get_ylim()
     assert low > high
     at = dict(zip([text.get_text() for text in axes.get_yticklabels()], axes.get_yticks(), strict=True))
@@ -57,7 +57,7 @@ def test_the_pressure_axis_runs_down_and_its_marks_stand_at_their_levels():
 def test_levels_far_below_are_counted_and_do_not_stretch_the_axis():
     poor = R2.copy()
     poor[TARGETS["ptend_u"].start + 40 : TARGETS["ptend_u"].start + 43] = -1e4
-    axes = levels._skill_figure([Curve("ours", poor)]).axes[4]
+    axes = levels._score_figure([Curve("ours", poor)], "R²").axes[4]
     assert axes.get_xlim()[0] == -0.5
     assert [text.get_text() for text in axes.texts] == ["3 below -0.5, down to -10000"]
     assert [mark.get_ydata().tolist() for mark in axes.lines if mark.get_marker() == "<"] == [[40, 41, 42]]
@@ -84,16 +84,34 @@ def test_a_difference_has_its_band_about_an_axis_of_both_signs():
     assert band[:, 0].max() == pytest.approx(value[:60].max() + 0.02)
 
 
+def test_a_difference_beyond_the_axis_is_marked_at_its_edge():
+    value = np.full(TARGETS.width, 0.01)
+    value[[30, 40]] = [-5.0, 3.0]
+    axes = levels._difference_figure(Curve("B less A", value)).axes[0]
+    assert max(axes.get_xlim()) < 0.1
+    marks = {line.get_marker(): line.get_ydata().tolist() for line in axes.lines if line.get_marker() in ("<", ">")}
+    assert marks == {"<": [30], ">": [40]}
+
+
 def test_lines_that_could_not_be_told_apart_are_refused():
     curves = [Curve(str(index), R2) for index in range(len(LINES) + 1)]
-    for draw in (levels.skill_profiles, surface.scalar_bars):
+    for draw in (lambda: levels.skill_profiles(curves, R2), lambda: levels.r2_profiles(curves), lambda: surface.scalar_bars(curves, R2)):
         with pytest.raises(ValueError, match="told apart"):
-            draw(curves)
+            draw()
+
+
+def test_the_attainable_skill_is_a_line_of_its_own():
+    attainable = np.clip(R2 + 0.1, 0, 1)
+    figure = levels._score_figure([Curve("ours", R2), Curve("other", R2 - 0.1)], "skill", attainable)
+    np.testing.assert_array_equal(drawn(figure.axes[0])[0].get_xdata(), attainable[:60])
+    np.testing.assert_array_equal(drawn(figure.axes[0])[1].get_xdata(), R2[:60])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "other", "attainable"]
+    assert figure.axes[0].get_xlabel() == "skill of dT/dt"
 
 
 def test_names_are_drawn_letter_by_letter():
     names = [r"$\nonsense$", "_hidden", "a$b"]
-    figure = levels._skill_figure([Curve(name, R2) for name in names])
+    figure = levels._score_figure([Curve(name, R2) for name in names], "R²")
     assert ElementTree.fromstring(svg(figure)) is not None
     assert len(figure.legends[0].get_texts()) == len(names)
 
@@ -164,7 +182,7 @@ def test_no_words_of_a_map_lie_on_others(make):
 def test_bars_are_as_long_as_the_r2_that_stands_beside_them():
     r2 = R2.copy()
     r2[-1] = -7.0
-    axes = surface._bar_figure([Curve("ours", r2), Curve("other", R2)]).axes[0]
+    axes = surface._bar_figure([Curve("ours", r2), Curve("other", R2)], np.ones(TARGETS.width)).axes[0]
     lengths = [bar.get_width() for bar in axes.patches]
     np.testing.assert_allclose(lengths, [*r2[-8:-1], -0.5, *R2[-8:]])
     assert [text.get_text() for text in axes.texts] == [digits(value) for value in (*r2[-8:], *R2[-8:])]

@@ -8,9 +8,10 @@ from leapray.climsim.schema import FLUXES, TARGETS
 from leapray.evaluation.plots import learning, learning_curve
 
 
-def validation(epoch, step, r2, curve=(1.0, 0.5), val_loss=0.75, **by_variable):
-    scores = {variable.name: r2 for variable in TARGETS.variables} | by_variable
-    figures = {"val_loss": val_loss, "r2": r2, "r2_by_variable": scores}
+def validation(epoch, step, skill, curve=(1.0, 0.5), val_loss=0.75, **by_variable):
+    scores = {variable.name: skill for variable in TARGETS.variables} | by_variable
+    figures = {"val_loss": val_loss, "score": skill, "skill": skill, "attainable": 0.9, "skill_by_variable": scores}
+    figures |= {"r2": -8.6e13, "r2_varying": 0.5, "r2_median": 0.25, "r2_below_zero": 31, "r2_silent": 6}
     return {"event": "validation", "epoch": epoch, "step": step, "loss": float(np.mean(curve)), "loss_curve": list(curve)} | figures
 
 
@@ -47,7 +48,7 @@ def test_training_losses_stand_at_the_middle_of_their_steps():
 def test_validation_loss_and_headline_stand_at_their_steps():
     losses, scores = panels(HISTORY)
     assert line(losses, "validation") == [[50, 0.75], [100, 0.75], [150, 0.75]]
-    assert line(scores, "all learned") == [[50, 0.1], [100, 0.4], [150, 0.3]]
+    assert line(scores, "  all learned") == [[50, 0.1], [100, 0.4], [150, 0.3]]
 
 
 def test_the_best_validation_is_marked_and_its_scores_are_told():
@@ -68,6 +69,14 @@ def test_surface_fluxes_are_one_line_their_mean():
 def test_losses_of_a_large_span_are_drawn_in_powers_of_ten(curve, scale):
     losses, _ = panels([validation(1, 10, 0.5, curve=curve)])
     assert losses.get_yscale() == scale
+
+
+def test_r2_and_the_attainable_skill_stand_beside_the_skill():
+    _, scores = panels(HISTORY)
+    assert next(found for found in scores.lines if "attainable" in found.get_label()).get_ydata()[0] == 0.9
+    (words,) = [text.get_text() for text in scores.texts]
+    for figure in ("-8.60e+13", "0.500", "0.250", "31 columns", "6 columns"):
+        assert figure in words
 
 
 def test_one_ruined_column_does_not_flatten_the_rest():

@@ -9,7 +9,7 @@ from leapray.console import digits
 from leapray.evaluation.plots import Ranked, ranked, ranking
 from leapray.evaluation.plots.style import entitle, png, score_limits, shortened
 
-BASE = Ranked("base", 0.64, (0.63, 0.65), chosen_r2=0.648, is_base=True)
+BASE = Ranked("base", 0.64, (0.63, 0.65), chosen=0.648, is_base=True)
 BETTER = Ranked("swa-13", 0.65, (0.64, 0.66), (0.01, 0.008, 0.012), 0.657)
 ALIKE = Ranked("continue", 0.641, (0.631, 0.652), (0.001, -0.001, 0.003))
 RUINED = Ranked("diverged", -1.2e6, (-3e6, -1e5), (-1.2e6, -3e6, -1e5), 0.1)

@@ -42,7 +42,7 @@ def test_one_equal_ruined_and_unscored_trials_are_drawn(draw, trials):
 @pytest.mark.parametrize("draw", [parallel_coordinates, best_so_far])
 @pytest.mark.parametrize("trials", [[], [TRIALS[4]], [Tried({"a": 1}, math.nan)]])
 def test_without_an_r2_there_is_nothing_to_draw(draw, trials):
-    with pytest.raises(ValueError, match="at least one with a validation R2"):
+    with pytest.raises(ValueError, match="at least one with a validation score"):
         draw(trials)
 
 

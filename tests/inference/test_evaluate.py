@@ -321,6 +321,8 @@ def test_json_of_something_else_is_refused_before_the_pass(files, tmp_path):
     ):
         with pytest.raises(UserError, match=rf"other\.json.*{words}"):
             evaluate(*files, str(tmp_path / "e"), progress=lambda *count: seen.append(count), **asked)
+    with pytest.raises(UserError, match="'absent' is none of the predictions"):
+        evaluate(*files, str(tmp_path / "e"), progress=lambda *count: seen.append(count), draw=["absent"])
     assert seen == []
 
 

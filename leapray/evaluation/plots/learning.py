@@ -1,4 +1,4 @@
-"""The learning curve of a training: losses and validation R2 over its steps."""
+"""The learning curve of a training: losses and validation skill over its steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from leapray.climsim.schema import FLUXES, TENDENCIES
 from leapray.console import digits
-from leapray.evaluation.plots.style import BELOW, DARK, HEADLINE, LIGHT, STAR, dress, mark_outside, png, shortened
+from leapray.evaluation.plots.style import (
+    BELOW,
+    DARK,
+    LIGHT,
+    MIDDLE,
+    STAR,
+    dress,
+    headline,
+    mark_outside,
+    png,
+    shortened,
+)
 
 Record = Mapping[str, Any]
 
@@ -36,7 +47,7 @@ _LONGEST_TITLE = 80
 
 
 def learning_curve(history: Sequence[Record], title: str = "") -> bytes:
-    """A PNG of losses and of validation R2 over optimizer steps, from a run's ``validation`` records; others are left out.
+    """A PNG of losses and of validation skill over optimizer steps, from a run's ``validation`` records; others are left out.
 
     Raises ValueError when there is no validation to draw.
     """
@@ -102,29 +113,38 @@ def _training_curve(validations: Sequence[Record]) -> tuple[np.ndarray, np.ndarr
 
 
 def _draw_scores(axes: Axes, validations: Sequence[Record]) -> None:
-    steps, headline = _steps(validations), [record["r2"] for record in validations]
+    steps, skill = _steps(validations), [record["skill"] for record in validations]
     groups = _groups(validations)
-    best = int(np.argmax(headline))
-    axes.set_ylim(*_score_limits([headline, *groups.values()]))
-    axes.plot(
-        steps, headline, color=DARK, linewidth=2.4, marker="o", markersize=4, zorder=3, label=f"{digits(headline[best])}  all learned"
-    )
-    mark_outside(axes, steps, headline, DARK)
+    best = int(np.argmax([record["score"] for record in validations]))
+    attainable = validations[best]["attainable"]
+    axes.set_ylim(*_score_limits([skill, *groups.values(), [attainable]]))
+    axes.axhline(attainable, color=LIGHT, linewidth=4, zorder=1, label=f"{digits(attainable)}  attainable")
+    axes.plot(steps, skill, color=DARK, linewidth=2.4, marker="o", markersize=4, zorder=3, label=f"{digits(skill[best])}  all learned")
+    mark_outside(axes, steps, skill, DARK)
     for (name, values), (color, dashes) in zip(groups.items(), _GROUP_LINES, strict=True):
         marker = "." if len(steps) == 1 else None
         axes.plot(steps, values, color=color, linewidth=1.1, linestyle=dashes, marker=marker, label=f"{digits(values[best])}  {name}")
         mark_outside(axes, steps, values, color, written=0)
-    # at the edge where the best itself lies beyond it
-    place = float(np.clip(headline[best], *axes.get_ylim()))
-    axes.plot(steps[best], place, "*", color=STAR, markersize=16, markeredgecolor="black", zorder=4, clip_on=False)
-    axes.set_ylabel(f"{HEADLINE} (validation)")
-    axes.legend(
-        title=f"R² at the best step, {steps[best]:,}", alignment="left", frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0)
-    )
+    axes.plot(steps[best], skill[best], "*", color=STAR, markersize=16, markeredgecolor="black", zorder=4)
+    axes.set_ylabel(f"{headline('skill')} (validation)")
+    title = f"Skill at the best step, {steps[best]:,}"
+    axes.legend(title=title, alignment="left", frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    axes.text(1.03, 0.0, _beside(validations[best]), transform=axes.transAxes, fontsize=8.5, color=MIDDLE, va="bottom")
+
+
+def _beside(record: Record) -> str:
+    """R2 of a validation in words."""
+    lines = [f"R² there: {digits(record['r2'])}"]
+    if record.get("r2_varying") is not None:
+        lines.append(f"{digits(record['r2_varying'])} over columns that vary")
+    lines += [f"{digits(record['r2_median'])} median", f"{record['r2_below_zero']} columns below 0"]
+    if record["r2_silent"]:
+        lines.append(f"{record['r2_silent']} columns hardly vary")
+    return "\n".join(lines)
 
 
 def _score_limits(curves: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Lowest and highest R2 on the axis: down to ``BELOW`` 0, or the best of the middle curve where that is negative."""
+    """Lowest and highest skill on the axis: down to ``BELOW`` 0, or the best of the middle curve where that is negative."""
     low, high = min(map(min, curves)), max(map(max, curves))
     low = max(low, min(float(np.median([max(curve) for curve in curves])), 0.0) - BELOW)
     margin = 0.05 * max(high - low, 0.1)
@@ -132,10 +152,10 @@ def _score_limits(curves: Sequence[Sequence[float]]) -> tuple[float, float]:
 
 
 def _groups(validations: Sequence[Record]) -> dict[str, list[float]]:
-    """R2 of every tendency, and of all surface fluxes together, over the validations."""
+    """Skill of every tendency, and of all surface fluxes together, over the validations."""
     members = {v.name: [v.name] for v in TENDENCIES} | {"surface fluxes": [v.name for v in FLUXES]}
     return {
-        group: [float(np.mean([record["r2_by_variable"][name] for name in names])) for record in validations]
+        group: [float(np.mean([record["skill_by_variable"][name] for name in names])) for record in validations]
         for group, names in members.items()
     }
 

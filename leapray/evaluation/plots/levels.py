@@ -1,4 +1,4 @@
-"""What differs from level to level: R2 and bias of the six tendencies against pressure."""
+"""What differs from level to level: skill, R2 and bias of the six tendencies against pressure."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ _SHOWN, _LEAST_REACH = 0.95, 1e-4
 """Share of levels that an axis of differences holds at least, and the least that it reaches to either side."""
 _MARKS = (1, 10, 50, 100, 200, 300, 500, 700, 850, 1000)
 """Pressures in hPa that stand at the axis."""
+_MOST = 1.3
+"""Where an axis of skill ends at the latest: the training mean may be far from these rows' own, and more than 1 attainable."""
 _TRUTH: dict[str, Any] = {"color": LIGHT, "linewidth": 4}
 _SUBPLOTS = {"left": 0.055, "right": 0.99, "wspace": 0.13}
 
@@ -37,12 +39,19 @@ class Curve:
     band: np.ndarray | None = None
 
 
-def skill_profiles(curves: Sequence[Curve]) -> bytes:
-    """An SVG of R2 against pressure, one panel for each tendency; columns that are not learned are left out.
+def skill_profiles(curves: Sequence[Curve], attainable: np.ndarray) -> bytes:
+    """An SVG of skill against pressure beside the attainable skill ``(368,)``, one panel for each tendency.
 
-    The axis ends at -0.5: how many levels of the first curve lie below is written. Raises ValueError for more curves than lines.
+    Columns that are not learned are left out. The axis ends at -0.5: what lies below is marked, and of the first curve counted.
+
+    Raises ValueError for more curves than lines.
     """
-    return svg(_skill_figure(curves))
+    return svg(_score_figure(curves, "skill", attainable))
+
+
+def r2_profiles(curves: Sequence[Curve]) -> bytes:
+    """An SVG of R2 against pressure as :func:`skill_profiles` has it of skill."""
+    return svg(_score_figure(curves, "R²"))
 
 
 def bias_profiles(truth: np.ndarray, biases: Sequence[Curve]) -> bytes:
@@ -54,16 +63,19 @@ def bias_profiles(truth: np.ndarray, biases: Sequence[Curve]) -> bytes:
 
 
 def difference_profiles(difference: Curve) -> bytes:
-    """An SVG of a difference in R2 against pressure with its band, one panel for each tendency; to the right is better."""
+    """An SVG of a difference in skill against pressure with its band, one panel for each tendency; to the right is better."""
     return svg(_difference_figure(difference))
 
 
-def _skill_figure(curves: Sequence[Curve]) -> Figure:
-    figure, panels = _panels(1, curves)
+def _score_figure(curves: Sequence[Curve], score: str, attainable: np.ndarray | None = None) -> Figure:
+    figure, panels = _panels(1, curves, "" if attainable is None else "attainable")
     for axes, quantity in zip(panels[0], PROFILES, strict=True):
         shown = np.concatenate([_profile(curve.values, quantity) for curve in curves])
         lowest = float(np.nanmin(shown, initial=1.0))
-        axes.set_xlim(max(min(lowest - 0.03, 0.0), -BELOW), 1.02)
+        most = 1.0 if attainable is None else float(np.nanmax(_profile(attainable, quantity), initial=1.0))
+        axes.set_xlim(max(min(lowest - 0.03, 0.0), -BELOW), min(most, _MOST) + 0.02)
+        if attainable is not None:
+            axes.plot(_profile(attainable, quantity), np.arange(LEVELS), **_TRUTH)
         for index, (curve, line) in enumerate(zip(curves, LINES, strict=False)):
             _draw(axes, curve, quantity, line, cut=True)
             below = np.flatnonzero(_profile(curve.values, quantity) < -BELOW)
@@ -74,7 +86,7 @@ def _skill_figure(curves: Sequence[Curve]) -> Figure:
         if count := int((values < -BELOW).sum()):
             told = f"{count} below {-BELOW:g}, down to {digits(float(np.nanmin(values)))}"
             axes.text(0.03, 0.985, told, transform=axes.transAxes, va="top", fontsize=7.5, color=DARK)
-        _entitle(axes, quantity, f"R² of {quantity.symbol}")
+        _entitle(axes, quantity, f"{score} of {quantity.symbol}")
     return figure
 
 
@@ -85,9 +97,13 @@ def _difference_figure(difference: Curve) -> Figure:
         axes.axvline(0, color=MIDDLE, linewidth=0.8, zorder=1)
         # one level that is far worse must not flatten the others
         shown = np.abs(_profile(difference.values if difference.band is None else difference.band, quantity))
-        reach = float(np.nanquantile(shown, _SHOWN)) if np.isfinite(shown).any() else 0.0
-        axes.set_xlim(*(1.2 * max(reach, _LEAST_REACH) * np.array([-1, 1])))
-        _entitle(axes, quantity, f"difference in R² of {quantity.symbol}")
+        reach = 1.2 * max(float(np.nanquantile(shown, _SHOWN)) if np.isfinite(shown).any() else 0.0, _LEAST_REACH)
+        axes.set_xlim(-reach, reach)
+        values = _profile(difference.values, quantity)
+        for marker, place, outside in (("<", 0.02, values < -reach), (">", 0.98, values > reach)):
+            levels = np.flatnonzero(outside)
+            axes.plot(np.full(len(levels), place), levels, marker, color=DARK, markersize=5, transform=axes.get_yaxis_transform())
+        _entitle(axes, quantity, f"difference in skill of {quantity.symbol}")
     return figure
 
 
@@ -101,7 +117,7 @@ def _draw(axes: Axes, curve: Curve, quantity: Quantity, line: dict[str, Any], cu
 
 
 def _bias_figure(truth: np.ndarray, biases: Sequence[Curve]) -> Figure:
-    figure, panels = _panels(2, biases)
+    figure, panels = _panels(2, biases, "truth")
     for column, quantity in enumerate(PROFILES):
         mean = truth[quantity.columns] * quantity.factor
         above, below = panels[0, column], panels[1, column]
@@ -115,8 +131,11 @@ def _bias_figure(truth: np.ndarray, biases: Sequence[Curve]) -> Figure:
     return figure
 
 
-def _panels(rows: int, curves: Sequence[Curve]) -> tuple[Figure, np.ndarray]:
-    """Panels in rows of six, which share their pressure axis, beneath the names of the curves. Raises ValueError for too many."""
+def _panels(rows: int, curves: Sequence[Curve], reference: str = "") -> tuple[Figure, np.ndarray]:
+    """Panels in rows of six, which share their pressure axis, beneath the names of the curves and of what they are beside.
+
+    Raises ValueError for too many.
+    """
     if not 0 < len(curves) <= MOST:
         raise ValueError(f"{len(curves)} curves cannot be told apart, expected 1 to {MOST}")
     height = 0.4 + 4.2 * rows
@@ -124,8 +143,8 @@ def _panels(rows: int, curves: Sequence[Curve]) -> tuple[Figure, np.ndarray]:
     room = {"bottom": 0.55 / height, "top": 1 - 0.58 / height, "hspace": 0.28}
     panels = figure.subplots(rows, len(PROFILES), sharey=True, squeeze=False, gridspec_kw=_SUBPLOTS | room)
     handles = [Line2D([], [], label=shortened(curve.name, _LONGEST_NAME), **line) for curve, line in zip(curves, LINES, strict=False)]
-    if rows > 1:
-        handles.append(Line2D([], [], label="truth", **_TRUTH))
+    if reference:
+        handles.append(Line2D([], [], label=reference, **_TRUTH))
     figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.05, 1), ncols=len(handles), frameon=False, fontsize=9)
     for row in panels:
         pressure_axis(row[0])

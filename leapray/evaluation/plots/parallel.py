@@ -13,8 +13,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from leapray.evaluation.metrics import Select
 from leapray.evaluation.plots.searched import Searched, score_axis, searched
-from leapray.evaluation.plots.style import BOLD, DARK, HEADLINE, LIGHT, MIDDLE, ON_LINES, STAR, entitle, png, score_limits
+from leapray.evaluation.plots.style import BOLD, DARK, LIGHT, MIDDLE, ON_LINES, STAR, entitle, headline, png, score_limits
 from leapray.evaluation.plots.trials import FINISHED, STOPPED, UNSCORED, Tried, best_of
 
 _COLORS = colormaps["viridis_r"]
@@ -32,18 +33,18 @@ _BELOW, _TALL, _ABOVE, _LINE = 0.5, 4.0, 0.75, 0.16
 """Inches: below the axes, of them, above them, and of a line of their names."""
 
 
-def parallel_coordinates(trials: Sequence[Tried], title: str = "") -> bytes:
-    """A PNG with one axis for each searched key and a last one for the best validation R2; every trial is a line of its R2's colour.
+def parallel_coordinates(trials: Sequence[Tried], title: str = "", select: Select = "skill") -> bytes:
+    """A PNG with one axis for each searched key and a last one for the best validation score; every trial is a line of its score's colour.
 
-    Raises ValueError when no trial has an R2.
+    ``select`` says which score it is. Raises ValueError when no trial has one.
     """
-    return png(_figure(trials, title))
+    return png(_figure(trials, title, select))
 
 
-def _figure(trials: Sequence[Tried], title: str) -> Figure:
+def _figure(trials: Sequence[Tried], title: str, select: Select = "skill") -> Figure:
     best = best_of(trials)
     limits = score_limits([trial.score for trial in trials])
-    columns = [*searched(trials), score_axis(trials, limits)]
+    columns = [*searched(trials), score_axis(trials, limits, select)]
     width = float(np.clip(_AXIS * len(columns) + _RIGHT, _LEAST, _MOST))
     height = _BELOW + _TALL + _ABOVE + _LINE * max(column.label.count("\n") + 1 for column in columns)
     figure = Figure(figsize=(width, height), dpi=120)
@@ -59,7 +60,7 @@ def _figure(trials: Sequence[Tried], title: str) -> Figure:
         _draw_axis(axes, place, column, best)
     axes.plot(len(columns) - 1, columns[-1].heights[best], "*", color=STAR, markersize=15, markeredgecolor="black", clip_on=False, zorder=5)
     bar = figure.add_axes((1 - _BAR / width, _BELOW / height, 0.16 / width, _TALL / height))
-    figure.colorbar(ScalarMappable(scale, _COLORS), cax=bar).set_label(f"{HEADLINE} (validation)", fontsize=9)
+    figure.colorbar(ScalarMappable(scale, _COLORS), cax=bar).set_label(f"{headline(select)} (validation)", fontsize=9)
     bar.tick_params(labelsize=8)
     _draw_legend(figure, {_BEST} | {trial.state for index, trial in enumerate(trials) if index != best}, width)
     entitle(figure, title, 0.35 / width)

@@ -11,22 +11,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from leapray.console import digits
-from leapray.evaluation.plots.style import BOLD, DARK, HEADLINE, MIDDLE, STAR, dress, entitle, png, score_limits
+from leapray.evaluation.metrics import Select
+from leapray.evaluation.plots.style import BOLD, DARK, MIDDLE, STAR, dress, entitle, headline, png, score_limits
 from leapray.evaluation.plots.trials import FINISHED, STOPPED, UNSCORED, Tried, best_of
 
 _FAR_RIGHT = 0.85
 """Beyond this share of the trials words stand at the left of their point."""
 
 
-def best_so_far(trials: Sequence[Tried], title: str = "") -> bytes:
-    """A PNG of the best validation R2 of every trial, in the order in which they ended, and of the best up to each.
+def best_so_far(trials: Sequence[Tried], title: str = "", select: Select = "skill") -> bytes:
+    """A PNG of the best validation score of every trial, in the order in which they ended, and of the best up to each.
 
-    Raises ValueError when no trial has an R2.
+    ``select`` says which score it is. Raises ValueError when no trial has one.
     """
-    return png(_figure(trials, title))
+    return png(_figure(trials, title, select))
 
 
-def _figure(trials: Sequence[Tried], title: str) -> Figure:
+def _figure(trials: Sequence[Tried], title: str, select: Select = "skill") -> Figure:
     best = best_of(trials)
     scores = np.array([trial.score for trial in trials])
     low, high = score_limits(scores.tolist())
@@ -34,7 +35,7 @@ def _figure(trials: Sequence[Tried], title: str) -> Figure:
     axes = figure.add_axes((0.115, 0.12, 0.865, 0.7))
     axes.set(xlim=(0.5, len(trials) + 0.5), ylim=(low, high))
     axes.set_xlabel("trials ended")
-    axes.set_ylabel(f"{HEADLINE}\n(best validation)")
+    axes.set_ylabel(f"{headline(select)}\n(best validation)")
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
     dress(axes)
     _draw_best(axes, scores, best)
@@ -54,7 +55,7 @@ def _draw_best(axes: Axes, scores: np.ndarray, best: int) -> None:
 
 
 def _draw_trials(axes: Axes, trials: Sequence[Tried], scores: np.ndarray) -> None:
-    """A mark for each trial; those below the axis and those without an R2 stand at its foot."""
+    """A mark for each trial; those below the axis and those without a score stand at its foot."""
     low, high = axes.get_ylim()
     foot = np.full(len(scores), low + 0.02 * (high - low))
     states = np.array([trial.state for trial in trials])

@@ -1,4 +1,4 @@
-"""Variants and their base ranked by test R2, each with its interval and its difference from the base."""
+"""Variants and their base ranked by their test score, each with its interval and its difference from the base."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 
 from leapray.console import digits
 from leapray.evaluation.intervals import LEVEL
-from leapray.evaluation.plots.style import DARK, HEADLINE, LIGHT, MIDDLE, dress, entitle, png, score_limits, shortened, ticks
+from leapray.evaluation.metrics import Select
+from leapray.evaluation.plots.style import DARK, LIGHT, MIDDLE, dress, entitle, headline, png, score_limits, shortened, ticks
 
 _LONGEST_NAME = 34
 _WIDTH, _NARROW, _ROW, _ABOVE, _BELOW = 13.5, 8.5, 0.34, 0.85, 0.6
@@ -30,31 +31,31 @@ _PERCENT = f"{LEVEL:.0%} interval"
 
 @dataclass(frozen=True)
 class Ranked:
-    """One scored model: its headline R2 on the test months, and where resampling days puts it.
+    """One scored model: its headline on the test months, and where resampling days puts it.
 
-    ``difference`` from the base is value, low, high; ``chosen_r2`` the validation R2 that it was chosen by.
+    ``difference`` from the base is value, low, high; ``chosen`` the validation score that it was chosen by.
     """
 
     name: str
-    r2: float
+    score: float
     interval: tuple[float, float] | None = None
     difference: tuple[float, float, float] | None = None
-    chosen_r2: float | None = None
+    chosen: float | None = None
     is_base: bool = False
 
 
-def ranking(entries: Sequence[Ranked], title: str = "") -> bytes:
-    """A PNG of test R2, the best on top, and of the differences from the base where there are any.
+def ranking(entries: Sequence[Ranked], title: str = "", select: Select = "skill") -> bytes:
+    """A PNG of the test scores that ``select`` names, the best on top, and of the differences from the base where there are any.
 
     A score far below the others is an arrow at the edge beside its value. Raises ValueError without entries.
     """
     if not entries:
         raise ValueError("a ranking needs at least one entry")
-    return png(_figure(entries, title))
+    return png(_figure(entries, title, select))
 
 
-def _figure(entries: Sequence[Ranked], title: str) -> Figure:
-    ranked = sorted(entries, key=lambda entry: entry.r2 if np.isfinite(entry.r2) else -np.inf, reverse=True)
+def _figure(entries: Sequence[Ranked], title: str, select: Select = "skill") -> Figure:
+    ranked = sorted(entries, key=lambda entry: entry.score if np.isfinite(entry.score) else -np.inf, reverse=True)
     names = [shortened(entry.name, _LONGEST_NAME) for entry in ranked]
     height = _ABOVE + _BELOW + _ROW * (len(ranked) + 0.4)
     bottom, tall = _BELOW / height, 1 - (_ABOVE + _BELOW) / height
@@ -65,11 +66,11 @@ def _figure(entries: Sequence[Ranked], title: str) -> Figure:
     right = left + _SCORES + _SCORE_TEXT if compared else width
     figure = Figure(figsize=(width, height), dpi=120)
     scores = figure.add_axes((left / width, bottom, (right - left - _SCORE_TEXT) / width, tall))
-    lowest = _draw_scores(scores, ranked)
+    lowest = _draw_scores(scores, ranked, select)
     panels = [scores]
     if compared:
         panels.append(figure.add_axes((right / width, bottom, (width - right - beside) / width, tall)))
-        _draw_differences(panels[1], ranked, lowest)
+        _draw_differences(panels[1], ranked, lowest, select)
     for axes in panels:
         dress(axes)
         axes.grid(visible=False, axis="y")
@@ -83,20 +84,20 @@ def _figure(entries: Sequence[Ranked], title: str) -> Figure:
     return figure
 
 
-def _draw_scores(axes: Axes, ranked: Sequence[Ranked]) -> float:
-    """Left panel; the lowest R2 that it shows."""
+def _draw_scores(axes: Axes, ranked: Sequence[Ranked], select: Select) -> float:
+    """Left panel; the lowest score that it shows."""
     ends = [end for entry in ranked for end in entry.interval or ()]
-    chosen = [entry.chosen_r2 for entry in ranked if entry.chosen_r2 is not None]
-    lowest, highest = score_limits([entry.r2 for entry in ranked], [*ends, *chosen])
+    chosen = [entry.chosen for entry in ranked if entry.chosen is not None]
+    lowest, highest = score_limits([entry.score for entry in ranked], [*ends, *chosen])
     axes.set_xlim(lowest, highest)
     for base in (entry for entry in ranked if entry.is_base):
         _draw_band(axes, base)
     for row, entry in enumerate(ranked):
-        if entry.chosen_r2 is not None and entry.chosen_r2 >= lowest:
-            axes.plot(entry.chosen_r2, row, "D", markersize=6.5, markerfacecolor="white", markeredgecolor=MIDDLE)
-        _draw_dot(axes, row, entry.r2, entry.interval, entry.r2 >= lowest, DARK)
-        _write(axes, row, digits(entry.r2))
-    axes.set_xlabel(f"{HEADLINE}, test months")
+        if entry.chosen is not None and entry.chosen >= lowest:
+            axes.plot(entry.chosen, row, "D", markersize=6.5, markerfacecolor="white", markeredgecolor=MIDDLE)
+        _draw_dot(axes, row, entry.score, entry.interval, entry.score >= lowest, DARK)
+        _write(axes, row, digits(entry.score))
+    axes.set_xlabel(f"{headline(select)}, test months")
     handles = [Line2D([], [], color=DARK, marker="o", linewidth=1.8, label="test" + _of_days(ranked))]
     if chosen:
         hollow = Line2D([], [], linestyle="", marker="D", markerfacecolor="white", markeredgecolor=MIDDLE, label="validation, chosen by")
@@ -115,12 +116,12 @@ def _draw_band(axes: Axes, base: Ranked) -> None:
     """The base over all rows."""
     if base.interval:
         axes.axvspan(*base.interval, color=LIGHT, alpha=0.25, linewidth=0, zorder=0)
-    axes.axvline(base.r2, color=MIDDLE, linewidth=1, linestyle="--", zorder=1)
+    axes.axvline(base.score, color=MIDDLE, linewidth=1, linestyle="--", zorder=1)
 
 
-def _draw_differences(axes: Axes, ranked: Sequence[Ranked], lowest: float) -> None:
-    """Right panel; entries of an R2 below ``lowest`` are arrows here as at the left."""
-    found = np.array([entry.difference for entry in ranked if entry.difference and entry.r2 >= lowest] or [(0.0, 0.0, 0.0)])
+def _draw_differences(axes: Axes, ranked: Sequence[Ranked], lowest: float, select: Select) -> None:
+    """Right panel; entries of a score below ``lowest`` are arrows here as at the left."""
+    found = np.array([entry.difference for entry in ranked if entry.difference and entry.score >= lowest] or [(0.0, 0.0, 0.0)])
     reach = max(_WIDE, _FAR * float(np.median(np.abs(found))))
     shown = [0.0, *found[np.abs(found) <= reach]]
     margin = max(0.06 * np.ptp(shown), _LEAST_MARGIN)
@@ -131,12 +132,12 @@ def _draw_differences(axes: Axes, ranked: Sequence[Ranked], lowest: float) -> No
         if entry.difference:
             value, low, high = entry.difference
             color = LIGHT if low <= 0 <= high else DARK
-            if value > right and entry.r2 >= lowest:
+            if value > right and entry.score >= lowest:
                 axes.plot(0.988, row, ">", color=color, markersize=8, transform=axes.get_yaxis_transform(), clip_on=False)
             else:
-                _draw_dot(axes, row, value, (low, high), entry.r2 >= lowest and value >= left, color)
+                _draw_dot(axes, row, value, (low, high), entry.score >= lowest and value >= left, color)
         _write(axes, row, _difference_text(entry))
-    axes.set_xlabel("difference in R² from the base")
+    axes.set_xlabel(f"difference in {'skill' if select == 'skill' else 'R²'} from the base")
     labels = {LIGHT: f"{_PERCENT} (same days for both) holds 0", DARK: "does not"}
     _legend(axes, [Line2D([], [], color=color, marker="o", linewidth=1.8, label=label) for color, label in labels.items()])
 

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator
 
 from leapray.console import digits
+from leapray.evaluation.metrics import Select
 from leapray.evaluation.plots.style import shortened, ticks
 from leapray.evaluation.plots.trials import UNSCORED, Tried
 
@@ -44,8 +45,8 @@ def searched(trials: Sequence[Tried]) -> list[Searched]:
     return [_axis(labels[key], [trial.values.get(key, _ABSENT) for trial in trials]) for key in keys]
 
 
-def score_axis(trials: Sequence[Tried], limits: tuple[float, float]) -> Searched:
-    """The last axis, R2 between limits; scores below stand at its foot, trials without one nowhere."""
+def score_axis(trials: Sequence[Tried], limits: tuple[float, float], select: Select = "skill") -> Searched:
+    """The last axis, the score between limits; scores below stand at its foot, trials without one nowhere."""
     low, high = limits
     heights = [math.nan if trial.state == UNSCORED else max((trial.score - low) / (high - low), 0.0) for trial in trials]
     marks = [tick for tick in ticks(6).tick_values(low, high) if low <= tick <= high]
@@ -53,7 +54,8 @@ def score_axis(trials: Sequence[Tried], limits: tuple[float, float]) -> Searched
     marked = [((mark - low) / (high - low), f"{mark:.{decimals}f}") for mark in marks]
     texts = [digits(trial.score) for trial in trials]
     below = any(trial.state != UNSCORED and trial.score < low for trial in trials)
-    return Searched("validation\nR²", heights, texts, [(0.0, "below"), *_apart(marked, after=0.0)] if below else marked)
+    name = "validation\nskill" if select == "skill" else "validation\nR²"
+    return Searched(name, heights, texts, [(0.0, "below"), *_apart(marked, after=0.0)] if below else marked)
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:

@@ -14,25 +14,38 @@ from matplotlib.ticker import MaxNLocator
 
 from leapray.climsim.schema import LEARNED
 from leapray.console import digits
+from leapray.evaluation.metrics import Select
 
 DARK, MIDDLE, LIGHT, PALE, STAR = "#12263f", "#5b6b80", "#9aa0a8", "#dddddd", "#ffc20a"
 ON_LINES: dict[str, Any] = {"bbox": {"boxstyle": "square,pad=0.12", "facecolor": "white", "alpha": 0.85, "linewidth": 0}}
 """Words that stand on lines."""
 BOLD: dict[str, Any] = {"fontweight": "bold", "color": DARK, "zorder": 6, **ON_LINES}
 """The words of the best."""
-HEADLINE = f"R² over the {int(LEARNED.sum())} learned columns"
 LINES: tuple[dict[str, Any], ...] = (
     {"color": DARK, "linestyle": "-", "linewidth": 1.8, "zorder": 4},
     {"color": "#d55e00", "linestyle": (0, (5, 1.5)), "linewidth": 1.3, "zorder": 3},
     {"color": "#0072b2", "linestyle": "-.", "linewidth": 1.3, "zorder": 3},
     {"color": "#009e73", "linestyle": ":", "linewidth": 1.6, "zorder": 3},
+    {"color": "#b07aa1", "linestyle": (0, (3, 1, 1, 1, 1, 1)), "linewidth": 1.3, "zorder": 3},
 )
 """Lines of a subject and of what stands beside it: colours that colour-blind readers tell apart, and dashes for those who print in grey."""
 BELOW = 0.5
-"""How far below the best R2, or 0, an axis reaches: one bad column can take R2 to minus a million."""
+"""How far below the best score, or 0, an axis reaches: one bad column can take R2 to minus a million."""
 _REACH = 4
 """An axis reaches down by this many times the distance from the best to the median, so that one poor result does not flatten the others."""
+_NOTHING = 1e-9
+"""Scores below this are rounding."""
 _LEAST_REACH, _LEAST_MARGIN = 0.02, 0.004
+
+
+def score_text(value: float, sign: str = "") -> str:
+    """Skill or R2 in three digits; 0 for what is nothing but rounding, such as the skill of the training mean."""
+    return digits(value if abs(value) >= _NOTHING else 0.0, sign)
+
+
+def headline(select: Select) -> str:
+    """The score that chooses, as an axis names it."""
+    return f"{'skill' if select == 'skill' else 'R²'} over the {int(LEARNED.sum())} learned columns"
 
 
 def png(figure: Figure) -> bytes:
@@ -65,7 +78,7 @@ def dress(axes: Axes) -> None:
 
 
 def score_limits(scores: Sequence[float], around: Sequence[float] = ()) -> tuple[float, float]:
-    """Lowest and highest R2 of an axis on which the best half of the scores can be told apart; those far below it stay outside.
+    """Lowest and highest score of an axis on which the best half of the scores can be told apart; those far below it stay outside.
 
     ``around`` are other values to be seen, such as ends of intervals: they widen the axis at most to twice its depth.
     """
@@ -95,9 +108,6 @@ def mark_outside(axes: Axes, places: Sequence[float], values: Sequence[float], c
 def ticks(count: int) -> MaxNLocator:
     """At most so many intervals between round numbers."""
     return MaxNLocator(count, steps=(1, 2, 2.5, 5, 10))
-
-
-number = digits
 
 
 def plain(text: str) -> str:

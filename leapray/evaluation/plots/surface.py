@@ -1,4 +1,4 @@
-"""The eight scalars at the surface: their R2 as bars, and truth against prediction as joint densities."""
+"""The eight scalars at the surface: their skill as bars, and truth against prediction as joint densities."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from leapray.console import digits
 from leapray.evaluation.plots.levels import MOST, Curve
 from leapray.evaluation.plots.quantity import SCALARS, Quantity
-from leapray.evaluation.plots.style import BELOW, DARK, LINES, MIDDLE, dress, png, shortened, svg, ticks
+from leapray.evaluation.plots.style import BELOW, DARK, LIGHT, LINES, MIDDLE, ON_LINES, dress, png, score_text, shortened, svg, ticks
 from leapray.evaluation.results import Joint
 
-_HATCHES = ("", "////", "....", "xxxx")
+_HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
 _THICK = 0.8
 """Share of a scalar's room that its bars take."""
 _LONGEST_NAME = 40
 _COLORS = "cividis_r"
 
 
-def scalar_bars(curves: Sequence[Curve]) -> bytes:
-    """An SVG with a bar of R2 for each scalar and curve, cut at -0.5, its value beside it. Raises ValueError for too many curves."""
-    return svg(_bar_figure(curves))
+def scalar_bars(curves: Sequence[Curve], attainable: np.ndarray) -> bytes:
+    """An SVG with a bar of skill for each scalar and curve, cut at -0.5, its value beside it, and a line at the attainable ``(368,)``.
+
+    Raises ValueError for too many curves.
+    """
+    return svg(_bar_figure(curves, attainable))
 
 
 def joint_densities(joint: Joint) -> bytes:
@@ -34,7 +36,7 @@ def joint_densities(joint: Joint) -> bytes:
     return png(_joint_figure(joint))
 
 
-def _bar_figure(curves: Sequence[Curve]) -> Figure:
+def _bar_figure(curves: Sequence[Curve], attainable: np.ndarray) -> Figure:
     if not 0 < len(curves) <= MOST:
         raise ValueError(f"{len(curves)} curves cannot be told apart, expected 1 to {MOST}")
     height = 1.1 + len(SCALARS) * (0.2 + 0.16 * len(curves))
@@ -43,29 +45,34 @@ def _bar_figure(curves: Sequence[Curve]) -> Figure:
     axes = figure.subplots(gridspec_kw=room)
     thick = _THICK / len(curves)
     for index, curve in enumerate(curves):
-        r2 = np.array([curve.values[quantity.columns][0] for quantity in SCALARS])
+        skill = np.array([curve.values[quantity.columns][0] for quantity in SCALARS])
         places = np.arange(len(SCALARS)) + (index - (len(curves) - 1) / 2) * thick
         color = LINES[index]["color"]
         axes.barh(
             places,
-            np.maximum(r2, -BELOW),
+            np.maximum(skill, -BELOW),
             thick,
             color=color if not index else "white",
             edgecolor=color,
             hatch=_HATCHES[index],
             label=shortened(curve.name, _LONGEST_NAME),
         )
-        for place, value in zip(places, r2, strict=True):
-            axes.text(max(value, 0.0) + 0.008, place, digits(value), va="center", fontsize=7.5, color=DARK)
+        for place, value in zip(places, skill, strict=True):
+            axes.text(max(value, 0.0) + 0.008, place, score_text(value), va="center", fontsize=7.5, color=DARK, **ON_LINES)
+    most = np.array([attainable[quantity.columns][0] for quantity in SCALARS])
+    axes.vlines(most, np.arange(len(SCALARS)) - 0.5, np.arange(len(SCALARS)) + 0.5, color=LIGHT, linewidth=4, label="attainable", zorder=0)
     axes.axvline(0, color=MIDDLE, linewidth=0.8)
     lowest = min(float(np.nanmin([curve.values[quantity.columns][0] for quantity in SCALARS])) for curve in curves)
-    axes.set_xlim(max(min(lowest, 0.0), -BELOW), 1.0)
+    axes.set_xlim(max(min(lowest, 0.0), -BELOW), max(1.0, float(most.max())) + 0.08)
     axes.set_ylim(len(SCALARS) - 0.4, -0.6)
     axes.set_yticks(range(len(SCALARS)), [f"{quantity.words}\n({quantity.symbol})" for quantity in SCALARS], fontsize=8)
-    axes.set_xlabel("R²", fontsize=9)
+    axes.set_xlabel("skill", fontsize=9)
     dress(axes)
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=len(curves), frameon=False, fontsize=9)
+    handles, labels = axes.get_legend_handles_labels()
+    order = [*range(1, len(handles)), 0]
+    shown = {"handles": [handles[index] for index in order], "labels": [labels[index] for index in order]}
+    axes.legend(**shown, loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=len(order), frameon=False, fontsize=9)
     return figure
 
 

@@ -2,7 +2,8 @@
 
 from leapray.evaluation.report.comparison import compare_report, compare_reports
 from leapray.evaluation.report.material import Material
+from leapray.evaluation.report.skill import require_drawable
 from leapray.evaluation.report.write import FILE as REPORT
 from leapray.evaluation.report.write import write_report
 
-__all__ = ["REPORT", "Material", "compare_report", "compare_reports", "write_report"]
+__all__ = ["REPORT", "Material", "compare_report", "compare_reports", "require_drawable", "write_report"]

@@ -20,6 +20,7 @@ from leapray.evaluation.report.write import FILE
 from leapray.evaluation.results import FILE as NUMBERS
 from leapray.evaluation.results import Evaluation, read_evaluations
 
+_HEADER = ("column", "difference", f"{LEVEL:.0%} interval", "by the interval")
 _MOST_COLUMNS = 10
 """Columns that the tables of gains and losses show."""
 
@@ -54,25 +55,25 @@ def compare_reports(directory: str, evaluations: Sequence[str]) -> str:
 
 
 def _sentence(by: Difference) -> str:
-    within = f", {by.level:.0%} within {written(by.low, '+')} to {written(by.high, '+')}," if np.isfinite(by.low) else ""
+    within = f", {by.level:.0%} interval {written(by.low, '+')} to {written(by.high, '+')}," if np.isfinite(by.low) else ""
     return f"{written(by.value, '+')}{within}"
 
 
 def _differences(found: Comparison) -> Section:
-    words = [f"Each is the R² of {found.other} less that of {found.base}.", drawn(found.days)]
+    words = [f"Each is the score of {found.other} less that of {found.base}.", drawn(found.days)]
     if not np.isfinite(found.headlines["skill"].low):
-        words = [f"Each is the R² of {found.other} less that of {found.base}. Rows of fewer than two days tell no intervals."]
+        words = [f"Each is the score of {found.other} less that of {found.base}. Rows of fewer than two days tell no intervals."]
     tables = [
-        _table("Mean over columns", found.headlines),
-        _table("Skill of a group of variables", found.groups),
-        _table("Skill of a variable", found.variables),
+        _table("Mean scores over columns", found.headlines),
+        _table("Mean skill over the learned columns of a group", found.groups),
+        _table("Mean skill over the learned columns of a variable", found.variables),
     ]
     return Section("differences", "Differences", words, tables)
 
 
 def _table(caption: str, found: Mapping[str, Difference]) -> Table:
     rows = [[text(name), *_cells(by.value, by.low, by.high)] for name, by in found.items()]
-    return Table(caption, ("", "difference", f"{LEVEL:.0%} within", "by the interval"), rows)
+    return Table(caption, ("", *_HEADER[1:]), rows)
 
 
 def _cells(value: float, low: float, high: float) -> list[Cell]:
@@ -83,14 +84,16 @@ def _cells(value: float, low: float, high: float) -> list[Cell]:
 
 
 def _levels(base: Evaluation, other: Evaluation, found: Comparison) -> Section:
-    curves = [Curve(evaluation.name, evaluation.moments.score().r2) for evaluation in (base, other)]
+    scores = [evaluation.moments.score() for evaluation in (base, other)]
+    curves = [Curve(one.name, score.skill_by_column) for one, score in zip((base, other), scores, strict=True)]
+    attainable = scores[0].attainable_by_column
     band = np.stack([found.columns.low, found.columns.high])
     both = f"{base.name} and {other.name}"
     gained = Curve(f"{other.name} less {base.name}", found.columns.value, band)
     pictures = [
-        Picture(skill_profiles(curves), f"R² against pressure of the six tendencies, for {both}"),
-        Picture(difference_profiles(gained), f"Difference in R² against pressure, {gained.name}, with the band of its interval"),
-        Picture(scalar_bars(curves), f"R² of the eight surface fluxes as bars, for {both}"),
+        Picture(skill_profiles(curves, attainable), f"Skill and attainable skill against pressure of the six tendencies, for {both}"),
+        Picture(difference_profiles(gained), f"Difference in skill against pressure, {gained.name}, with the band of its interval"),
+        Picture(scalar_bars(curves, attainable), f"Skill of the eight surface fluxes as bars, for {both}"),
     ]
     words = [f"Bands hold {LEVEL:.0%} for each level by itself: of many levels a few lie beyond by chance."]
     return Section("levels", "Skill by variable and level", words, pictures)
@@ -101,8 +104,8 @@ def _columns(found: Comparison) -> Section:
     gains = [index for index in order[::-1][:_MOST_COLUMNS].tolist() if found.columns.value[index] > 0]
     losses = [index for index in order[:_MOST_COLUMNS].tolist() if found.columns.value[index] < 0]
     content = [
-        Table(caption, ("column", "difference", f"{LEVEL:.0%} within", "by the interval"), [_column_row(found, index) for index in indices])
-        for caption, indices in ((f"Most gained by {found.other}", gains), (f"Most lost by {found.other}", losses))
+        Table(caption, _HEADER, [_column_row(found, index) for index in indices])
+        for caption, indices in ((f"Most skill gained by {found.other}", gains), (f"Most skill lost by {found.other}", losses))
         if indices
     ]
     words = ["The extremes of so many columns are chance in part."] if content else ["No column differs."]

@@ -8,7 +8,7 @@ from typing import Any
 from leapray.evaluation.intervals import LEVEL
 from leapray.evaluation.plots import Ranked, ensemble_overview, learning_curve, ranking
 from leapray.evaluation.report.material import Material, Record
-from leapray.evaluation.report.page import Cell, Picture, Section, Table, count, figure, span, text, written
+from leapray.evaluation.report.page import Cell, Picture, Section, Table, count, figure, score, span, text, written
 from leapray.evaluation.results import Evaluation
 
 _MOST_RUNS = 12
@@ -21,22 +21,19 @@ def training(runs: Mapping[str, Sequence[Record]]) -> Section | None:
     validated = {name: found for name, records in runs.items() if (found := [record for record in records if "val_loss" in record])}
     if not validated:
         return None
-    rows = [
-        [
-            text(name),
-            figure(max(record["r2"] for record in records)),
-            count(records[-1]["epoch"]),
-            count(records[-1]["step"]),
-            figure(sum(record.get("seconds", 0.0) + record.get("val_seconds", 0.0) for record in records)),
-        ]
-        for name, records in validated.items()
-    ]
-    table = Table("Runs", ("", "best validation R²", "epochs", "steps", "seconds"), rows)
+    rows = []
+    for name, records in validated.items():
+        best = max(records, key=lambda record: float(record["score"]))
+        seconds = sum(record.get("seconds", 0.0) + record.get("val_seconds", 0.0) for record in records)
+        scores = (score(best[key]) for key in ("skill", "attainable", "r2"))
+        rows.append([text(name), *scores, count(records[-1]["epoch"]), count(records[-1]["step"]), figure(seconds)])
+    table = Table("Runs, at their best validation", ("", "skill", "attainable", "R²", "epochs", "steps", "seconds"), rows)
     drawn = list(validated.items())[:_MOST_RUNS]
     pictures = [
-        Picture(learning_curve(records, name), f"Learning curve of {name}: losses and validation R² by step") for name, records in drawn
+        Picture(learning_curve(records, name), f"Learning curve of {name}: losses and validation skill by step") for name, records in drawn
     ]
-    words = [f"The curves of the first {_MOST_RUNS} runs are drawn."] if len(validated) > _MOST_RUNS else []
+    words = ["Validations are before the physics."]
+    words += [f"The curves of the first {_MOST_RUNS} runs are drawn."] if len(validated) > _MOST_RUNS else []
     return Section("training", "Learning curves", words, [table, *pictures])
 
 
@@ -44,13 +41,19 @@ def variants(found: Mapping[str, Any] | None) -> Section | None:
     """Variants beside their base, as ``variants.json`` tells."""
     if not found or not found.get("variants"):
         return None
-    entries = found["variants"]
-    tested = [_ranked(entry) for entry in entries if entry.get("test_r2") is not None]
-    pictures = [Picture(ranking(tested), "Variants and their base ranked by test R², with differences from the base")] if tested else []
-    header = ("", "state", "validation R²", "test R²", "less the base", f"{LEVEL:.0%} within", "epochs", "seconds")
+    entries, select = found["variants"], found.get("select", "skill")
+    score = "R²" if select == "r2" else "skill"
+    tested = [_ranked(entry, select) for entry in entries if entry.get(f"test_{select}") is not None]
+    words = f"Variants and their base ranked by test {score}, with differences from the base"
+    pictures = [Picture(ranking(tested, select=select), words)] if tested else []
+    compared = (f"{score} less the base", f"{LEVEL:.0%} interval")
+    header = ("", "state", "validation skill", "test skill", "validation R²", "test R²", *compared, "epochs", "seconds")
     table = Table(f"Variants of {found.get('name', 'the base')}", header, [_variant_row(entry) for entry in entries])
     causes = [f"{entry['name']}: {entry['cause']}" for entry in entries if entry.get("cause")]
-    return Section("variants", "Variants", (), [*pictures, table], causes)
+    attainable = next((entry["attainable"] for entry in entries if entry.get("attainable") is not None), None)
+    told = ["Scores are before the physics."]
+    told += [f"A perfect emulator has a skill of {written(attainable)} on the test months."] if attainable is not None else []
+    return Section("variants", "Variants", told, [*pictures, table], causes)
 
 
 def ensemble(found: Mapping[str, Any] | None) -> Section | None:
@@ -62,9 +65,12 @@ def ensemble(found: Mapping[str, Any] | None) -> Section | None:
     words = [f"The weights are {_METHODS.get(found['method'], found['method']).format(split=split)}."]
     if blend.get("rows"):
         words.append(f"On the {blend['rows']:,} rows of the {split} months {_both(blend)}.")
-        words.append("These figures are of members before the physics, over the learned columns that vary; those of test months after it.")
+        words.append("These figures are of members before the physics; those of test months are after it.")
     if blend.get("groups"):
         words.append(str(blend["groups"].get("why", "")))
+    if fallback := found.get("fallback"):
+        listed = ", ".join(fallback)
+        words.append(f"{len(fallback)} columns fall back to the training mean, which no member beats on the {split} months: {listed}.")
     words += _tested(found.get("figures", {}).get("test") or {}, split)
     names = [member["name"] for member in found["members"]]
     weights = {group: [member["weights"][group] for member in found["members"]] for group in found["groups"]}
@@ -85,25 +91,25 @@ def provenance(material: Material, evaluations: Sequence[Evaluation]) -> Section
     return Section("provenance", "Provenance", words, content, lacking)
 
 
-def _ranked(entry: Record) -> Ranked:
+def _ranked(entry: Record, select: str) -> Ranked:
     ends, by = entry.get("interval"), entry.get("difference")
     return Ranked(
         entry["name"],
-        entry["test_r2"],
+        entry[f"test_{select}"],
         (ends["low"], ends["high"]) if ends else None,
         (by["value"], by["low"], by["high"]) if by else None,
-        entry.get("validation_r2"),
+        entry.get(f"validation_{select}"),
         entry.get("state") == "base",
     )
 
 
 def _variant_row(entry: Record) -> list[Cell]:
     by = entry.get("difference")
+    scores = (score(entry.get(f"{split}_{kind}")) for kind in ("skill", "r2") for split in ("validation", "test"))
     return [
         text(entry["name"]),
         text(entry["state"]),
-        figure(entry.get("validation_r2")),
-        figure(entry.get("test_r2")),
+        *scores,
         figure(by["value"] if by else None, "+"),
         span(by["low"], by["high"], "+") if by else Cell(""),
         count(entry["epochs"]) if entry.get("epochs") is not None else Cell(""),
@@ -112,18 +118,19 @@ def _variant_row(entry: Record) -> list[Cell]:
 
 
 def _both(figures: Mapping[str, Any]) -> str:
-    return f"the ensemble's R² is {written(figures['ensemble'])}, the plain mean's {written(figures['mean'])}"
+    of = f" of an attainable {written(figures['attainable'])}" if "attainable" in figures else ""
+    return f"the ensemble's skill is {written(figures['ensemble'])}{of}, the plain mean's {written(figures['mean'])}"
 
 
 def _tested(test: Mapping[str, Any], split: str) -> list[str]:
     if not test:
         return []
-    words = [f"On the {test['rows']:,} rows of the test months, which chose nothing, {_both(test)}."]
+    words = [f"On the {test['rows']:,} rows of the test months, which were not used for model selection, {_both(test)}."]
     best = f"{test.get('best')}, the best single member on the {split} months"
     for key, other in (("from_mean", "the plain mean"), ("from_best", best)):
         if by := test.get(key):
-            value, low, high = (written(by[key], "+") for key in ("value", "low", "high"))
-            words.append(f"It differs from {other} by {value}, {by['level']:.0%} within {low} to {high}.")
+            value, low, high = (written(by[end], "+") for end in ("value", "low", "high"))
+            words.append(f"Its skill less that of {other} is {value}, {by['level']:.0%} interval {low} to {high}.")
     return words
 
 
@@ -141,8 +148,8 @@ def _weight_table(found: Mapping[str, Any], blend: Mapping[str, Any]) -> Table:
     header = [
         "",
         *(f"weight, {group}" if len(groups) > 1 else "weight" for group in groups),
-        f"R² alone ({blend.get('split', 'blend')})",
-        "R² without it, less R² of all",
+        f"skill alone ({blend.get('split', 'blend')})",
+        "skill without it, less that of all",
     ]
     rows = [
         [

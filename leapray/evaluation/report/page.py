@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from leapray.console import digits
+from leapray.evaluation.plots.style import score_text
 
 _PNG = b"\x89PNG"
 
@@ -81,6 +82,14 @@ def text(words: object) -> Cell:
 def figure(value: float | None, sign: str = "") -> Cell:
     """A cell of a number in three significant digits, of a difference with its ``sign`` ``+``; a dash for what is no number."""
     return Cell("", None) if value is None else Cell(written(value, sign), value if math.isfinite(value) else None)
+
+
+def score(value: float | None, sign: str = "") -> Cell:
+    """A cell of skill or R2, or of a difference of such, as :func:`figure` has it; rounding is 0."""
+    found = figure(value, sign)
+    if found.value is None:
+        return found
+    return replace(found, text=score_text(found.value, sign).replace("-", "\N{MINUS SIGN}"))
 
 
 def count(value: int) -> Cell:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from leapray.climsim.schema import TARGETS
 from leapray.evaluation.climsim import TOLD, UNITS, VARYING
+from leapray.evaluation.metrics import Score
 from leapray.evaluation.plots.latitude import zonal_bias, zonal_skill
-from leapray.evaluation.plots.levels import MOST, Curve, bias_profiles
+from leapray.evaluation.plots.levels import Curve, bias_profiles
 from leapray.evaluation.plots.quantity import PROFILES, SCALARS
 from leapray.evaluation.plots.rain import precipitation
 from leapray.evaluation.plots.surface import joint_densities
-from leapray.evaluation.report.page import Cell, Picture, Section, Table, counted, figure, text
+from leapray.evaluation.report.page import Cell, Picture, Section, Table, counted, figure, score, text
 from leapray.evaluation.results import ClimSim, Evaluation
 from leapray.evaluation.zonal import DAYS
 
@@ -30,13 +31,13 @@ def maps(subject: Evaluation) -> Section | None:
         f"These are {counted(days, 'day')} of {counted(round(subject.rows / days), 'row')} on average. R² needs at least {DAYS} days; "
         "where a day holds few time steps, its mean also follows the hour.",
     ]
-    return Section("maps", "Skill by latitude and pressure", words, [picture])
+    return Section("maps", "R² by latitude and pressure", words, [picture])
 
 
-def biases(evaluations: Sequence[Evaluation]) -> Section:
-    """Mean profiles, biases, and their maps."""
+def biases(evaluations: Sequence[Evaluation], shown: Sequence[Evaluation]) -> Section:
+    """Mean profiles and biases of those that are ``shown``, maps of the subject, a table of all."""
     subject = evaluations[0]
-    curves = [Curve(evaluation.name, evaluation.bias) for evaluation in evaluations[:MOST]]
+    curves = [Curve(evaluation.name, evaluation.bias) for evaluation in shown]
     names = ", ".join(curve.name for curve in curves)
     content: list[Table | Picture] = [
         Picture(bias_profiles(subject.mean, curves), f"Mean profiles of truth and {subject.name}, and below them biases of {names}")
@@ -54,15 +55,10 @@ def biases(evaluations: Sequence[Evaluation]) -> Section:
     ]
     header = ["surface flux", "unit", "mean of truth", *(f"bias of {evaluation.name}" for evaluation in evaluations)]
     content.append(Table("Biases at the surface", header, rows))
-    return Section(
-        "bias",
-        "Bias",
-        [
-            "Bias is the mean of prediction less truth over all rows, which are not weighted by area.",
-            "On the maps, dots mark negative biases.",
-        ],
-        content,
-    )
+    words = ["Bias is the mean of prediction less truth over all rows, which are not weighted by area."]
+    if subject.zonal is not None:
+        words.append("On the maps, dots mark negative biases.")
+    return Section("bias", "Bias", words, content)
 
 
 def scalars(subject: Evaluation) -> Section | None:
@@ -78,7 +74,7 @@ def scalars(subject: Evaluation) -> Section | None:
 
 def rain(evaluations: Sequence[Evaluation]) -> Section | None:
     """Precipitation's distribution, and the column's moistening."""
-    found = [(evaluation.name, evaluation.precipitation) for evaluation in evaluations if evaluation.precipitation is not None][:MOST]
+    found = [(evaluation.name, evaluation.precipitation) for evaluation in evaluations if evaluation.precipitation is not None]
     if not found:
         return None
     names = ", ".join(name for name, _ in found)
@@ -103,7 +99,7 @@ def own_metrics(evaluations: Sequence[Evaluation]) -> Section | None:
             f"with at least {VARYING:g} of the variance of the competition's training set, a level where fewer than {TOLD:.0%} of them "
             "vary is left out of a variable's mean, and a dash stands where no level is left."
         )
-        content.append(_metric_table(subject.name, subject.climsim, subject.moments.score().by_variable()))
+        content.append(_metric_table(subject.name, subject.climsim, subject.moments.score()))
     beside = [(evaluation.name, evaluation.climsim) for evaluation in evaluations if evaluation.climsim is not None]
     if len(beside) > 1:
         content.append(_error_table(beside))
@@ -115,19 +111,20 @@ def own_metrics(evaluations: Sequence[Evaluation]) -> Section | None:
     return Section("climsim", "ClimSim's own metrics", words, content) if content else None
 
 
-def _metric_table(name: str, metrics: ClimSim, competition: dict[str, float]) -> Table:
-    found = metrics.by_variable()
+def _metric_table(name: str, metrics: ClimSim, scores: Score) -> Table:
+    found, skill, r2 = metrics.by_variable(), scores.skill_by_variable(), scores.by_variable()
     told = [metric for metric in _METRICS if metric in found[TARGETS.variables[0].name]]
     rows = [
         [
             text(variable),
             _unit(variable),
             *(figure(values[metric]) for metric in told),
-            figure(competition[variable]),
+            score(r2[variable]),
+            score(skill[variable]),
         ]
         for variable, values in found.items()
     ]
-    header = ["", "unit", *(_METRICS[metric] for metric in told), "R² (competition)"]
+    header = ["", "unit", *(_METRICS[metric] for metric in told), "R² (competition)", "skill"]
     return Table(f"{name}: ClimSim's metrics by variable, the mean over levels", header, rows)
 
 

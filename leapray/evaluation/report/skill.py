@@ -1,28 +1,67 @@
-"""Sections on the competition's R2: the summary, levels and scalars, and the worst columns."""
+"""Sections on the scores: the summary, levels and scalars, and the worst columns."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 
 from leapray.climsim.schema import LEARNED, SCORED, TARGETS
+from leapray.errors import UserError
 from leapray.evaluation.groups import GROUPS, by_group
 from leapray.evaluation.intervals import LEVEL, difference, interval
-from leapray.evaluation.plots.levels import MOST, Curve, skill_profiles
+from leapray.evaluation.metrics import Score
+from leapray.evaluation.plots.levels import MOST, Curve, r2_profiles, skill_profiles
 from leapray.evaluation.plots.surface import scalar_bars
-from leapray.evaluation.report.page import Cell, Picture, Section, Table, count, figure, span, text
+from leapray.evaluation.report.page import Cell, Picture, Section, Table, count, counted, figure, score, span, text, written
 from leapray.evaluation.results import Evaluation
 from leapray.evaluation.worst import worst_columns
 
-_MEANS = (("learned", int(LEARNED.sum())), ("scored", int(SCORED.sum())), ("all", TARGETS.width))
-"""Attributes of a score and the numbers of columns that they are means over."""
+BASELINES = ("ridge", "climatology", "linear")
+"""Names of predictions that are drawn beside every subject."""
+_R2_HEADER = (
+    "",
+    f"R² ({int(LEARNED.sum())} learned)",
+    "those that vary",
+    "median",
+    "columns below 0",
+    f"R² ({int(SCORED.sum())} scored)",
+    f"R² ({TARGETS.width})",
+)
+_WITHIN = f"{LEVEL:.0%} interval"
+_NAMED, _DOMINATED = 6, 1.0
+"""Columns that a sentence names; loss of mean R2 beside that over columns that vary, from which the others decide it."""
 _FEW_DAYS = 10
 
 
 def ordered(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """The subject, which comes first, then the others from the best headline down."""
+    """The subject, which comes first, then the others from the most skill down."""
     subject, *others = evaluations
     return [subject, *sorted(others, key=lambda other: other.moments.score().skill, reverse=True)]
+
+
+def pictured(evaluations: Sequence[Evaluation], names: Sequence[str] | None) -> list[Evaluation]:
+    """What is drawn of :func:`ordered` evaluations: the subject, and the others of these ``names``, or where they are None the best other
+    model and the baselines.
+
+    Raises UserError for an unknown name, and for more than lines can be told apart.
+    """
+    subject, *others = evaluations
+    if names is None:
+        models = [other for other in others if other.name not in BASELINES]
+        chosen = {other.name for other in [*models[:1], *(other for other in others if other.name in BASELINES)]}
+        return [subject, *(other for other in others if other.name in chosen)][:MOST]
+    require_drawable(names, [one.name for one in evaluations])
+    return [subject, *(other for other in others if other.name in names)]
+
+
+def require_drawable(names: Sequence[str], known: Sequence[str]) -> None:
+    """Raises UserError unless ``names`` to be drawn are among those that are ``known``, of which the first is always drawn, and few."""
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"draw: {unknown[0]!r} is none of the predictions, which are {', '.join(known)}")
+    if len({known[0], *names}) > MOST:
+        raise UserError(f"draw: {len({known[0], *names})} predictions cannot be told apart in one plot; give {MOST - 1} at most")
 
 
 def drawn(days: int) -> str:
@@ -35,45 +74,84 @@ def drawn(days: int) -> str:
 
 
 def summary(evaluations: Sequence[Evaluation]) -> Section:
-    """R2 of every evaluation, with intervals and differences from the subject where days are told."""
+    """Skill and R2 of every evaluation, with intervals and differences from the subject where days are told."""
     subject = evaluations[0]
-    learned, percent = int(LEARNED.sum()), f"{LEVEL:.0%}"
+    found = subject.moments.score()
     words = [
-        "R² is the competition's: by column over all rows, time and place pooled, then the mean over columns. The headline is over the "
-        f"{learned} columns that are learned; the others that count are given by physics."
+        "Skill of a column is (squared error of the training mean less squared error) / variance, at least \N{MINUS SIGN}1; variance is "
+        "that of these rows or of the training rows, whichever is larger. The headline is the mean over the "
+        f"{int(LEARNED.sum())} learned columns. The training mean has 0; a perfect emulator has {written(found.attainable)} on these rows, "
+        f"the attainable skill. It is measured against {found.statistics.origin}.",
+        "R² is the competition's: by column over all rows, time and place pooled, then the mean over columns.",
     ]
+    if sentence := silent(found):
+        words.append(sentence)
     if subject.timed and len(subject.moments.blocks) > 1:
         words.append(drawn(len(subject.moments.blocks)))
-    header = ["", f"R² ({learned})", f"{percent} within", *(f"R² ({number})" for _, number in _MEANS[1:])]
-    header += ["less the subject", f"{percent} within"] if len(evaluations) > 1 else []
-    rows = [[*_scores(one), *(_less(one, subject) if len(evaluations) > 1 else ()), *_extent(one)] for one in evaluations]
-    headlines = Table("Mean R² over columns", [*header, "rows", "days"], rows, marked=1)
-    rows = [[text(one.name), *map(figure, by_group(one.moments.score().r2).values())] for one in evaluations]
-    groups = Table("Mean R² over the learned columns of a group of variables", ["", *GROUPS], rows, marked=1)
-    return Section("summary", "Summary", words, [headlines, groups])
-
-
-def levels(evaluations: Sequence[Evaluation]) -> Section:
-    """R2 against pressure, and of the scalars, of the subject and the best of the others."""
-    curves = [Curve(evaluation.name, evaluation.moments.score().r2) for evaluation in evaluations[:MOST]]
-    names = ", ".join(curve.name for curve in curves)
-    pictures = [
-        Picture(skill_profiles(curves), f"R² against pressure of the six tendencies, for {names}"),
-        Picture(scalar_bars(curves), f"R² of the eight surface fluxes as bars, for {names}"),
+    several = len(evaluations) > 1
+    header = ["", "skill", "attainable", _WITHIN, *(["less the subject", _WITHIN] if several else []), "rows", "days"]
+    rows = [[*_skill(one), *(_less(one, subject) if several else ()), *_extent(one)] for one in evaluations]
+    tables = [
+        Table(f"Mean skill over the {int(LEARNED.sum())} learned columns", header, rows, marked=1),
+        Table("R² beside it", _R2_HEADER, [_r2(one) for one in evaluations], marked=1),
+        _by_group("Mean skill over the learned columns of a group of variables", evaluations, lambda one: one.skill_by_column, found),
+        _by_group("Mean R² over the learned columns of a group of variables", evaluations, lambda one: one.r2),
     ]
-    words = ["Levels that the competition ablated, and those where cloud liquid is given by physics, are left out."]
-    if len(evaluations) > MOST:
-        words.append(f"Drawn are {curves[0].name} and the best {MOST - 1} of the others.")
-    return Section("levels", "Skill by variable and level", words, [*pictures, _variable_table(evaluations)])
+    return Section("summary", "Summary", words, tables)
+
+
+def silent(found: Score) -> str:
+    """One sentence on the learned columns that hardly vary in these rows, where there are any, and so decide R2 where it is low."""
+    names = found.silent
+    if not names:
+        return ""
+    shown = len(names) if len(names) <= _NAMED + 2 else _NAMED
+    listed = ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+    # where most of the loss in R2 is theirs
+    verb = "is dominated by" if found.learned < found.r2_varying - _DOMINATED else "counts"
+    one = len(names) == 1
+    return (
+        f"R² {verb} {counted(len(names), 'column')} that hardly {'varies' if one else 'vary'} in these rows: {listed}. "
+        f"Skill is {written(found.skill)} of an attainable {written(found.attainable)}."
+    )
+
+
+def levels(evaluations: Sequence[Evaluation], names: Sequence[str] | None = None) -> Section:
+    """Skill and R2 against pressure, and of the scalars, of the evaluations that are drawn, and by variable of all."""
+    shown = pictured(evaluations, names)
+    scores = [one.moments.score() for one in shown]
+    skill = [Curve(one.name, score.skill_by_column) for one, score in zip(shown, scores, strict=True)]
+    r2 = [Curve(one.name, score.r2) for one, score in zip(shown, scores, strict=True)]
+    attainable, of = scores[0].attainable_by_column, ", ".join(one.name for one in shown)
+    pictures = [
+        Picture(skill_profiles(skill, attainable), f"Skill and attainable skill against pressure of the six tendencies, for {of}"),
+        Picture(scalar_bars(skill, attainable), f"Skill of the eight surface fluxes as bars, for {of}"),
+        Picture(r2_profiles(r2), f"R² against pressure of the six tendencies, for {of}"),
+    ]
+    words = [
+        "Levels that the competition ablated, and those where cloud liquid is given by physics, are left out. "
+        "Triangles at the edge of a plot mark values beyond it."
+    ]
+    if len(evaluations) > len(shown):
+        words.append(f"Drawn are {of}; the tables list all {len(evaluations)}.")
+    found = [(one.name, one.moments.score()) for one in evaluations]
+    by_skill = [*((name, score.skill_by_variable()) for name, score in found), ("attainable", scores[0].attainable_by_variable())]
+    tables = [
+        _by_variable("Skill by variable, the mean over its learned columns", by_skill),
+        _by_variable("R² by variable, the mean over its learned columns", [(name, score.by_variable()) for name, score in found]),
+    ]
+    return Section("levels", "Skill by variable and level", words, [*pictures, *tables])
 
 
 def worst(subject: Evaluation) -> Section:
-    """The learned columns of the lowest R2, with what the numbers say of why."""
-    header = ("column", "R²", "standard deviation", "unit", "bias² in the error", "error on the worst day", "what the numbers say")
+    """The learned columns that cost the most skill, with what the numbers say of why."""
+    header = ("column", "skill", "attainable", "R²", "standard deviation", "unit", "bias² in the error", "error on the worst day", "why")
     rows = [
         (
             text(column.column),
-            figure(column.r2),
+            score(column.skill),
+            score(column.attainable),
+            score(column.r2),
             figure(column.std),
             text(column.units),
             _percent(column.bias_share),
@@ -82,36 +160,48 @@ def worst(subject: Evaluation) -> Section:
         )
         for column in worst_columns(subject)
     ]
-    words = [
-        "The mean over columns lets each count alike: a few that vary hardly, or on few days only, can cost more than all others give."
-    ]
-    return Section("worst", "Worst columns", words, [Table(f"Learned columns of {subject.name}, the lowest R² first", header, rows)])
+    words = ["These columns have the largest distance between attainable skill and skill, and so cost the mean the most."]
+    return Section("worst", "Worst columns", words, [Table(f"Learned columns of {subject.name}, the most costly first", header, rows)])
 
 
-def _scores(evaluation: Evaluation) -> list[Cell]:
+def _skill(evaluation: Evaluation) -> list[Cell]:
     found = evaluation.moments.score()
     ends = interval(evaluation.moments) if evaluation.timed else None
     within = span(ends.low, ends.high) if ends else Cell("")
-    return [text(evaluation.name), figure(found.learned), within, *(figure(getattr(found, mean)) for mean, _ in _MEANS[1:])]
+    return [text(evaluation.name), score(found.skill), score(found.attainable), within]
+
+
+def _r2(evaluation: Evaluation) -> list[Cell]:
+    found = evaluation.moments.score()
+    means = (found.learned, found.r2_varying, found.r2_median)
+    return [text(evaluation.name), *map(score, means), count(found.below_zero), score(found.scored), score(found.all)]
 
 
 def _less(evaluation: Evaluation, subject: Evaluation) -> list[Cell]:
-    """The headline less the subject's, and its interval where days are told."""
+    """The skill less the subject's, and its interval where days are told."""
     if evaluation is subject:
         return [Cell(""), Cell("")]
     by = difference(subject.moments, evaluation.moments) if evaluation.timed else None
     value = evaluation.moments.score().skill - subject.moments.score().skill
-    return [figure(value, "+"), span(by.low, by.high, "+") if by else Cell("")]
+    return [score(value, "+"), span(by.low, by.high, "+") if by else Cell("")]
 
 
 def _extent(evaluation: Evaluation) -> list[Cell]:
     return [count(evaluation.rows), count(len(evaluation.moments.blocks)) if evaluation.timed else Cell("")]
 
 
-def _variable_table(evaluations: Sequence[Evaluation]) -> Table:
-    found = [evaluation.moments.score().by_variable() for evaluation in evaluations]
-    rows = [[text(variable.name), text(variable.long_name), *(figure(r2[variable.name]) for r2 in found)] for variable in TARGETS.variables]
-    return Table("R² by variable, the mean over its learned columns", ["", "", *(evaluation.name for evaluation in evaluations)], rows)
+def _by_group(caption: str, evaluations: Sequence[Evaluation], of: Callable[[Score], np.ndarray], attainable: Score | None = None) -> Table:
+    """A row for each evaluation, and where it is given, a last one for the attainable skill."""
+    rows = [[text(one.name), *map(score, by_group(of(one.moments.score())).values())] for one in evaluations]
+    if attainable is not None:
+        rows.append([text("attainable"), *map(score, by_group(attainable.attainable_by_column).values())])
+    return Table(caption, ["", *GROUPS], rows, marked=1)
+
+
+def _by_variable(caption: str, found: Sequence[tuple[str, Mapping[str, float]]]) -> Table:
+    """A column for each of the scores that are found under their names, by variable."""
+    rows = [[text(one.name), text(one.long_name), *(score(values[one.name]) for _, values in found)] for one in TARGETS.variables]
+    return Table(caption, ["", "", *(name for name, _ in found)], rows)
 
 
 def _percent(share: float) -> Cell:
