@@ -5,22 +5,23 @@ Profiles are ``(60, n)``, scalars ``(n,)``. Means and spreads per level follow t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from leapray.climsim.calendar import DAYS_PER_YEAR, STEPS_PER_DAY, Moment
 from leapray.climsim.grid import figures, pressure
-from leapray.climsim.schema import EXACT_LEVELS, INPUTS, LEVELS, MISSING
+from leapray.climsim.schema import ABLATED_LEVELS, INPUTS, LEVELS, MISSING
 from leapray.climsim.synthetic.place import Place, make_place
-from leapray.climsim.synthetic.thermo import GAS_DRY, HEAT_CAPACITY, LATENT_VAPOUR, STEFAN_BOLTZMANN, saturation
+from leapray.climsim.synthetic.thermo import GAS_DRY, HEAT_CAPACITY, LATENT_VAPOUR, STEFAN_BOLTZMANN, liquid_fraction, saturation
 from leapray.climsim.synthetic.weather import WaveField, vertical_loadings
 
 _HUMIDITY_TOP = 20
 """First level whose humidity is a relative humidity; above it is a nearly passive trace."""
-_CLOUD_TOP, _LIQUID_TOP = EXACT_LEVELS.start, EXACT_LEVELS.stop
-"""First level where cloud liquid follows temperature; above it is only a numerical trace down to 1e-51."""
+_HAZE_TOP, _CLOUD_TOP = ABLATED_LEVELS.stop, 15
+"""First levels where ice settles out of saturated air, and where weather makes clouds; above is a trace that the physics never touches."""
 _SOLAR_CONSTANT = 1361.0
 _BROAD, _FINE = 10, 24
 _PATTERNS = _BROAD + _FINE
@@ -42,11 +43,10 @@ class Figures:
 
 @dataclass(frozen=True)
 class Scales:
-    """What makes a kind's moisture follow the figures, each ``(60,)``: the logit of relative humidity, and cloud amounts in kg/kg."""
+    """What makes a kind's moisture follow the figures, each ``(60,)``: the logit of relative humidity, and cloud water in kg/kg."""
 
     humidity: np.ndarray
-    liquid: np.ndarray
-    ice: np.ndarray
+    cloud: np.ndarray
 
 
 def profile_figures(kind: str, name: str) -> Figures:
@@ -64,6 +64,8 @@ def _knots(**values: float) -> np.ndarray:
 
 _TEMPERATURE_LATITUDE = _knots(l0=0.2, l8=0.1, l12=-0.2, l15=-0.6, l17=-0.88, l19=-0.85, l21=-0.2, l23=0.5, l26=0.8, l30=0.88, l59=0.88)
 _TEMPERATURE_SEASON = _knots(l0=-0.5, l3=0.2, l6=0.8, l12=0.7, l15=0.35, l17=0.15, l21=0.3, l26=0.25, l59=0.28)
+_POLAR_VORTEX = _knots(l4=0.0, l8=16.0, l12=26.0, l16=24.0, l20=16.0, l26=9.0, l40=7.0, l59=8.0)
+"""How much colder, in K, air over the Antarctic is in winter than its mirror image over the Arctic."""
 _ZONAL_JETS = _knots(l0=0.2, l12=0.3, l17=0.6, l25=0.65, l45=0.6, l52=0.3, l59=0.1)
 _ZONAL_SEASON = _knots(l0=0.75, l10=0.7, l16=0.3, l22=0.0)
 _ZONAL_TRADES = _knots(l0=0.0, l45=0.2, l52=0.45, l59=0.5)
@@ -72,10 +74,17 @@ _HUMIDITY_SPREAD = {"low-res": 0.8, "aqua-planet": 0.8, "high-res": 1.2}
 """Spread of the logit of relative humidity; finer columns see more of what a coarse one averages."""
 _SHARPNESS = 0.6
 """How far high-res weather departs from a normal distribution: sinh(0.6 z) has a kurtosis near 7."""
-_ICE_LIMIT = 2e-5
-"""Ice that any air may hold, kg/kg; moister air may hold more."""
-_CLOUD_WIDTH = 1.15
-_TRACE_WIDTH = 4.0
+_DENSEST = 4e-4
+"""The most cloud that air may hold, kg/kg."""
+_CLOUD_WIDTH = _knots(l15=6.5, l20=4.5, l24=3.5, l30=2.7, l36=2.2, l45=1.8, l59=2.0)
+"""Spread of the logarithm of cloud: high clouds are rare and then dense."""
+_DRY_AIR = 8.0
+"""Cloud falls off as ``exp(-8 (0.9 - RH))`` in air drier than 0.9."""
+_HAZE = 0.2
+"""Share of the vapour above saturation that hangs in the stratosphere as ice; the rest fell out before."""
+_CARRIED = np.log(10.0) * 4.4
+"""Vertical transport carries about ``10**-4.4`` of a layer's condensate into the next layer, so that traces fall off to 1e-57."""
+_SMALLEST = 1e-57
 
 
 class Climate:
@@ -122,12 +131,16 @@ class Climate:
             "state_u": [(_ZONAL_JETS, jets), (_ZONAL_SEASON, -np.sign(sine) * season), (_ZONAL_TRADES, trades)],
             "state_v": [(_ZONAL_TRADES * 0.5, -season * (1 - sine**2))],
         }
+        calm = (0.55 + 0.75 * np.abs(sine)) / 0.95
         state = {}
         for name, pattern in zip(parts, ("temperature", "zonal", "meridional"), strict=True):
             known = sum(share * shape for share, shape in parts[name])
             rest = np.sqrt(np.maximum(1 - sum(share**2 for share, _ in parts[name]), 0.05))
             moments = self.figures[name]
-            value = moments.mean[:, None] + moments.std[:, None] * (known + rest * weather[pattern])
+            scatter = weather[pattern] * calm if name == "state_t" else weather[pattern]
+            value = moments.mean[:, None] + moments.std[:, None] * (known + rest * scatter)
+            if name == "state_t":
+                value -= _POLAR_VORTEX * np.maximum(-sine, 0) ** 8 * max(sun.annual, 0)
             state[name] = np.clip(value, moments.low[:, None], moments.high[:, None])
         near_ground = np.exp((np.arange(LEVELS)[:, None] - LEVELS + 1) / 3.0)
         drag = 1 - near_ground**2 * (0.2 + 0.1 * np.clip(weather["exchange"], -2, 2))
@@ -140,25 +153,35 @@ class Climate:
 
     def _moisture(self, state: dict[str, np.ndarray], weather: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         patterns = self._moisture_patterns(state, weather)
-        vapour = patterns["vapour"] * _relative_humidity(self.scales.humidity[:, None], patterns["humidity"])
-        ice = np.minimum(patterns["ice"] * self.scales.ice[:, None], _ICE_LIMIT + 0.1 * vapour)
-        return {"state_q0001": vapour, "state_q0002": patterns["liquid"] * self.scales.liquid[:, None], "state_q0003": ice}
+        relative = _relative_humidity(self.scales.humidity[:, None], patterns["humidity"])
+        vapour, surplus = patterns["vapour"] * relative, np.zeros_like(relative)
+        surplus[_HAZE_TOP:_HUMIDITY_TOP] = np.maximum(vapour - patterns["saturation"], 0)[_HAZE_TOP:_HUMIDITY_TOP]
+        vapour -= surplus
+        cloud = _cloud(patterns["cloud"] * _dried(vapour / patterns["saturation"]), self.scales.cloud[:, None])
+        cloud += _HAZE * surplus
+        liquid = liquid_fraction(state["state_t"]) * cloud
+        ice = cloud - liquid
+        liquid[:_HAZE_TOP], ice[:_HAZE_TOP] = patterns["liquid"], patterns["ice"]
+        carried = np.exp(-_CARRIED + weather["trace"])
+        return {"state_q0001": vapour, "state_q0002": _carry(liquid, carried), "state_q0003": _carry(ice, carried)}
 
     def _moisture_patterns(self, state: dict[str, np.ndarray], weather: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Vapour at saturation (aloft: the trace itself), and the shapes in space of humidity, liquid and ice before their scales."""
+        """What the scales act on: vapour at saturation (aloft: the trace itself), patterns of humidity and cloud, and the traces at the top."""
         temperature, tropics = state["state_t"], np.cos(6 * self.place.latitude) * 1.4
         humidity = _HUMIDITY_LATITUDE * tropics + np.sqrt(1 - _HUMIDITY_LATITUDE**2) * weather["humidity"]
-        cloud = 0.7 * humidity + 0.714 * weather["cloud"]
-        amount = np.maximum(np.exp(_CLOUD_WIDTH * np.minimum(cloud, 2.6)) - 0.4, 0.0)
-        warm = np.minimum(np.exp((temperature - 268.0) / 8.0), 1.0)
-        liquid, ice = amount * warm, amount * (1.0001 - warm)
-        trace = weather["trace"][_CLOUD_TOP:_LIQUID_TOP]
-        liquid[:_CLOUD_TOP] = _lognormal(self.figures["state_q0002"], weather["trace"])[:_CLOUD_TOP]
-        liquid[_CLOUD_TOP:_LIQUID_TOP] = np.where(trace > -1.5, np.exp(_TRACE_WIDTH * trace), 0.0)
-        ice[:_CLOUD_TOP] = np.exp(1.2 * weather["cloud"][:_CLOUD_TOP])
-        vapour = saturation(temperature, state["state_pmid"])
+        saturated = saturation(temperature, state["state_pmid"])
+        vapour = saturated.copy()
         vapour[:_HUMIDITY_TOP] = _lognormal(self.figures["state_q0001"], weather["humidity"])[:_HUMIDITY_TOP]
-        return {"vapour": vapour, "humidity": _HUMIDITY_SPREAD[self.kind] * humidity, "liquid": liquid, "ice": ice}
+        cloud = np.exp(_CLOUD_WIDTH * (0.7 * humidity + 0.714 * weather["cloud"]))
+        cloud[:_CLOUD_TOP] = 0.0
+        return {
+            "vapour": vapour,
+            "saturation": saturated,
+            "humidity": _HUMIDITY_SPREAD[self.kind] * humidity,
+            "cloud": cloud,
+            "liquid": _lognormal(self.figures["state_q0002"], weather["trace"])[:_HAZE_TOP],
+            "ice": _lognormal(self.figures["state_q0003"], weather["cloud"])[:_HAZE_TOP],
+        }
 
     def _surface(self, state: dict[str, np.ndarray], weather: dict[str, np.ndarray], sun: _Sun) -> dict[str, np.ndarray]:
         place, aqua = self.place, self.kind == "aqua-planet"
@@ -246,6 +269,30 @@ def _lognormal(moments: Figures, pattern: np.ndarray) -> np.ndarray:
     return np.clip(value, moments.low[:, None], moments.high[:, None])
 
 
+def _dried(relative: np.ndarray) -> np.ndarray:
+    """Share of a cloud that air of a relative humidity keeps."""
+    return np.exp(_DRY_AIR * np.minimum(relative - 0.9, 0.0))
+
+
+def _cloud(pattern: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Cloud water in kg/kg, which saturates at the densest cloud."""
+    amount = pattern * scale
+    return amount / (1 + amount / _DENSEST)
+
+
+def _carry(condensate: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Add to each layer what vertical transport brings of its neighbours, up and then down; what is too small to be kept becomes 0.
+
+    Above the highest liquid, and below the reservoir at the top, traces fall off by many decades per level.
+    """
+    for level in range(LEVELS - 2, _HAZE_TOP - 1, -1):
+        condensate[level] += share[level] * condensate[level + 1]
+    for level in range(_HAZE_TOP, LEVELS):
+        condensate[level] += share[level] * condensate[level - 1]
+    condensate[condensate < _SMALLEST] = 0.0
+    return condensate
+
+
 def _relative_humidity(scale: np.ndarray, pattern: np.ndarray) -> np.ndarray:
     """Relative humidity between 0 and 1.1; 1 above the level where humidity begins, whose vapour is given whole."""
     relative = 1.1 / (1 + np.exp(-(scale + pattern)))
@@ -255,27 +302,29 @@ def _relative_humidity(scale: np.ndarray, pattern: np.ndarray) -> np.ndarray:
 
 @lru_cache
 def _calibrated_scales(kind: str) -> Scales:
-    """Solve a kind's scales on a fixed sample across the year.
-
-    Humidity: the mean of vapour equals the published one, by bisection. Clouds: the geometric mean of mean and std does, since tails
-    as heavy as the published ones (std up to 4 000 means) do not show both moments in any sample.
-    """
-    raw = Scales(*(np.zeros(LEVELS) for _ in range(3)))
+    """Solve a kind's scales on a fixed sample across the year, by bisection: the means of vapour and cloud water equal the published ones."""
+    raw = Scales(*(np.zeros(LEVELS) for _ in range(2)))
     climate = Climate(kind, make_place(kind, 192), _CALIBRATION_SEED, raw)
     samples = []
     for step in range(7, DAYS_PER_YEAR * STEPS_PER_DAY, 1999):
         weather = climate._weather(step)
         dry = climate._dry_state(weather, _Sun(Moment.of_step(step), climate.place))
         samples.append(climate._moisture_patterns(dry, weather))
-    pooled = {name: np.concatenate([sample[name] for sample in samples], axis=1) for name in samples[0]}
-    low, high = np.full((LEVELS, 1), -12.0), np.full((LEVELS, 1), 12.0)
+    names = ("vapour", "saturation", "humidity", "cloud")
+    pooled = {name: np.concatenate([sample[name] for sample in samples], axis=1) for name in names}
     wanted = climate.figures["state_q0001"].mean
+    humidity = _bisect(lambda scale: pooled["vapour"] * _relative_humidity(scale, pooled["humidity"]), wanted, -12.0, 12.0)
+    vapour = np.minimum(pooled["vapour"] * _relative_humidity(humidity[:, None], pooled["humidity"]), pooled["saturation"])
+    shape = pooled["cloud"] * _dried(vapour / pooled["saturation"])
+    wanted = climate.figures["state_q0002"].mean + climate.figures["state_q0003"].mean
+    return Scales(humidity, np.exp(_bisect(lambda scale: _cloud(shape, np.exp(scale)), wanted, -80.0, 0.0)))
+
+
+def _bisect(value: Callable[[np.ndarray], np.ndarray], wanted: np.ndarray, lowest: float, highest: float) -> np.ndarray:
+    """Where the mean of a growing ``(60, n)`` function of ``(60, 1)`` equals what is wanted, ``(60,)``."""
+    low, high = np.full((LEVELS, 1), lowest), np.full((LEVELS, 1), highest)
     for _ in range(30):
         middle = (low + high) / 2
-        too_wet = (pooled["vapour"] * _relative_humidity(middle, pooled["humidity"])).mean(axis=1) > wanted
-        low, high = np.where(too_wet[:, None], low, middle), np.where(too_wet[:, None], middle, high)
-    amounts = {}
-    for name, column in (("liquid", "state_q0002"), ("ice", "state_q0003")):
-        moments = climate.figures[column]
-        amounts[name] = np.sqrt(moments.mean * moments.std / (pooled[name].mean(axis=1) * pooled[name].std(axis=1)))
-    return replace(raw, humidity=middle[:, 0], **amounts)
+        too_much = (value(middle).mean(axis=1) > wanted)[:, None]
+        low, high = np.where(too_much, low, middle), np.where(too_much, middle, high)
+    return middle[:, 0]

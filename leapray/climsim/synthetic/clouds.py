@@ -21,11 +21,15 @@ WATER_DENSITY = 1000.0
 
 @dataclass(frozen=True)
 class CloudScheme:
-    """Coefficients per level ``(60,)``: mean cloud water and what moist air holds, in kg/kg, and the speed of change per step."""
+    """Coefficients per level ``(60,)``: mean cloud water and what moist air holds, in kg/kg, and the speed of change per step.
+
+    ``critical`` is the relative humidity below which air is clear after a step.
+    """
 
     mean: np.ndarray
     typical: np.ndarray
     rate: np.ndarray
+    critical: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,13 @@ class Precipitation:
 
 
 def form_clouds(column: Column, scheme: CloudScheme, turbulence: np.ndarray, growth_noise: np.ndarray, loss_noise: np.ndarray) -> None:
-    """Condense where air is moist and turbulent, evaporate cloud where it is dry, and let ice settle.
+    """Let ice settle, condense where air is moist and turbulent, and evaporate all cloud where air is clear.
 
     ``turbulence`` ``(60, n)`` is the strength of mixing, the noises ``(60, n)`` are positive sub-grid factors.
     """
+    _settle(column, np.minimum(_SETTLING * scheme.rate[:, None] * loss_noise, 0.7))
     humidity = column.relative_humidity[_ACTIVE]
-    moist = np.log1p(np.exp(np.clip((humidity - 0.8) / 0.08, -30.0, 3.0)))
+    moist = np.clip((humidity - scheme.critical[_ACTIVE, None]) / 0.08, 0.0, 3.0)
     stirred = 0.5 + 0.5 * np.minimum(turbulence[_ACTIVE], 4.0)
     wanted = scheme.typical[_ACTIVE, None] * moist * stirred * growth_noise[_ACTIVE]
     rate = scheme.rate[_ACTIVE, None] * np.clip((column.temperature[_ACTIVE] - _IDLE) / _LIVELY, 0.0, 1.0) ** 2
@@ -50,8 +55,7 @@ def form_clouds(column: Column, scheme: CloudScheme, turbulence: np.ndarray, gro
     growth = np.minimum(np.minimum(rate, 0.9) * np.maximum(wanted - cloud, 0.0), 0.2 * vapour)
     dryness = np.maximum(1.0 - humidity, 0.0)
     loss = -np.expm1(-2.0 * rate * dryness * loss_noise[_ACTIVE]) * np.maximum(cloud - wanted, 0.0)
-    column.condense(_ACTIVE, growth - loss)
-    _settle(column, np.minimum(_SETTLING * scheme.rate[:, None] * loss_noise, 0.7))
+    column.condense(_ACTIVE, np.where(moist > 0.0, growth - loss, -cloud))
 
 
 def _settle(column: Column, share: np.ndarray) -> None:
