@@ -158,8 +158,8 @@ def _correct_clouds(clouds: CloudScheme, response: _Response) -> CloudScheme:
     typical = np.clip(clouds.typical * np.exp(np.clip(2.0 * shrinking, -0.7, 0.7)), 0.05 * clouds.mean, 20.0 * clouds.mean)
     wanted = np.hypot(_published(liquid, "std"), _published(ice, "std"))
     rate = np.clip(clouds.rate * np.clip(wanted / present, 0.4, 2.5) ** 0.8, 0.01, 1.0)
-    active = np.arange(LEVELS) >= TOP
-    return replace(clouds, typical=np.where(active, typical, clouds.typical), rate=np.where(active, _smooth(rate), clouds.rate))
+    active, seen = np.arange(LEVELS) >= TOP, np.maximum(np.arange(LEVELS), _BALANCED)
+    return replace(clouds, typical=np.where(active, typical, clouds.typical), rate=np.where(active, _smooth(rate[seen]), clouds.rate))
 
 
 def _between(ratio: np.ndarray) -> np.ndarray:

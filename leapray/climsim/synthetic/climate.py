@@ -15,12 +15,12 @@ from leapray.climsim.calendar import DAYS_PER_YEAR, STEPS_PER_DAY, Moment
 from leapray.climsim.grid import figures, pressure
 from leapray.climsim.schema import ABLATED_LEVELS, INPUTS, LEVELS, MISSING
 from leapray.climsim.synthetic.place import Place, make_place
-from leapray.climsim.synthetic.thermo import GAS_DRY, HEAT_CAPACITY, LATENT_VAPOUR, STEFAN_BOLTZMANN, liquid_fraction, saturation
+from leapray.climsim.synthetic.thermo import ALL_ICE, GAS_DRY, HEAT_CAPACITY, LATENT_VAPOUR, STEFAN_BOLTZMANN, liquid_fraction, saturation
 from leapray.climsim.synthetic.weather import WaveField, vertical_loadings
 
 _HUMIDITY_TOP = 20
 """First level whose humidity is a relative humidity; above it is a nearly passive trace."""
-_HAZE_TOP, _CLOUD_TOP = ABLATED_LEVELS.stop, 15
+_HAZE_TOP, _CLOUD_TOP = ABLATED_LEVELS.stop, 17
 """First levels where ice settles out of saturated air, and where weather makes clouds; above is a trace that the physics never touches."""
 _SOLAR_CONSTANT = 1361.0
 _BROAD, _FINE = 10, 24
@@ -66,6 +66,8 @@ _TEMPERATURE_LATITUDE = _knots(l0=0.2, l8=0.1, l12=-0.2, l15=-0.6, l17=-0.88, l1
 _TEMPERATURE_SEASON = _knots(l0=-0.5, l3=0.2, l6=0.8, l12=0.7, l15=0.35, l17=0.15, l21=0.3, l26=0.25, l59=0.28)
 _POLAR_VORTEX = _knots(l4=0.0, l8=16.0, l12=26.0, l16=24.0, l20=16.0, l26=9.0, l40=7.0, l59=8.0)
 """How much colder, in K, air over the Antarctic is in winter than its mirror image over the Arctic."""
+_MONSOON = _knots(l20=0.0, l24=4.0, l28=6.0, l34=4.0, l45=2.0, l59=0.0)
+"""How much warmer, in K, air near 20 N is in summer than its mirror image near 20 S."""
 _ZONAL_JETS = _knots(l0=0.2, l12=0.3, l17=0.6, l25=0.65, l45=0.6, l52=0.3, l59=0.1)
 _ZONAL_SEASON = _knots(l0=0.75, l10=0.7, l16=0.3, l22=0.0)
 _ZONAL_TRADES = _knots(l0=0.0, l45=0.2, l52=0.45, l59=0.5)
@@ -74,17 +76,19 @@ _HUMIDITY_SPREAD = {"low-res": 0.8, "aqua-planet": 0.8, "high-res": 1.2}
 """Spread of the logit of relative humidity; finer columns see more of what a coarse one averages."""
 _SHARPNESS = 0.6
 """How far high-res weather departs from a normal distribution: sinh(0.6 z) has a kurtosis near 7."""
-_DENSEST = 4e-4
+_DENSEST = 3e-4
 """The most cloud that air may hold, kg/kg."""
-_CLOUD_WIDTH = _knots(l15=6.5, l20=4.5, l24=3.5, l30=2.7, l36=2.2, l45=1.8, l59=2.0)
+_CLOUD_WIDTH = _knots(l17=4.5, l20=3.8, l24=2.8, l30=2.0, l36=1.6, l45=1.3, l59=1.6)
 """Spread of the logarithm of cloud: high clouds are rare and then dense."""
-_DRY_AIR = 8.0
-"""Cloud falls off as ``exp(-8 (0.9 - RH))`` in air drier than 0.9."""
-_HAZE = 0.2
-"""Share of the vapour above saturation that hangs in the stratosphere as ice; the rest fell out before."""
+_DRY_AIR = _knots(l17=25.0, l20=20.0, l24=11.0, l30=8.0)
+"""How steeply cloud falls off in unsaturated air: as ``exp(-8 (1 - RH))`` in the troposphere."""
+_HAZE = 0.5
+"""Share of the vapour above saturation that hangs in the stratosphere as ice; no more than a tenth of saturation does not fall out."""
 _CARRIED = np.log(10.0) * 4.4
-"""Vertical transport carries about ``10**-4.4`` of a layer's condensate into the next layer, so that traces fall off to 1e-57."""
-_SMALLEST = 1e-57
+"""Vertical transport carries about ``10**-4.4`` of a layer's condensate into the next layer, so that traces fall off to nothing."""
+_OUTLASTING = 2.5
+"""Liquid that is carried into colder air outlasts a decade for every 2.5 K below the temperature where all freezes."""
+_SMALLEST_LIQUID, _SMALLEST_ICE = 1e-57, 1e-32
 
 
 class Climate:
@@ -131,7 +135,7 @@ class Climate:
             "state_u": [(_ZONAL_JETS, jets), (_ZONAL_SEASON, -np.sign(sine) * season), (_ZONAL_TRADES, trades)],
             "state_v": [(_ZONAL_TRADES * 0.5, -season * (1 - sine**2))],
         }
-        calm = (0.55 + 0.75 * np.abs(sine)) / 0.95
+        calm = (0.4 + 0.95 * np.abs(sine)) / 0.917
         state = {}
         for name, pattern in zip(parts, ("temperature", "zonal", "meridional"), strict=True):
             known = sum(share * shape for share, shape in parts[name])
@@ -141,6 +145,7 @@ class Climate:
             value = moments.mean[:, None] + moments.std[:, None] * (known + rest * scatter)
             if name == "state_t":
                 value -= _POLAR_VORTEX * np.maximum(-sine, 0) ** 8 * max(sun.annual, 0)
+                value += _MONSOON * np.exp(-(((sine - 0.34) / 0.2) ** 2)) * max(sun.annual, 0)
             state[name] = np.clip(value, moments.low[:, None], moments.high[:, None])
         near_ground = np.exp((np.arange(LEVELS)[:, None] - LEVELS + 1) / 3.0)
         drag = 1 - near_ground**2 * (0.2 + 0.1 * np.clip(weather["exchange"], -2, 2))
@@ -158,12 +163,15 @@ class Climate:
         surplus[_HAZE_TOP:_HUMIDITY_TOP] = np.maximum(vapour - patterns["saturation"], 0)[_HAZE_TOP:_HUMIDITY_TOP]
         vapour -= surplus
         cloud = _cloud(patterns["cloud"] * _dried(vapour / patterns["saturation"]), self.scales.cloud[:, None])
-        cloud += _HAZE * surplus
+        cloud += _HAZE * np.minimum(surplus, 0.2 * patterns["saturation"])
         liquid = liquid_fraction(state["state_t"]) * cloud
         ice = cloud - liquid
         liquid[:_HAZE_TOP], ice[:_HAZE_TOP] = patterns["liquid"], patterns["ice"]
-        carried = np.exp(-_CARRIED + weather["trace"])
-        return {"state_q0001": vapour, "state_q0002": _carry(liquid, carried), "state_q0003": _carry(ice, carried)}
+        carried = np.exp(-_CARRIED + 0.7 * weather["trace"])
+        cold = state["state_t"] - ALL_ICE
+        outlasting = np.where(cold < 0, 0.2 * 10 ** (cold / _OUTLASTING), 0.0)
+        liquid, ice = _carry(liquid, carried + outlasting, _SMALLEST_LIQUID), _carry(ice, carried, _SMALLEST_ICE)
+        return {"state_q0001": vapour, "state_q0002": liquid, "state_q0003": ice}
 
     def _moisture_patterns(self, state: dict[str, np.ndarray], weather: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the scales act on: vapour at saturation (aloft: the trace itself), patterns of humidity and cloud, and the traces at the top."""
@@ -271,7 +279,7 @@ def _lognormal(moments: Figures, pattern: np.ndarray) -> np.ndarray:
 
 def _dried(relative: np.ndarray) -> np.ndarray:
     """Share of a cloud that air of a relative humidity keeps."""
-    return np.exp(_DRY_AIR * np.minimum(relative - 0.9, 0.0))
+    return np.exp(_DRY_AIR * np.minimum(relative - 1.0, 0.0))
 
 
 def _cloud(pattern: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -280,7 +288,7 @@ def _cloud(pattern: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return amount / (1 + amount / _DENSEST)
 
 
-def _carry(condensate: np.ndarray, share: np.ndarray) -> np.ndarray:
+def _carry(condensate: np.ndarray, share: np.ndarray, smallest: float) -> np.ndarray:
     """Add to each layer what vertical transport brings of its neighbours, up and then down; what is too small to be kept becomes 0.
 
     Above the highest liquid, and below the reservoir at the top, traces fall off by many decades per level.
@@ -289,7 +297,7 @@ def _carry(condensate: np.ndarray, share: np.ndarray) -> np.ndarray:
         condensate[level] += share[level] * condensate[level + 1]
     for level in range(_HAZE_TOP, LEVELS):
         condensate[level] += share[level] * condensate[level - 1]
-    condensate[condensate < _SMALLEST] = 0.0
+    condensate[condensate < smallest] = 0.0
     return condensate
 
 

@@ -14,7 +14,7 @@ _ACTIVE = slice(TOP, LEVELS)
 _IDLE, _LIVELY = 200.0, 60.0
 """Phase changes stop at 200 K and reach full speed 60 K above: colder ice clouds hardly trade with the little vapour around them."""
 _SETTLING = 0.6
-_RAIN_OUT = 0.08
+_RAIN_OUT, _MOST_RAIN = 0.08, 0.3
 _RAIN_EVAPORATION = 0.10
 WATER_DENSITY = 1000.0
 
@@ -40,8 +40,10 @@ class Precipitation:
     snow: np.ndarray
 
 
-def form_clouds(column: Column, scheme: CloudScheme, turbulence: np.ndarray, growth_noise: np.ndarray, loss_noise: np.ndarray) -> None:
-    """Let ice settle, condense where air is moist and turbulent, and evaporate all cloud where air is clear.
+def form_clouds(
+    column: Column, scheme: CloudScheme, turbulence: np.ndarray, growth_noise: np.ndarray, loss_noise: np.ndarray
+) -> np.ndarray:
+    """Let ice settle, condense where air is moist and turbulent, and evaporate cloud where air is dry; returns where it is clear, ``(60, n)``.
 
     ``turbulence`` ``(60, n)`` is the strength of mixing, the noises ``(60, n)`` are positive sub-grid factors.
     """
@@ -52,10 +54,14 @@ def form_clouds(column: Column, scheme: CloudScheme, turbulence: np.ndarray, gro
     wanted = scheme.typical[_ACTIVE, None] * moist * stirred * growth_noise[_ACTIVE]
     rate = scheme.rate[_ACTIVE, None] * np.clip((column.temperature[_ACTIVE] - _IDLE) / _LIVELY, 0.0, 1.0) ** 2
     cloud, vapour = column.cloud[_ACTIVE], column.vapour[_ACTIVE]
+    room = vapour * np.maximum(1.0 / humidity - 1.0, 0.0)
     growth = np.minimum(np.minimum(rate, 0.9) * np.maximum(wanted - cloud, 0.0), 0.2 * vapour)
     dryness = np.maximum(1.0 - humidity, 0.0)
     loss = -np.expm1(-2.0 * rate * dryness * loss_noise[_ACTIVE]) * np.maximum(cloud - wanted, 0.0)
-    column.condense(_ACTIVE, np.where(moist > 0.0, growth - loss, -cloud))
+    column.condense(_ACTIVE, np.where(moist > 0.0, growth - loss, -np.minimum(cloud, room)))
+    clear = np.zeros(column.cloud.shape, dtype=bool)
+    clear[_ACTIVE] = moist == 0.0
+    return clear
 
 
 def _settle(column: Column, share: np.ndarray) -> None:
@@ -66,16 +72,19 @@ def _settle(column: Column, share: np.ndarray) -> None:
         value[TOP + 1 :] += falling / column.mass[TOP + 1 :]
 
 
-def precipitate(column: Column, scheme: CloudScheme, convective: np.ndarray, noise: np.ndarray) -> Precipitation:
+def precipitate(
+    column: Column, scheme: CloudScheme, convective: np.ndarray, noise: np.ndarray, clear: np.ndarray
+) -> Precipitation:
     """Rain out clouds, split what stays into liquid and ice, and let rain and snow fall, melt and evaporate on their way.
 
-    ``convective`` ``(60, n)`` is rain that the plume made, kg/m2; ``noise`` ``(60, n)`` the positive sub-grid factor on rain out.
+    ``convective`` ``(60, n)`` is rain that the plume made, kg/m2; ``noise`` ``(60, n)`` the positive sub-grid factor on rain out. All of a cloud
+    rains out where air is ``clear``, ``(60, n)``.
     """
     liquid = liquid_fraction(column.temperature)
     made = np.zeros_like(column.cloud)
     cloud = column.cloud[_ACTIVE]
-    share = -np.expm1(-_RAIN_OUT * noise[_ACTIVE] * cloud / (3.0 * scheme.mean[_ACTIVE, None]))
-    made[_ACTIVE] = share * cloud
+    share = -_MOST_RAIN * np.expm1(-_RAIN_OUT / _MOST_RAIN * noise[_ACTIVE] * cloud / (3.0 * scheme.mean[_ACTIVE, None]))
+    made[_ACTIVE] = np.where(clear[_ACTIVE], cloud, share * cloud)
     column.cloud -= made
     falling = made * column.mass + convective
     snow_made = falling * (1 - liquid)

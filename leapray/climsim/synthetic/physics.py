@@ -98,8 +98,8 @@ def step_physics(inputs: Mapping[str, np.ndarray], coefficients: Coefficients, s
     convective = convect(column, coefficients.convection, drive, _factor(_PLUME_NOISE, subgrid.plume))
     mix(column, strength, {name: (coefficients.exchange[name][:, None] * factor[name])[:-1] for name in MIXED})
     turbulence = np.vstack([strength, strength[-1:]])
-    form_clouds(column, coefficients.clouds, turbulence, factor["growth"], factor["loss"])
-    rain = precipitate(column, coefficients.clouds, convective, factor["loss"])
+    clear = form_clouds(column, coefficients.clouds, turbulence, factor["growth"], factor["loss"])
+    rain = precipitate(column, coefficients.clouds, convective, factor["loss"], clear)
     _stir_top(column, subgrid.profiles["water"])
     outputs = {
         "state_t": column.temperature,
