@@ -68,6 +68,8 @@ _POLAR_VORTEX = _knots(l4=0.0, l8=16.0, l12=26.0, l16=24.0, l20=16.0, l26=9.0, l
 """How much colder, in K, air over the Antarctic is in winter than its mirror image over the Arctic."""
 _MONSOON = _knots(l20=0.0, l24=4.0, l28=6.0, l34=4.0, l45=2.0, l59=0.0)
 """How much warmer, in K, air near 20 N is in summer than its mirror image near 20 S."""
+_CONVECTIVE_CAP = _knots(l18=0.0, l24=0.2, l36=0.2, l50=0.0)
+"""Skewness of temperature: convection keeps the upper troposphere from warming far above normal."""
 _ZONAL_JETS = _knots(l0=0.2, l12=0.3, l17=0.6, l25=0.65, l45=0.6, l52=0.3, l59=0.1)
 _ZONAL_SEASON = _knots(l0=0.75, l10=0.7, l16=0.3, l22=0.0)
 _ZONAL_TRADES = _knots(l0=0.0, l45=0.2, l52=0.45, l59=0.5)
@@ -141,7 +143,9 @@ class Climate:
             known = sum(share * shape for share, shape in parts[name])
             rest = np.sqrt(np.maximum(1 - sum(share**2 for share, _ in parts[name]), 0.05))
             moments = self.figures[name]
-            scatter = weather[pattern] * calm if name == "state_t" else weather[pattern]
+            scatter = weather[pattern]
+            if name == "state_t":
+                scatter = calm * (scatter - _CONVECTIVE_CAP * (np.clip(scatter, -2.5, 2.5) ** 2 - 1))
             value = moments.mean[:, None] + moments.std[:, None] * (known + rest * scatter)
             if name == "state_t":
                 value -= _POLAR_VORTEX * np.maximum(-sine, 0) ** 8 * max(sun.annual, 0)
