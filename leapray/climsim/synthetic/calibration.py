@@ -129,7 +129,7 @@ def _correct(state: Coefficients, response: _Response) -> Coefficients:
     for name, target in _STEERED.items():
         ratio = np.clip((1 - _ATTAINABLE[target]) / np.maximum(response.lost[target], 1e-6), 0.25, 4.0)
         ratio = _between(ratio) if name in MIXED else ratio
-        noise[name] = _smooth(np.clip(state.noise[name] * ratio**0.4, 0.05, 1.0))
+        noise[name] = _smooth(np.clip(state.noise[name] * ratio**0.4, 0.05, 1.2))
     ozone_absorption, well_mixed = _correct_radiation(state, response)
     return Coefficients(
         ozone_absorption=ozone_absorption,

@@ -20,7 +20,7 @@ from leapray.climsim.synthetic.weather import WaveField, vertical_loadings
 
 _HUMIDITY_TOP = 20
 """First level whose humidity is a relative humidity; above it is a nearly passive trace."""
-_HAZE_TOP, _CLOUD_TOP = ABLATED_LEVELS.stop, 17
+_HAZE_TOP, _CLOUD_TOP = ABLATED_LEVELS.stop, 16
 """First levels where ice settles out of saturated air, and where weather makes clouds; above is a trace that the physics never touches."""
 _SOLAR_CONSTANT = 1361.0
 _BROAD, _FINE = 10, 24

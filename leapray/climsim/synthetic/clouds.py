@@ -72,9 +72,7 @@ def _settle(column: Column, share: np.ndarray) -> None:
         value[TOP + 1 :] += falling / column.mass[TOP + 1 :]
 
 
-def precipitate(
-    column: Column, scheme: CloudScheme, convective: np.ndarray, noise: np.ndarray, clear: np.ndarray
-) -> Precipitation:
+def precipitate(column: Column, scheme: CloudScheme, convective: np.ndarray, noise: np.ndarray, clear: np.ndarray) -> Precipitation:
     """Rain out clouds, split what stays into liquid and ice, and let rain and snow fall, melt and evaporate on their way.
 
     ``convective`` ``(60, n)`` is rain that the plume made, kg/m2; ``noise`` ``(60, n)`` the positive sub-grid factor on rain out. All of a cloud
