@@ -1,8 +1,10 @@
 """Fixtures that more than one room's tests use."""
 
 import logging
+import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +60,18 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waited: list[float] = []
     monkeypatch.setattr(faults, "sleep", waited.append)
     return waited
+
+
+@pytest.fixture(scope="session")
+def climsim() -> Path:
+    """Folder of real ClimSim files in the archive's layout, with train/0008-MM/ below it; tests that use it are marked ``real``."""
+    named = os.environ.get("LEAPRAY_CLIMSIM")
+    if not named:
+        pytest.skip("needs real ClimSim files: set LEAPRAY_CLIMSIM to a folder that has train/0008-MM/ below it")
+    folder = Path(named)
+    if not (folder / "train").is_dir():
+        pytest.fail(f"LEAPRAY_CLIMSIM names {folder}, and there is no folder train below it")
+    return folder
 
 
 @pytest.fixture(scope="session")

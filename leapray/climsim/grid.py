@@ -12,6 +12,8 @@ from importlib.resources import files
 
 import numpy as np
 
+from leapray.climsim.schema import Layout
+
 REFERENCE_PRESSURE = 1e5
 GRAVITY = 9.80616
 
@@ -22,6 +24,28 @@ def figures(name: str) -> dict[str, tuple[str, ...]]:
     with (files("leapray.climsim") / "figures" / f"{name}.csv").open() as file:
         rows = list(csv.DictReader(file))
     return {key: tuple(row[key] for row in rows) for key in rows[0]}
+
+
+@dataclass(frozen=True)
+class ColumnFigures:
+    """Mean, standard deviation, minimum and maximum of each column of a layout, in its unit, each ``(c,)``."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    minimum: np.ndarray
+    maximum: np.ndarray
+
+
+@lru_cache
+def competition_columns(layout: Layout) -> ColumnFigures:
+    """Statistics of a layout's columns over the 10 091 520 rows of the LEAP competition's ``train.csv`` (low-res, 0001-02 to 0008-01).
+
+    Constant columns have a standard deviation of 0. Raises KeyError for a column that the competition does not have.
+    """
+    table = figures("competition_columns")
+    place = {column: row for row, column in enumerate(table["column"])}
+    rows = [place[column] for column in layout.columns]
+    return ColumnFigures(*(np.array(table[key], dtype=np.float64)[rows] for key in ("mean", "std", "min", "max")))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What a user sees in the terminal: one progress bar or table of trainings at a time, short lines, tables."""
 
+from leapray.console.numbers import digits
 from leapray.console.progress import Record, Update, bar, training_bar, training_note
 from leapray.console.terminal import console, errors, say, table
 from leapray.console.trainings import TrainingsTable, trainings_table
@@ -10,6 +11,7 @@ __all__ = [
     "Update",
     "bar",
     "console",
+    "digits",
     "errors",
     "say",
     "table",

@@ -15,8 +15,6 @@ from leapray.errors import UserError
 
 DRIEST = 1e-7
 """kg/kg: T/q1 takes no less for q1. A tenth of the stratosphere's, so that a few nearly dry layers (1e-12) do not set its spread."""
-VANISHING = 1e-18
-"""kg/kg: condensate up to here has no phase. The smallest mixing ratio that E3SM's microphysics considers (``qsmall``)."""
 
 
 class Profiles(NamedTuple):
@@ -73,18 +71,24 @@ def moisture_transport_reference(p: Profiles) -> Tensor:
     return p.q1 * moisture_transport(p)
 
 
-def liquid_partition(p: Profiles, vanishing: float = VANISHING) -> Tensor:
-    """q2 / (q2 + q3), from 0 to 1; 0 without condensate."""
+def liquid_partition(p: Profiles) -> Tensor:
+    """q2 / (q2 + q3), from 0 to 1; 0 where there is no condensate, that is where q2 + q3 is 0.
+
+    No threshold: ClimSim's files hold traces down to 1e-57 kg/kg above level 30, liquid in most of them, and their share varies.
+    """
     liquid, ice = p.q2.clamp_min(0.0), p.q3.clamp_min(0.0)
-    condensate = liquid + ice
-    return torch.where(condensate > vanishing, liquid / condensate, 0.0)
+    return _share(liquid, liquid + ice)
 
 
-def condensate_imbalance(p: Profiles, vanishing: float = VANISHING) -> Tensor:
-    """(q2 - q3) / (q2 + q3), from -1 (ice) to 1 (liquid); 0 without condensate."""
+def condensate_imbalance(p: Profiles) -> Tensor:
+    """(q2 - q3) / (q2 + q3), from -1 (ice) to 1 (liquid); 0 where there is no condensate, that is where q2 + q3 is 0."""
     liquid, ice = p.q2.clamp_min(0.0), p.q3.clamp_min(0.0)
-    condensate = liquid + ice
-    return torch.where(condensate > vanishing, (liquid - ice) / condensate, 0.0)
+    return _share(liquid - ice, liquid + ice)
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """``part / whole``, 0 where the whole is 0."""
+    return torch.where(whole > 0, part, 0.0) / torch.where(whole > 0, whole, 1.0)
 
 
 def _difference(profile: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from enum import Enum
 
 import numpy as np
 
-from leapray.climsim.grid import figures, layer_mass
+from leapray.climsim.grid import competition_columns, figures, layer_mass
 from leapray.climsim.schema import ABLATED, EXACT, EXACT_LEVELS, EXACT_SOURCE, INPUTS, STEP_SECONDS, TARGETS, TENDENCIES, UNREAL, Variable
 
 _COLUMNS = np.array(INPUTS.columns + TARGETS.columns)
@@ -98,11 +98,10 @@ def _missing(values: np.ndarray, usable: np.ndarray) -> Finding:
 
 def _ranges(sample: Sample, values: np.ndarray) -> Iterator[Finding]:
     """Variables that mostly lie outside what was ever recorded are wrong; a few values outside are only noted."""
-    table = figures("high_res_columns" if sample.kind == "high-res" else "low_res_columns")
-    low, high = (np.array([float(text or "nan") for text in table[name]]) for name in ("min", "max"))
+    low, high = known_range(sample.kind)
     margin = _WIDENED * (high - low)
     margin[margin < _ROUNDING * np.abs(high)] = np.inf
-    # the exact targets are judged by their identity; their range, 1e-45, is not known well
+    # the exact and the ablated targets are judged by their identities
     margin[INPUTS.width :][EXACT | ABLATED] = np.inf
     low, high, margin = (bound[: values.shape[1]] for bound in (low, high, margin))
     outside = (values < low - margin) | (values > high + margin)
@@ -124,6 +123,21 @@ def _ranges(sample: Sample, values: np.ndarray) -> Iterator[Finding]:
                 yield Finding(Verdict.NOTE, f"{told} ({int(counts.sum())} values of {variable.name} lie well outside)")
     if not strange:
         yield Finding(Verdict.OK, "every column lies within the known range")
+
+
+def known_range(kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest recorded value of every column, inputs and then targets, each ``(924,)``; NaN where none is published.
+
+    High-res: ClimSim's ``dataset_statistics``. Else targets are those of the competition's ``train.csv``; inputs are the wider of that and
+    of ClimSim's published statistics of all low-res files, where ``state_t_0`` reaches 1321 K.
+    """
+    table = figures("high_res_columns" if kind == "high-res" else "low_res_columns")
+    low, high = (np.array([float(text or "nan") for text in table[name]]) for name in ("min", "max"))
+    if kind != "high-res":
+        inputs, targets = competition_columns(INPUTS), competition_columns(TARGETS)
+        low = np.append(np.minimum(low[: INPUTS.width], inputs.minimum), targets.minimum)
+        high = np.append(np.maximum(high[: INPUTS.width], inputs.maximum), targets.maximum)
+    return low, high
 
 
 def _unit(variable: Variable) -> str:

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from leapray.climsim.calendar import STEPS_PER_DAY
-from leapray.climsim.grid import figures
+from leapray.climsim.grid import competition_columns
 from leapray.climsim.schema import STEP_SECONDS, TARGETS
 from leapray.evaluation.climsim import WATER_DENSITY, column_moistening
 from leapray.evaluation.results import Joint, Precipitation
@@ -32,16 +32,16 @@ def precipitation_edges() -> np.ndarray:
 
 @lru_cache
 def scalar_edges() -> np.ndarray:
-    """Edges ``(s, b + 1)`` in each scalar's unit, the same for every evaluation: even between the least and most that ClimSim's own
-    table tells of a flux, :func:`precipitation_edges` for snow and rain."""
-    table = figures("low_res_columns")
-    return np.stack([_edges(scalar.name, table, table["column"].index(scalar.name)) for scalar in TARGETS.scalars])
+    """Edges ``(s, b + 1)`` in each scalar's unit, the same for every evaluation: even from the lowest to the highest value of a flux in the
+    competition's training set, :func:`precipitation_edges` for snow and rain."""
+    return np.stack([_edges(TARGETS[scalar.name].start) for scalar in TARGETS.scalars])
 
 
-def _edges(name: str, table: dict[str, tuple[str, ...]], row: int) -> np.ndarray:
-    if TARGETS.units[TARGETS[name].start] == "m/s":
+def _edges(column: int) -> np.ndarray:
+    if TARGETS.units[column] == "m/s":
         return precipitation_edges() / _MM_PER_DAY
-    return np.linspace(float(table["min"][row]), float(table["max"][row]), _BINS + 1)
+    known = competition_columns(TARGETS)
+    return np.linspace(known.minimum[column], known.maximum[column], _BINS + 1)
 
 
 class JointCounts:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
-from leapray.climsim.grid import figures
+from leapray.climsim.grid import competition_columns
 from leapray.climsim.schema import LEARNED, TARGETS
 from leapray.evaluation.metrics import ErrorMoments
 from leapray.evaluation.results import Evaluation
@@ -15,7 +14,7 @@ from leapray.evaluation.results import Evaluation
 _MOST = 0.5
 """Share of the squared error from which one cause is named alone."""
 _LITTLE = 0.1
-"""Spread, as a share of ClimSim's own, below which a column hardly varies."""
+"""Spread, as a share of that in the competition's training set, below which a column hardly varies."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +59,6 @@ def _reason(index: int, r2: float, std: float, bias_share: float, day_share: flo
     # of few days one holds much by chance
     if day_share > _MOST and day_share > 2 / days:
         return f"one day holds {day_share:.0%} of the squared error"
-    if (share := std / _published_std()[index]) < _LITTLE:
-        return f"little varies: the spread is {share:.2g} of ClimSim's"
+    if (share := std / competition_columns(TARGETS).std[index]) < _LITTLE:
+        return f"hardly varies: the spread is {share:.2g} of that in the competition's training set"
     return "scatter: errors exceed the spread" if r2 < 0 else "scatter: errors vary about no bias and over many days"
-
-
-@lru_cache
-def _published_std() -> np.ndarray:
-    """Standard deviation ``(368,)`` of ClimSim's low-res targets."""
-    table = figures("low_res_columns")
-    std = dict(zip(table["column"], table["std"], strict=True))
-    return np.array([float(std[column]) for column in TARGETS.columns])

@@ -1,6 +1,7 @@
 import numpy as np
 
-from leapray.climsim.grid import GRAVITY, figures, hybrid_levels, layer_mass, low_res_grid, pressure
+from leapray.climsim.grid import GRAVITY, competition_columns, figures, hybrid_levels, layer_mass, low_res_grid, pressure
+from leapray.climsim.schema import ABLATED, EXACT, EXACT_SOURCE, INPUTS, STEP_SECONDS, TARGETS
 
 
 def test_reference_pressures_are_the_published_ones() -> None:
@@ -22,3 +23,17 @@ def test_the_grid_covers_the_sphere() -> None:
     assert len(grid.latitude) == 384
     np.testing.assert_allclose(grid.area.sum(), 4 * np.pi, rtol=1e-9)
     assert abs(np.average(np.sin(np.radians(grid.latitude)), weights=grid.area)) < 1e-6
+
+
+def test_statistics_of_the_competition_agree_with_each_other() -> None:
+    inputs, targets = competition_columns(INPUTS), competition_columns(TARGETS)
+    assert (len(inputs.mean), len(targets.std)) == (INPUTS.width, TARGETS.width)
+    for moments in (inputs, targets):
+        rounding = 1e-15 * np.abs(moments.mean)
+        assert (moments.minimum - rounding <= moments.mean).all()
+        assert (moments.mean <= moments.maximum + rounding).all()
+        assert ((moments.std == 0) == (moments.minimum == moments.maximum)).all()
+    assert (targets.std[~ABLATED] > 0).all()
+    # ptend_q0002 is -state_q0002/1200 there, in the moments too
+    np.testing.assert_allclose(targets.mean[EXACT], -inputs.mean[EXACT_SOURCE] / STEP_SECONDS, rtol=1e-9)
+    np.testing.assert_allclose(targets.std[EXACT], inputs.std[EXACT_SOURCE] / STEP_SECONDS, rtol=1e-6)

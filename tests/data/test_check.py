@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 
 from leapray.cli import app
 from leapray.climsim.calendar import FIRST_MONTH, file_name
+from leapray.climsim.grid import competition_columns
 from leapray.climsim.netcdf import Snapshot, find_pairs, read_pair
 from leapray.climsim.schema import INPUTS, MISSING, TARGETS
 from leapray.climsim.synthetic import synthesize
 from leapray.data import check as check_module
 from leapray.data.check import check, require_good
-from leapray.data.findings import Finding, Verdict
+from leapray.data.findings import Finding, Verdict, known_range
 from leapray.data.flat import to_table
 from leapray.errors import UserError
 
@@ -79,6 +80,15 @@ def test_inputs_alone_are_judged_by_their_ranges_too(rows: dict[str, np.ndarray]
     table = to_table(Snapshot("low-res", 0, np.asfortranarray(spoil(rows["low-res"], "state_ps", lambda x: x / 100))))
     pq.write_table(table.drop_columns(list(TARGETS.columns)), tmp_path / "a.parquet")
     assert any("it looks like hPa" in text for text in wrong(check(str(tmp_path))))
+
+
+def test_what_was_recorded_lies_within_the_known_ranges() -> None:
+    low, high = known_range("low-res")
+    inputs, targets = competition_columns(INPUTS), competition_columns(TARGETS)
+    assert (low <= np.append(inputs.minimum, targets.minimum)).all()
+    assert (high >= np.append(inputs.maximum, targets.maximum)).all()
+    # in all low-res files, not only in those of the competition
+    assert high[INPUTS["state_t"].start] > 1321
 
 
 def spoil(matrix: np.ndarray, name: str, change: Callable[[np.ndarray], np.ndarray], share: float = 1.0) -> np.ndarray:

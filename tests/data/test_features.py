@@ -74,16 +74,22 @@ def test_a_difference_ends_at_the_last_level_and_never_meets_the_next_variable(n
         (1e-12, 0.0, 1.0, 1.0),
         (0.0, 1e-12, 0.0, -1.0),
         (0.0, 0.0, 0.0, 0.0),
-        (1e-51, 0.0, 0.0, 0.0),
-        (1e-300, 1e-51, 0.0, 0.0),
+        (1e-51, 0.0, 1.0, 1.0),
+        (1e-300, 1e-51, 0.0, -1.0),
+        (3e-57, 1e-57, 0.75, 0.5),
+        (5e-324, 0.0, 1.0, 1.0),
+        (5e-324, 5e-324, 0.5, 0.0),
         (-1e-9, 1e-9, 0.0, -1.0),
         (1.0, -1.0, 1.0, 1.0),
     ],
 )
 def test_the_phase_of_condensate(liquid, ice, partition, imbalance):
     x = column(state_q0002=liquid, state_q0003=ice)
-    np.testing.assert_allclose(compute("liquid_partition", x), partition, rtol=1e-12)
-    np.testing.assert_allclose(compute("condensate_imbalance", x), imbalance, rtol=1e-12)
+    np.testing.assert_allclose(compute("liquid_partition", x), partition, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(compute("condensate_imbalance", x), imbalance, rtol=1e-12, atol=1e-15)
+    names = ["liquid_partition", "condensate_imbalance"]
+    for scripted, expected in zip(torch.jit.script(EngineeredFeatures(names))(torch.from_numpy(x)), (partition, imbalance), strict=True):
+        np.testing.assert_allclose(scripted.numpy(), expected, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("q1", [0.0, -1e-3, 1e-300, 1e-12])

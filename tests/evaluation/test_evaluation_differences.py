@@ -89,7 +89,7 @@ def test_the_worst_learned_columns_come_with_what_their_errors_are():
     assert len(every) == 293
     assert every["ptend_t_3"].reason == "the truth is constant"
     small = evaluation("small", prediction[:, :] * 1e-9, truth * 1e-9)
-    assert {column.column: column for column in worst_columns(small, 293)}[f"ptend_t_{quiet}"].reason.startswith("little varies")
+    assert {column.column: column for column in worst_columns(small, 293)}[f"ptend_t_{quiet}"].reason.startswith("hardly varies")
 
 
 def test_scores_are_plain_values_that_json_knows():
