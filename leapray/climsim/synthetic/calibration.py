@@ -113,7 +113,7 @@ def _first_guess(inputs: dict[str, np.ndarray]) -> Coefficients:
 
 
 def _critical_humidity(inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """The relative humidity ``(60,)`` below which the wanted share of air is clear; saturation in the stratosphere, where clouds are too rare."""
+    """The relative humidity ``(60,)`` below which the wanted share of air is clear; near saturation aloft, where clouds are too rare."""
     humidity = inputs["state_q0001"] / saturation(inputs["state_t"], inputs["state_pmid"])
     critical = np.array([np.quantile(values, share) for values, share in zip(humidity, _CLEAR, strict=True)])
     return np.where(np.arange(LEVELS) < _STRATOSPHERE, 0.95, np.minimum(critical, 0.95))

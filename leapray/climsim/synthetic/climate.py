@@ -178,7 +178,7 @@ class Climate:
         return {"state_q0001": vapour, "state_q0002": liquid, "state_q0003": ice}
 
     def _moisture_patterns(self, state: dict[str, np.ndarray], weather: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What the scales act on: vapour at saturation (aloft: the trace itself), patterns of humidity and cloud, and the traces at the top."""
+        """What the scales act on: vapour at saturation (aloft: the trace itself), humidity and cloud; and the traces at the top."""
         temperature, tropics = state["state_t"], np.cos(6 * self.place.latitude) * 1.4
         humidity = _HUMIDITY_LATITUDE * tropics + np.sqrt(1 - _HUMIDITY_LATITUDE**2) * weather["humidity"]
         saturated = saturation(temperature, state["state_pmid"])
@@ -314,7 +314,7 @@ def _relative_humidity(scale: np.ndarray, pattern: np.ndarray) -> np.ndarray:
 
 @lru_cache
 def _calibrated_scales(kind: str) -> Scales:
-    """Solve a kind's scales on a fixed sample across the year, by bisection: the means of vapour and cloud water equal the published ones."""
+    """A kind's scales, with which the means of vapour and cloud water over a fixed sample of the year equal the published ones."""
     raw = Scales(*(np.zeros(LEVELS) for _ in range(2)))
     climate = Climate(kind, make_place(kind, 192), _CALIBRATION_SEED, raw)
     samples = []

@@ -43,9 +43,10 @@ class Precipitation:
 def form_clouds(
     column: Column, scheme: CloudScheme, turbulence: np.ndarray, growth_noise: np.ndarray, loss_noise: np.ndarray
 ) -> np.ndarray:
-    """Let ice settle, condense where air is moist and turbulent, and evaporate cloud where air is dry; returns where it is clear, ``(60, n)``.
+    """Let ice settle, condense where air is moist and turbulent, and evaporate cloud where air is dry.
 
-    ``turbulence`` ``(60, n)`` is the strength of mixing, the noises ``(60, n)`` are positive sub-grid factors.
+    ``turbulence`` ``(60, n)`` is the strength of mixing, the noises ``(60, n)`` are positive sub-grid factors. Returns where air is
+    clear after the step, ``(60, n)``: what cannot evaporate there has to rain out.
     """
     _settle(column, np.minimum(_SETTLING * scheme.rate[:, None] * loss_noise, 0.7))
     humidity = column.relative_humidity[_ACTIVE]
@@ -75,8 +76,8 @@ def _settle(column: Column, share: np.ndarray) -> None:
 def precipitate(column: Column, scheme: CloudScheme, convective: np.ndarray, noise: np.ndarray, clear: np.ndarray) -> Precipitation:
     """Rain out clouds, split what stays into liquid and ice, and let rain and snow fall, melt and evaporate on their way.
 
-    ``convective`` ``(60, n)`` is rain that the plume made, kg/m2; ``noise`` ``(60, n)`` the positive sub-grid factor on rain out. All of a cloud
-    rains out where air is ``clear``, ``(60, n)``.
+    ``convective`` ``(60, n)`` is rain that the plume made, kg/m2; ``noise`` ``(60, n)`` the positive sub-grid factor on rain out.
+    Where air is ``clear``, ``(60, n)``, all of the cloud rains out.
     """
     liquid = liquid_fraction(column.temperature)
     made = np.zeros_like(column.cloud)
