@@ -5,7 +5,6 @@ Profiles are ``(60, n)``, scalars ``(n,)``. Means and spreads per level follow t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,15 +12,12 @@ import numpy as np
 
 from leapray.climsim.calendar import DAYS_PER_YEAR, STEPS_PER_DAY, Moment
 from leapray.climsim.grid import figures, pressure
-from leapray.climsim.schema import ABLATED_LEVELS, INPUTS, LEVELS, MISSING
+from leapray.climsim.schema import INPUTS, LEVELS, MISSING
+from leapray.climsim.synthetic.moisture import HAZE_TOP, HUMIDITY_TOP, Patterns, Scales, cloud_pattern, knots, make_moisture, solve_scales
 from leapray.climsim.synthetic.place import Place, make_place
-from leapray.climsim.synthetic.thermo import ALL_ICE, GAS_DRY, HEAT_CAPACITY, LATENT_VAPOUR, STEFAN_BOLTZMANN, liquid_fraction, saturation
+from leapray.climsim.synthetic.thermo import GAS_DRY, HEAT_CAPACITY, LATENT_VAPOUR, STEFAN_BOLTZMANN, saturation
 from leapray.climsim.synthetic.weather import WaveField, vertical_loadings
 
-_HUMIDITY_TOP = 20
-"""First level whose humidity is a relative humidity; above it is a nearly passive trace."""
-_HAZE_TOP, _CLOUD_TOP = ABLATED_LEVELS.stop, 16
-"""First levels where ice settles out of saturated air, and where weather makes clouds; above is a trace that the physics never touches."""
 _SOLAR_CONSTANT = 1361.0
 _BROAD, _FINE = 10, 24
 _PATTERNS = _BROAD + _FINE
@@ -41,14 +37,6 @@ class Figures:
     high: np.ndarray
 
 
-@dataclass(frozen=True)
-class Scales:
-    """What makes a kind's moisture follow the figures, each ``(60,)``: the logit of relative humidity, and cloud water in kg/kg."""
-
-    humidity: np.ndarray
-    cloud: np.ndarray
-
-
 def profile_figures(kind: str, name: str) -> Figures:
     """Published moments of an input profile of a kind; the aqua-planet, of which none are published, takes those of low-res."""
     table = figures("high_res_columns" if kind == "high-res" else "low_res_columns")
@@ -56,41 +44,22 @@ def profile_figures(kind: str, name: str) -> Figures:
     return Figures(*(np.array(table[key][columns], dtype=np.float64) for key in ("mean", "std", "min", "max")))
 
 
-def _knots(**values: float) -> np.ndarray:
-    """``(60,)`` interpolated between values given at levels, ``l12=0.5``."""
-    levels = [int(key[1:]) for key in values]
-    return np.interp(np.arange(LEVELS), levels, list(values.values()))[:, None]
-
-
-_TEMPERATURE_LATITUDE = _knots(l0=0.2, l8=0.1, l12=-0.2, l15=-0.6, l17=-0.88, l19=-0.85, l21=-0.2, l23=0.5, l26=0.8, l30=0.88, l59=0.88)
-_TEMPERATURE_SEASON = _knots(l0=-0.5, l3=0.2, l6=0.8, l12=0.7, l15=0.35, l17=0.15, l21=0.3, l26=0.25, l59=0.28)
-_POLAR_VORTEX = _knots(l4=0.0, l8=16.0, l12=26.0, l16=24.0, l20=16.0, l26=9.0, l40=7.0, l59=8.0)
+_TEMPERATURE_LATITUDE = knots(l0=0.2, l8=0.1, l12=-0.2, l15=-0.6, l17=-0.88, l19=-0.85, l21=-0.2, l23=0.5, l26=0.8, l30=0.88, l59=0.88)
+_TEMPERATURE_SEASON = knots(l0=-0.5, l3=0.2, l6=0.8, l12=0.7, l15=0.35, l17=0.15, l21=0.3, l26=0.25, l59=0.28)
+_POLAR_VORTEX = knots(l4=0.0, l8=16.0, l12=26.0, l16=24.0, l20=16.0, l26=9.0, l40=7.0, l59=8.0)
 """How much colder, in K, air over the Antarctic is in winter than its mirror image over the Arctic."""
-_MONSOON = _knots(l20=0.0, l24=4.0, l28=6.0, l34=4.0, l45=2.0, l59=0.0)
+_MONSOON = knots(l20=0.0, l24=4.0, l28=6.0, l34=4.0, l45=2.0, l59=0.0)
 """How much warmer, in K, air near 20 N is in summer than its mirror image near 20 S."""
-_CONVECTIVE_CAP = _knots(l18=0.0, l24=0.2, l36=0.2, l50=0.0)
+_CONVECTIVE_CAP = knots(l18=0.0, l24=0.2, l36=0.2, l50=0.0)
 """Skewness of temperature: convection keeps the upper troposphere from warming far above normal."""
-_ZONAL_JETS = _knots(l0=0.2, l12=0.3, l17=0.6, l25=0.65, l45=0.6, l52=0.3, l59=0.1)
-_ZONAL_SEASON = _knots(l0=0.75, l10=0.7, l16=0.3, l22=0.0)
-_ZONAL_TRADES = _knots(l0=0.0, l45=0.2, l52=0.45, l59=0.5)
+_ZONAL_JETS = knots(l0=0.2, l12=0.3, l17=0.6, l25=0.65, l45=0.6, l52=0.3, l59=0.1)
+_ZONAL_SEASON = knots(l0=0.75, l10=0.7, l16=0.3, l22=0.0)
+_ZONAL_TRADES = knots(l0=0.0, l45=0.2, l52=0.45, l59=0.5)
 _HUMIDITY_LATITUDE = 0.45
 _HUMIDITY_SPREAD = {"low-res": 0.8, "aqua-planet": 0.8, "high-res": 1.2}
 """Spread of the logit of relative humidity; finer columns see more of what a coarse one averages."""
 _SHARPNESS = 0.6
 """How far high-res weather departs from a normal distribution: sinh(0.6 z) has a kurtosis near 7."""
-_DENSEST = 3e-4
-"""The most cloud that air may hold, kg/kg."""
-_CLOUD_WIDTH = _knots(l17=4.5, l20=3.8, l24=2.8, l30=2.0, l36=1.6, l45=1.3, l59=1.6)
-"""Spread of the logarithm of cloud: high clouds are rare and then dense."""
-_DRY_AIR = _knots(l17=25.0, l20=20.0, l24=11.0, l30=8.0)
-"""How steeply cloud falls off in unsaturated air: as ``exp(-8 (1 - RH))`` in the troposphere."""
-_HAZE = 0.5
-"""Share of the vapour above saturation that hangs in the stratosphere as ice; no more than a tenth of saturation does not fall out."""
-_CARRIED = np.log(10.0) * 4.4
-"""Vertical transport carries about ``10**-4.4`` of a layer's condensate into the next layer, so that traces fall off to nothing."""
-_OUTLASTING = 2.5
-"""Liquid that is carried into colder air outlasts a decade for every 2.5 K below the temperature where all freezes."""
-_SMALLEST_LIQUID, _SMALLEST_ICE = 1e-57, 1e-32
 
 
 class Climate:
@@ -137,19 +106,18 @@ class Climate:
             "state_u": [(_ZONAL_JETS, jets), (_ZONAL_SEASON, -np.sign(sine) * season), (_ZONAL_TRADES, trades)],
             "state_v": [(_ZONAL_TRADES * 0.5, -season * (1 - sine**2))],
         }
-        calm = (0.4 + 0.95 * np.abs(sine)) / 0.917
-        state = {}
+        state: dict[str, np.ndarray] = {}
         for name, pattern in zip(parts, ("temperature", "zonal", "meridional"), strict=True):
             known = sum(share * shape for share, shape in parts[name])
             rest = np.sqrt(np.maximum(1 - sum(share**2 for share, _ in parts[name]), 0.05))
             moments = self.figures[name]
-            scatter = weather[pattern]
+            scatter, shift = weather[pattern], np.zeros(1)
             if name == "state_t":
+                # weather moves temperature least in the tropics
+                calm = (0.4 + 0.95 * np.abs(sine)) / 0.917
                 scatter = calm * (scatter - _CONVECTIVE_CAP * (np.clip(scatter, -2.5, 2.5) ** 2 - 1))
-            value = moments.mean[:, None] + moments.std[:, None] * (known + rest * scatter)
-            if name == "state_t":
-                value -= _POLAR_VORTEX * np.maximum(-sine, 0) ** 8 * max(sun.annual, 0)
-                value += _MONSOON * np.exp(-(((sine - 0.34) / 0.2) ** 2)) * max(sun.annual, 0)
+                shift = self._continents(sun)
+            value = moments.mean[:, None] + moments.std[:, None] * (known + rest * scatter) + shift
             state[name] = np.clip(value, moments.low[:, None], moments.high[:, None])
         near_ground = np.exp((np.arange(LEVELS)[:, None] - LEVELS + 1) / 3.0)
         drag = 1 - near_ground**2 * (0.2 + 0.1 * np.clip(weather["exchange"], -2, 2))
@@ -160,40 +128,30 @@ class Climate:
         state["state_pmid"] = np.ascontiguousarray(pressure(state["state_ps"]).T)
         return state
 
-    def _moisture(self, state: dict[str, np.ndarray], weather: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        patterns = self._moisture_patterns(state, weather)
-        relative = _relative_humidity(self.scales.humidity[:, None], patterns["humidity"])
-        vapour, surplus = patterns["vapour"] * relative, np.zeros_like(relative)
-        surplus[_HAZE_TOP:_HUMIDITY_TOP] = np.maximum(vapour - patterns["saturation"], 0)[_HAZE_TOP:_HUMIDITY_TOP]
-        vapour -= surplus
-        cloud = _cloud(patterns["cloud"] * _dried(vapour / patterns["saturation"]), self.scales.cloud[:, None])
-        cloud += _HAZE * np.minimum(surplus, 0.2 * patterns["saturation"])
-        liquid = liquid_fraction(state["state_t"]) * cloud
-        ice = cloud - liquid
-        liquid[:_HAZE_TOP], ice[:_HAZE_TOP] = patterns["liquid"], patterns["ice"]
-        carried = np.exp(-_CARRIED + 0.7 * weather["trace"])
-        cold = state["state_t"] - ALL_ICE
-        outlasting = np.where(cold < 0, 0.2 * 10 ** (cold / _OUTLASTING), 0.0)
-        liquid, ice = _carry(liquid, carried + outlasting, _SMALLEST_LIQUID), _carry(ice, carried, _SMALLEST_ICE)
-        return {"state_q0001": vapour, "state_q0002": liquid, "state_q0003": ice}
+    def _continents(self, sun: _Sun) -> np.ndarray:
+        """What makes the hemispheres' summers and winters unlike, in K ``(60, n)``; 0 where there is no land."""
+        if self.kind == "aqua-planet":
+            return np.zeros((LEVELS, 1))
+        sine, summer = self.place.sine, max(sun.annual, 0.0)
+        return summer * (_MONSOON * np.exp(-(((sine - 0.34) / 0.2) ** 2)) - _POLAR_VORTEX * np.maximum(-sine, 0) ** 8)
 
-    def _moisture_patterns(self, state: dict[str, np.ndarray], weather: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What the scales act on: vapour at saturation (aloft: the trace itself), humidity and cloud; and the traces at the top."""
+    def _moisture(self, state: dict[str, np.ndarray], weather: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return make_moisture(self._moisture_patterns(state, weather), self.scales, state["state_t"], weather["trace"])
+
+    def _moisture_patterns(self, state: dict[str, np.ndarray], weather: dict[str, np.ndarray]) -> Patterns:
         temperature, tropics = state["state_t"], np.cos(6 * self.place.latitude) * 1.4
         humidity = _HUMIDITY_LATITUDE * tropics + np.sqrt(1 - _HUMIDITY_LATITUDE**2) * weather["humidity"]
         saturated = saturation(temperature, state["state_pmid"])
         vapour = saturated.copy()
-        vapour[:_HUMIDITY_TOP] = _lognormal(self.figures["state_q0001"], weather["humidity"])[:_HUMIDITY_TOP]
-        cloud = np.exp(_CLOUD_WIDTH * (0.7 * humidity + 0.714 * weather["cloud"]))
-        cloud[:_CLOUD_TOP] = 0.0
-        return {
-            "vapour": vapour,
-            "saturation": saturated,
-            "humidity": _HUMIDITY_SPREAD[self.kind] * humidity,
-            "cloud": cloud,
-            "liquid": _lognormal(self.figures["state_q0002"], weather["trace"])[:_HAZE_TOP],
-            "ice": _lognormal(self.figures["state_q0003"], weather["cloud"])[:_HAZE_TOP],
-        }
+        vapour[:HUMIDITY_TOP] = _lognormal(self.figures["state_q0001"], weather["humidity"])[:HUMIDITY_TOP]
+        return Patterns(
+            vapour=vapour,
+            saturation=saturated,
+            humidity=_HUMIDITY_SPREAD[self.kind] * humidity,
+            cloud=cloud_pattern(humidity, weather["cloud"]),
+            top_liquid=_lognormal(self.figures["state_q0002"], weather["trace"])[:HAZE_TOP],
+            top_ice=_lognormal(self.figures["state_q0003"], weather["cloud"])[:HAZE_TOP],
+        )
 
     def _surface(self, state: dict[str, np.ndarray], weather: dict[str, np.ndarray], sun: _Sun) -> dict[str, np.ndarray]:
         place, aqua = self.place, self.kind == "aqua-planet"
@@ -281,62 +239,14 @@ def _lognormal(moments: Figures, pattern: np.ndarray) -> np.ndarray:
     return np.clip(value, moments.low[:, None], moments.high[:, None])
 
 
-def _dried(relative: np.ndarray) -> np.ndarray:
-    """Share of a cloud that air of a relative humidity keeps."""
-    return np.exp(_DRY_AIR * np.minimum(relative - 1.0, 0.0))
-
-
-def _cloud(pattern: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Cloud water in kg/kg, which saturates at the densest cloud."""
-    amount = pattern * scale
-    return amount / (1 + amount / _DENSEST)
-
-
-def _carry(condensate: np.ndarray, share: np.ndarray, smallest: float) -> np.ndarray:
-    """Add to each layer what vertical transport brings of its neighbours, up and then down; what is too small to be kept becomes 0.
-
-    Above the highest liquid, and below the reservoir at the top, traces fall off by many decades per level.
-    """
-    for level in range(LEVELS - 2, _HAZE_TOP - 1, -1):
-        condensate[level] += share[level] * condensate[level + 1]
-    for level in range(_HAZE_TOP, LEVELS):
-        condensate[level] += share[level] * condensate[level - 1]
-    condensate[condensate < smallest] = 0.0
-    return condensate
-
-
-def _relative_humidity(scale: np.ndarray, pattern: np.ndarray) -> np.ndarray:
-    """Relative humidity between 0 and 1.1; 1 above the level where humidity begins, whose vapour is given whole."""
-    relative = 1.1 / (1 + np.exp(-(scale + pattern)))
-    relative[:_HUMIDITY_TOP] = 1.0
-    return relative
-
-
 @lru_cache
 def _calibrated_scales(kind: str) -> Scales:
     """A kind's scales, with which the means of vapour and cloud water over a fixed sample of the year equal the published ones."""
-    raw = Scales(*(np.zeros(LEVELS) for _ in range(2)))
-    climate = Climate(kind, make_place(kind, 192), _CALIBRATION_SEED, raw)
+    climate = Climate(kind, make_place(kind, 192), _CALIBRATION_SEED, Scales(*np.zeros((2, LEVELS))))
     samples = []
     for step in range(7, DAYS_PER_YEAR * STEPS_PER_DAY, 1999):
         weather = climate._weather(step)
         dry = climate._dry_state(weather, _Sun(Moment.of_step(step), climate.place))
         samples.append(climate._moisture_patterns(dry, weather))
-    names = ("vapour", "saturation", "humidity", "cloud")
-    pooled = {name: np.concatenate([sample[name] for sample in samples], axis=1) for name in names}
-    wanted = climate.figures["state_q0001"].mean
-    humidity = _bisect(lambda scale: pooled["vapour"] * _relative_humidity(scale, pooled["humidity"]), wanted, -12.0, 12.0)
-    vapour = np.minimum(pooled["vapour"] * _relative_humidity(humidity[:, None], pooled["humidity"]), pooled["saturation"])
-    shape = pooled["cloud"] * _dried(vapour / pooled["saturation"])
-    wanted = climate.figures["state_q0002"].mean + climate.figures["state_q0003"].mean
-    return Scales(humidity, np.exp(_bisect(lambda scale: _cloud(shape, np.exp(scale)), wanted, -80.0, 0.0)))
-
-
-def _bisect(value: Callable[[np.ndarray], np.ndarray], wanted: np.ndarray, lowest: float, highest: float) -> np.ndarray:
-    """Where the mean of a growing ``(60, n)`` function of ``(60, 1)`` equals what is wanted, ``(60,)``."""
-    low, high = np.full((LEVELS, 1), lowest), np.full((LEVELS, 1), highest)
-    for _ in range(30):
-        middle = (low + high) / 2
-        too_much = (value(middle).mean(axis=1) > wanted)[:, None]
-        low, high = np.where(too_much, low, middle), np.where(too_much, middle, high)
-    return middle[:, 0]
+    water = [climate.figures[f"state_q000{n}"].mean for n in (1, 2, 3)]
+    return solve_scales(samples, water[0], water[1] + water[2])
