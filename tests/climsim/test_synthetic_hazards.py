@@ -173,3 +173,10 @@ def test_antarctic_ice_clouds_are_in_its_winter(world):
     assert latitude.max() < -60
     assert days.min() > 150
     assert days.max() < 270
+
+
+def test_many_columns_are_dry_and_more_have_no_snow(targets):
+    """Real: cam_out_PRECC is exactly 0 in 28 % of the rows, cam_out_PRECSC in 72 %."""
+    dry, snowless = ((targets[:, TARGETS[f"cam_out_{name}"]] == 0).mean() for name in ("PRECC", "PRECSC"))
+    assert 0.15 < dry < 0.4
+    assert 0.6 < snowless < 0.85

@@ -16,6 +16,8 @@ _IDLE, _LIVELY = 200.0, 60.0
 _SETTLING = 0.6
 _RAIN_OUT, _MOST_RAIN = 0.08, 0.3
 _RAIN_EVAPORATION = 0.10
+_DRIZZLE = 0.02
+"""Rain of less than this, kg/m2 in a step, falls in small drops that evaporate faster, so that many columns stay dry."""
 WATER_DENSITY = 1000.0
 
 
@@ -99,12 +101,13 @@ def _fall(column: Column, rain_made: np.ndarray, snow_made: np.ndarray) -> Preci
     rain, snow = np.zeros(column.mass.shape[1]), np.zeros(column.mass.shape[1])
     for level in range(TOP, LEVELS):
         rain, snow = rain + rain_made[level], snow + snow_made[level]
-        melted = snow * np.clip((column.temperature[level] - MELTING) / 5.0, 0, 0.7)
+        melted = snow * np.clip((column.temperature[level] - MELTING) / 5.0, 0, 1)
         snow, rain = snow - melted, rain + melted
         saturated = saturation(column.temperature[level], column.pressure[level])
         deficit = np.maximum(saturated - column.vapour[level], 0.0)
         room = 0.3 * deficit * column.mass[level] / (1 + LATENT_VAPOUR / HEAT_CAPACITY * saturated / 15.0)
-        evaporated = np.minimum(-np.expm1(-_RAIN_EVAPORATION * deficit / saturated) * rain, room)
+        evaporated = -np.expm1(-_RAIN_EVAPORATION * deficit / saturated) * np.sqrt(rain * (rain + _DRIZZLE))
+        evaporated = np.minimum(np.minimum(evaporated, rain), room)
         rain = rain - evaporated
         column.vapour[level] += evaporated / column.mass[level]
         column.heat_by_ice(level, -melted)
