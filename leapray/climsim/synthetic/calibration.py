@@ -1,6 +1,7 @@
 """The coefficients of the hidden scheme, solved once on a fixed low-res sample so that tendencies have the published spread per level.
 
-All kinds share them: they see other climates through the same physics. Target shapes of the attainable R2 are those of FACTS section 6.
+All kinds share them: they see other climates through the same physics. The wanted shapes of the attainable R2 follow the baselines of the
+ClimSim paper (Yu et al. 2023).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The inputs of a synthetic world: large-scale state, surface and gases at a step.
 
-Profiles are ``(60, n)``, scalars ``(n,)``. Means and spreads per level follow the tables in ``climsim/figures`` (FACTS section 3).
+Profiles are ``(60, n)``, scalars ``(n,)``. Means and spreads per level follow the tables in ``climsim/figures``.
 """
 
 from __future__ import annotations
