@@ -86,7 +86,7 @@ def make_moisture(patterns: Patterns, scales: Scales, temperature: np.ndarray, t
     liquid[:HAZE_TOP], ice[:HAZE_TOP] = patterns.top_liquid, patterns.top_ice
     carried = np.exp(-_CARRIED + 0.7 * trace)
     cold = temperature - ALL_ICE
-    outlasting = np.where(cold < 0, 0.2 * 10 ** (cold / _OUTLASTING), 0.0)
+    outlasting = np.where(cold < 0, 0.2 * np.exp(np.log(10.0) / _OUTLASTING * np.minimum(cold, 0.0)), 0.0)
     liquid, ice = _carry(liquid, carried + outlasting, _SMALLEST_LIQUID), _carry(ice, carried, _SMALLEST_ICE)
     return {"state_q0001": vapour, "state_q0002": liquid, "state_q0003": ice}
 
