@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,10 @@ import pyarrow.csv
 
 from leapray import cluster, storage
 from leapray.climsim.calendar import month_range
-from leapray.climsim.netcdf import find_pairs
+from leapray.climsim.pairs import find_pairs
 from leapray.climsim.schema import SAMPLE_ID, SCORED, TARGETS
 from leapray.climsim.synthetic import World, synthesize
-from leapray.console import bar, say, table
+from leapray.console import bar, digits, say, table
 from leapray.data.convert import convert
 from leapray.errors import UserError
 from leapray.evaluation.groups import by_group
@@ -69,7 +69,13 @@ def run(directory: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Sco
         run_experiment(experiment, recipes)
     scores = _scores(experiment, recipe)
     _show(scores)
-    storage.write_json(str(directory / "scores.json"), {name: {**s.summary(), **s.by_variable()} for name, s in scores.items()})
+    storage.write_json(
+        str(directory / "scores.json"),
+        {
+            name: {**s.summary(), "skill_by_variable": s.skill_by_variable(), "r2_by_variable": s.by_variable()}
+            for name, s in scores.items()
+        },
+    )
     for what, place in (("submission", "submission.csv"), ("emulators", "export"), ("report", "report/report.html")):
         say(f"{what:<11} {directory / place}")
     say(f"wrote the demo to {directory} in {time.monotonic() - started:.0f} s")
@@ -120,19 +126,24 @@ def _write_sample(test: str, destination: str) -> None:
 
 def _scores(experiment: Experiment, recipe: Recipe) -> dict[str, Score]:
     """What the report found, the best last, and what the data allows."""
-    found = {evaluation.name: evaluation.moments.score() for evaluation in read_evaluations(experiment.place("report"))}
-    scores = dict(sorted(found.items(), key=lambda item: item[1].learned))
+    found = {evaluation.name: evaluation.moments for evaluation in read_evaluations(experiment.place("report"))}
+    scores = dict(sorted(((name, moments.score()) for name, moments in found.items()), key=lambda item: item[1].skill))
     kind, months = next((source.kind, source.test) for source in recipe.data.sources.values() if source.test is not None)
     steps = [pair.step for pair in find_pairs(experiment.place("climsim", kind), start=months.start, stop=months.stop)]
-    rows = next(iter(scores.values())).rows
-    return scores | {_CEILING: Score(np.where(SCORED, World(kind).ceiling(steps), 1.0), rows)}
+    # the truth is that of all of them
+    truth = next(iter(found.values()))
+    total = truth.total()
+    unexplained = np.where(SCORED, 1 - World(kind).ceiling(steps), 0.0)
+    return scores | {_CEILING: replace(total, error=unexplained * total.deviation).score(truth.statistics)}
 
 
 def _show(scores: Mapping[str, Score]) -> None:
     rows = []
     for name, score in scores.items():
-        groups = by_group(score.r2)
-        rows.append((name, *(f"{value:.3f}" for value in (score.learned, score.scored, score.all, *groups.values()))))
+        groups = by_group(score.skill_by_column)
+        rows.append((name, *map(digits, (score.skill, score.r2_median, score.all, *groups.values()))))
     # the longest name would crop the others in a terminal of 80 columns
     names = ["T" if group == "temperature" else group for group in groups]
-    table("R2 on held-out months: mean over columns, and by group", ("", "learned", "scored", "all", *names), rows)
+    attainable = next(iter(scores.values())).attainable
+    title = f"Held-out months: skill, of an attainable {digits(attainable)}, median and mean R2, and skill by group"
+    table(title, ("", "skill", "median R2", "R2", *names), rows)

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from leapray import storage
-from leapray.console import bar, training_bar, trainings_table
+from leapray.console import bar, digits, training_bar, trainings_table
 from leapray.data.prepare import prepare
-from leapray.data.shards import open_prepared
 from leapray.inference.ensemble import ensemble
 from leapray.inference.ensemble import show as show_ensemble
 from leapray.inference.ensemble.months import TEST, Portion, portions
@@ -23,11 +22,10 @@ from leapray.inference.submission import submit
 from leapray.inference.weights import FILE as WEIGHTS
 from leapray.inference.weights import weighted_models
 from leapray.models.directory import INFO_FILE
-from leapray.recipe import Ensemble, Recipe
+from leapray.models.registry import SOLVED as BASELINES
+from leapray.recipe import Choice, Ensemble, Recipe
 from leapray.recipe.experiment import Experiment
 from leapray.stages import Done, Stage, run_stages
-from leapray.training.baselines import NAMES as BASELINES
-from leapray.training.baselines import fit_baselines
 from leapray.training.comparison import VARIANTS
 from leapray.training.comparison import show as show_variants
 from leapray.training.finetune import finetune
@@ -103,7 +101,7 @@ class _Road:
             with training_bar(f"train {name}") as follow:
                 trained = train(recipe, progress=follow)
             best = trained.best
-            return f"validation R2 {best['r2']:.4f} at epoch {best['epoch']} of {trained.history[-1]['epoch']}"
+            return f"validation skill {digits(best['skill'])} at epoch {best['epoch']} of {trained.history[-1]['epoch']}"
 
         return Stage(f"train {name}", self._model(name), _plain(recipe, "data", "network", "training"), run, [self._preparing(recipe)])
 
@@ -117,7 +115,7 @@ class _Road:
         def run() -> str:
             with trainings_table(f"finetune {name}", list(settings.variants)) as shown:
                 done = finetune(recipe, shown, notice=self.notice)
-            show_variants(done.entries)
+            show_variants(done.entries, recipe.training.select)
             return f"{len(done.entries) - 1 - len(done.failed)} variants, {len(done.failed)} failed"
 
         return Stage(
@@ -129,14 +127,20 @@ class _Road:
         )
 
     def _baselines(self) -> Stage:
-        directory = self.experiment.place("baselines")
+        recipes = {name: self._baseline(name) for name in BASELINES}
 
         def run() -> str:
-            return " and ".join(fit_baselines(open_prepared(self.months_of.data), directory))
+            found = {name: train(recipe).best["skill"] for name, recipe in recipes.items()}
+            return "validation skill " + ", ".join(f"{name} {digits(skill)}" for name, skill in found.items())
 
-        return Stage(
-            "baselines", storage.join(directory, "ridge", INFO_FILE), _plain(self.months_of, "data"), run, [self._preparing(self.months_of)]
-        )
+        *_, last = recipes.values()
+        model = storage.join(last.training.run, "model", INFO_FILE)
+        return Stage("baselines", model, _plain(self.months_of, "data"), run, [self._preparing(self.months_of)])
+
+    def _baseline(self, name: str) -> Recipe:
+        """The recipe of a baseline, on the data of the months that choose."""
+        training = self.months_of.training.model_copy(update={"run": self.experiment.place("baselines", name), "start": None})
+        return self.months_of.model_copy(update={"name": name, "network": Choice(name=name), "training": training, "finetune": None})
 
     @property
     def _members(self) -> list[Any]:
@@ -153,7 +157,7 @@ class _Road:
     @property
     def _baselines_at(self) -> dict[str, str]:
         """The model directories of the baselines by name."""
-        return {name: self.experiment.place("baselines", name) for name in BASELINES if self.experiment.baselines}
+        return {name: self.experiment.place("baselines", name, "model") for name in BASELINES if self.experiment.baselines}
 
     @property
     def _solves(self) -> bool:
@@ -190,7 +194,7 @@ class _Road:
             models, weights, _ = weighted_models(self.weights)
             self._predict(models, asked.input, place, weights=weights)
             rows, score = submit(place, asked.sample_submission, file, asked.truth)
-            return f"{rows:,} rows in {file}" + (f", R2 {score.learned:.4f}" if score else "")
+            return f"{rows:,} rows in {file}" + (f", skill {digits(score.skill)}, R2 {digits(score.all)} over all columns" if score else "")
 
         return Stage("submit", file, asked.model_dump(mode="json"), run, ["ensemble"], reads, [place])
 
@@ -227,7 +231,9 @@ class _Road:
                 ensemble=self.weights,
                 notice=self.notice,
             )
-            return f"test R2 {evaluated[0].moments.score().learned:.4f} of {evaluated[0].rows:,} rows, report in {directory}"
+            score = evaluated[0].moments.score()
+            attained = f"{digits(score.skill)} of an attainable {digits(score.attainable)}"
+            return f"test skill {attained} on {evaluated[0].rows:,} rows, report in {directory}"
 
         return Stage(
             f"evaluate {source}",

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from leapray.errors import UserError
+from leapray.faults import told
 from leapray.recipe import Choice, validate
 
 T = TypeVar("T")
@@ -33,7 +34,12 @@ class Registry(Generic[T]):
         """Checked options of a choice. Raises UserError for an unknown name or a wrong option."""
         if choice.name not in self.entries:
             raise UserError(f"{self.key}.name is {choice.name!r}; known ones are {', '.join(self.entries)}")
-        return validate(self.entries[choice.name][0], choice.options, f"{self.key}.options")
+        model = self.entries[choice.name][0]
+        if choice.options and not model.model_fields and model.model_config.get("extra") == "forbid":
+            raise UserError(
+                f"{self.key} {choice.name} takes no options, but {self.key}.options gives {', '.join(map(told, choice.options))}"
+            )
+        return validate(model, choice.options, f"{self.key}.options")
 
     def build(self, choice: Choice, *args: Any) -> T:
         """Build what a choice names."""

@@ -8,6 +8,7 @@ from leapray.climsim.grid import figures, low_res_grid, pressure
 from leapray.climsim.schema import ABLATED, EXACT, LEARNED, TARGETS
 from leapray.evaluation.intervals import TimedMoments
 from leapray.evaluation.results import ClimSim, Evaluation, Joint, Precipitation, Zonal
+from tests.target_statistics import statistics_of
 
 _BINS = 40
 _MM_PER_DAY = 1e3 * 86400
@@ -51,7 +52,7 @@ def made_evaluation(
 ) -> Evaluation:
     """An evaluation of made rows, with all its parts or only what every evaluation has."""
     day, truth, prediction = made_rows(skill, days, seed)
-    moments = TimedMoments()
+    moments = TimedMoments(statistics_of(truth))
     moments.update(day, truth, prediction)
     error = prediction - truth
     made: dict[str, Any] = {"mean": truth.mean(axis=0), "bias": error.mean(axis=0), "mae": np.abs(error).mean(axis=0)}

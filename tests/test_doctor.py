@@ -1,5 +1,6 @@
 """The doctor finds planted faults, each with its remedy: in facts that are injected, and in real places, ports and a real Ray."""
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 import yaml
 
 from leapray import cli, doctor, storage
+from leapray.climsim.calendar import file_name
+from leapray.data.check import check
 from leapray.data.findings import Finding, Verdict
 from leapray.doctor.facts import Cluster, Disk, Gpu, Machine, Node, Place, Road, Visit
 from leapray.doctor.judging import judge_cluster, judge_machine, judge_road, judge_visits
@@ -20,6 +23,7 @@ from leapray.doctor.places import marked, road, unseen, visit, visit_all
 from leapray.doctor.recipes import judge_recipe
 from leapray.errors import UserError
 from leapray.recipe import Recipe, parse_recipe
+from tests.official_layout import write_pair
 from tests.samples import recipe_values, write_flat
 
 GB = 10**9
@@ -222,6 +226,38 @@ def test_places_that_cannot_be_used(tmp_path: Path) -> None:
     only(judge_visits([visit(source)]), Verdict.WRONG, "nothing lies there", "where the files are")
     prepared = Visit(Place("data.prepared", "/prepared", True), True, bytes=1)
     only(judge_visits([visit(source), prepared]), Verdict.NOTE, "nothing lies there")
+
+
+def test_a_source_of_netcdf_pairs_must_be_converted_first_and_its_incomplete_pairs_are_counted(tmp_path: Path) -> None:
+    source = Place("data.sources.low_res.path", str(tmp_path), False)
+    prepared = Visit(Place("data.prepared", "/prepared", True), True, bytes=1)
+    first = [f"run `leapray convert {tmp_path} DEST` first and set data.sources.low_res.path to DEST"]
+    for step in range(3):
+        write_pair(tmp_path, step, columns=1)
+    (finding,) = judge_visits([visit(source)])
+    only([finding], Verdict.WRONG, f"{tmp_path} holds 3 netCDF pairs", *first)
+    assert "skip" not in finding.text
+    Path(write_pair(tmp_path, 3, columns=1).mlo).unlink()
+    Path(write_pair(tmp_path, 4, columns=1).mli).unlink()
+    words = ["holds 3 netCDF pairs", "2 steps lack", f"{file_name('mli', 3)} (no mlo), {file_name('mlo', 4)} (no mli)", "--incomplete skip"]
+    only(judge_visits([visit(source)]), Verdict.WRONG, *first, *words)
+    only(judge_visits([visit(source), prepared]), Verdict.NOTE, *first)
+    # flat files in the same folder are what is read, whatever lies beside them
+    shutil.copytree(tmp_path / "0001-02", tmp_path / "copy")
+    only(judge_visits([visit(source)]), Verdict.WRONG, "the same step is also in")
+    write_flat(tmp_path, stop="0001-03", steps=1)
+    assert bad(judge_visits([visit(source)])) == []
+
+
+def test_incomplete_pairs_in_a_bucket_are_counted(bucket: str, tmp_path: Path) -> None:
+    pair, lonely = write_pair(tmp_path, 0, columns=1), write_pair(tmp_path, 1, columns=1)
+    for path in (pair.mli, pair.mlo, lonely.mlo):
+        storage.write_bytes(f"{bucket}/raw/{Path(path).name}", Path(path).read_bytes())
+    found = [visit(Place("data.sources.low_res.path", f"{bucket}/raw", False))]
+    only(judge_visits(found), Verdict.WRONG, f"leapray convert {bucket}/raw DEST", "holds 1 netCDF pair and", "(no mli)")
+    told = [finding.text for finding in check(f"{bucket}/raw") if "1 step lacks" in finding.text]
+    assert len(told) == 1
+    assert lonely.mlo.rpartition("/")[2] in told[0]
 
 
 def test_a_place_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
@@ -16,7 +20,10 @@ from typer.testing import CliRunner
 
 from leapray.cli import app
 from leapray.climsim.calendar import Month, month_range
-from leapray.climsim.schema import KINDS
+from leapray.climsim.schema import INPUTS, KINDS, TARGETS
+from leapray.data import flat
+from leapray.data.flat import read_piece
+from leapray.data.parts import cut
 from leapray.data.prepare import prepare
 from leapray.errors import UserError
 from leapray.planning import measure
@@ -26,8 +33,9 @@ from leapray.planning.plan import Plan, make_plan
 from leapray.planning.request import Request, gpu_cluster
 from leapray.planning.rows import FLAT_BYTES, RAW_BYTES, count, epoch_of, find_rows, shard_bytes
 from leapray.planning.show import in_words
-from leapray.recipe import Recipe, Source, parse_recipe
-from tests.samples import sample_recipe, write_flat
+from leapray.recipe import Data, Recipe, Source, parse_recipe
+from tests.official_layout import write_pair
+from tests.samples import recipe_values, sample_recipe, write_flat
 
 RECIPES = Path(__file__).parent.parent / "jobs" / "recipes"
 WORK = Work(batch_rows=4096, parameters=18_525_030, row_bytes=3704.0)
@@ -375,7 +383,96 @@ def test_prepared_data_tells_its_true_rows_and_how_fast_it_is_read(ray_cluster: 
     assert made.rates["read shards"].origin == "measured"
     assert made.rates["read shards"].value > 0
     other = small.data.model_copy(update={"rows_per_shard": 7})
-    assert "was prepared by another recipe" in find_rows(other).found
+    counted = find_rows(other)
+    assert "was prepared by another recipe" in counted.found[0]
+    assert {name: held.rows for name, held in counted.sources.items()} == {name: held.rows for name, held in found.sources.items()}
+
+
+def counted_by_reading(data: Data) -> dict[str, dict[str, int]]:
+    """What preparing reads."""
+    rows: dict[str, dict[str, int]] = {}
+    for part in cut(data, "nowhere"):
+        read = (len(block.row) for piece in part.pieces for block in read_piece(piece, kind=part.kind))
+        rows.setdefault(part.source, {})[part.split] = sum(read)
+    return rows
+
+
+@pytest.mark.parametrize("choice", [{}, {"stride": 2, "phase": 1}, {"fraction": 0.5}, {"stride": 3, "fraction": 0.5}])
+def test_flat_files_tell_the_rows_that_will_be_prepared(tmp_path: Path, choice: dict[str, Any]) -> None:
+    values = recipe_values(tmp_path)
+    values["data"]["sources"]["low_res"] |= choice
+    # fewer steps than a month has, which cannot be assumed
+    write_flat(tmp_path / "flat", stop="0001-05", steps=20)
+    data = parse_recipe(values).data
+    found = find_rows(data)
+    assert {name: held.rows for name, held in found.sources.items()} == counted_by_reading(data)
+    assert [held.assumed for held in found.sources.values()] == [False]
+    assert "rows of low_res are counted in the 3 files" in found.found[0]
+
+
+def test_rows_of_whole_months_are_counted_from_footers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flat, "read_chosen", lambda *_, **__: pytest.fail("a row was read"))
+    write_flat(tmp_path / "flat", stop="0001-05", steps=5)
+    assert find_rows(sample_recipe(tmp_path).data).sources["low_res"].rows == {"train": 80, "validation": 40}
+
+
+def test_of_many_parts_a_few_tell_about_how_many_rows_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leapray.planning.rows._READ", 8)
+    read: list[int] = []
+    read_chosen = flat.read_chosen
+    monkeypatch.setattr(flat, "read_chosen", lambda piece, *names, **options: read.append(1) or read_chosen(piece, *names, **options))
+    write_flat(tmp_path / "flat", stop="0001-05", steps=60, columns=2)
+    for path in (tmp_path / "flat").iterdir():
+        pq.write_table(pq.read_table(path), path, row_group_size=6)
+    values = recipe_values(tmp_path)
+    values["data"]["sources"]["low_res"]["stride"] = 2
+    found = find_rows(parse_recipe(values).data)
+    assert len(read) == 16
+    assert found.sources["low_res"].rows == {"train": pytest.approx(120, abs=20), "validation": pytest.approx(60, abs=10)}
+    assert "are estimated from a part of the 3 files" in found.found[0]
+
+
+def test_a_source_that_is_not_there_is_assumed_beside_one_that_is(tmp_path: Path) -> None:
+    values = recipe_values(tmp_path)
+    own = values["data"]["sources"]["low_res"]
+    values["data"]["sources"] |= {
+        "raw": own | {"path": str(tmp_path / "raw"), "kind": "aqua-planet"},
+        "gone": own | {"path": str(tmp_path / "gone"), "kind": "high-res"},
+    }
+    write_flat(tmp_path / "flat", stop="0001-05", steps=5)
+    write_pair(tmp_path / "raw", 0, columns=1)
+    recipe = parse_recipe(values)
+    found = find_rows(recipe.data)
+    assert {name: held.assumed for name, held in found.sources.items()} == {"low_res": False, "raw": True, "gone": True}
+    assert found.sources["low_res"].total == 120
+    assert found.sources["raw"].rows["validation"] == 30 * 72 * 384
+    told = "\n".join(make_plan(recipe, Request(gpus=0, rate=1.0)).sentences)
+    assert "rows of low_res are counted in the 3 files" in told
+    assert f"raw: holds netCDF files; run `leapray convert {tmp_path / 'raw'} DEST` first" in told
+    assert "rows of gone are assumed" in told
+    assert "gone: no such file or folder" in told
+    assert "they are every step of raw, gone;" in told
+
+
+def test_a_month_without_rows_is_told_and_rows_are_assumed(tmp_path: Path) -> None:
+    write_flat(tmp_path / "flat", stop="0001-04", steps=5)
+    (sentence,) = find_rows(sample_recipe(tmp_path).data).found
+    assert "are assumed" in sentence
+    assert "no rows" in sentence
+
+
+def test_a_csv_is_counted_by_its_ids_unless_it_is_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [f"train_{row}" for row in range(0, 700 * 384, 384)]
+    table = pa.table({"sample_id": ids} | {name: np.zeros(700) for name in (*INPUTS.columns, *TARGETS.columns)})
+    (tmp_path / "flat").mkdir()
+    csv.write_csv(table, tmp_path / "flat" / "train.csv")
+    values = recipe_values(tmp_path)
+    data = parse_recipe(values).data
+    found = find_rows(data)
+    assert found.sources["low_res"].rows == counted_by_reading(data)["low_res"]
+    assert found.sources["low_res"].rows["train"] == math.ceil(59 * 72 / 7)
+    monkeypatch.setattr("leapray.planning.rows._CSV_READ", 0)
+    assert find_rows(data).sources["low_res"].assumed
 
 
 # the verb

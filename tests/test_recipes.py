@@ -27,6 +27,7 @@ PARAMETERS = {
     "low_res_high_res_attention_256": 11_679_279,
     "low_res_high_res_attention_320": 18_152_687,
     "low_res_high_res_mean_280": 13_626_630,
+    "real_small": 956_844,
     "sweep_low_res": 18_525_030,
 }
 TINY = {

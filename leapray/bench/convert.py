@@ -20,7 +20,8 @@ from leapray.bench.compare import Bar, Comparison, Figures, Progress, Settings, 
 from leapray.bench.data import COLUMNS, FILE_STEPS, KIND, STRIDE, make_pairs
 from leapray.bench.machine import memory_taken, one_core
 from leapray.climsim.grid import low_res_grid
-from leapray.climsim.netcdf import PairPath, read_pair
+from leapray.climsim.netcdf import read_pair
+from leapray.climsim.pairs import PairPath
 from leapray.climsim.schema import INPUTS, STATE, STEP_SECONDS, TARGETS, TENDENCIES
 from leapray.climsim.synthetic.write import CONTAINERS
 from leapray.data.convert import GroupWriter, group_pairs

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from leapray import storage
 from leapray.climsim.calendar import FIRST_MONTH, Month, month_of_step
-from leapray.climsim.netcdf import PairPath, find_pairs, read_pair
+from leapray.climsim.netcdf import read_pair
+from leapray.climsim.pairs import PairPath, find_pairs
 from leapray.climsim.schema import KINDS
 from leapray.climsim.synthetic import chosen_steps, synthesize
 from leapray.data.convert import flat_writer

@@ -106,4 +106,5 @@ def flat_batches(paths: Sequence[str], transform: Transform) -> Iterator[Batch]:
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches(ROWS, columns=columns, use_threads=False):
             rows = torch.from_numpy(np.stack([column.to_numpy() for column in batch.columns]).T)
-            yield transform.scale_inputs(rows[:, : INPUTS.width]), transform.scale_targets(rows[:, INPUTS.width :])
+            inputs = rows[:, : INPUTS.width]
+            yield transform.scale_inputs(inputs), transform.scale_targets(rows[:, INPUTS.width :], inputs)

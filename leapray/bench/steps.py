@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from leapray.bench.compare import Figures
 from leapray.climsim.schema import INPUTS, SCORED, TARGETS
+from leapray.data.transform import Transform
 from leapray.models.registry import build_network
 from leapray.recipe import Choice, Training
 from leapray.training.feed import Batch
@@ -87,6 +88,7 @@ class InMemory:
 
     sources: tuple[str, ...] = ("low-res",)
     kinds: tuple[str, ...] = ("low-res",)
+    transform = Transform.identity()
 
     def __init__(self, held: Sequence[Batch], steps: int) -> None:
         self.held, self.steps = held, steps

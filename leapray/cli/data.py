@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from leapray.cli.app import Overrides, Phase, RecipeFile, Start, Stop, Stride, app, notice, selected, under_way
 from leapray.console import bar, say
+
+
+class Incomplete(StrEnum):
+    """What becomes of steps that lack one of their two files."""
+
+    REFUSE = "refuse"
+    SKIP = "skip"
 
 
 @app.command()
@@ -84,14 +92,21 @@ def convert(
     start: Start = None,
     stop: Stop = None,
     kind: Annotated[str | None, typer.Option(help="low-res, aqua-planet or high-res; told from the files by default")] = None,
+    incomplete: Annotated[Incomplete, typer.Option(help="Steps without both files: refuse to convert, or skip them")] = Incomplete.REFUSE,
 ) -> None:
     """Convert netCDF pairs to flat parquet."""
     from leapray.climsim.calendar import Month
+    from leapray.climsim.pairs import incomplete_in_words
+    from leapray.data.convert import INCOMPLETE
     from leapray.data.convert import convert as run
 
     months = {"start": Month.parse(start) if start else None, "stop": Month.parse(stop) if stop else None}
     with under_way(), bar("convert") as update:
-        done = run(src, dest, stride=stride, phase=phase, kind=kind, progress=update, **months)
+        done = run(
+            src, dest, stride=stride, phase=phase, kind=kind, skip_incomplete=incomplete is Incomplete.SKIP, progress=update, **months
+        )
+    if done.incomplete:
+        say(f"{incomplete_in_words(done.incomplete)}; left out, and listed in {dest.rstrip('/')}/{INCOMPLETE}")
     say(f"wrote {done.rows} rows of {done.kind} in {done.files} files to {dest}")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from leapray.cli.app import Overrides, Phase, RecipeFile, Start, Stop, Stride, app, in_words, notice, selected, under_way
-from leapray.console import bar, say
+from leapray.console import bar, digits, say, table
 from leapray.errors import UserError
 
 Kind = Annotated[str | None, typer.Option(help="low-res, aqua-planet or high-res, of rows without a column kind")]
@@ -101,7 +101,9 @@ def submit(
     from leapray.inference.submission import submit as run
 
     rows, score = run(predictions, sample_submission, dest, truth)
-    say(f"wrote {rows} rows to {dest}" + (f": {in_words(score)}" if score else ""))
+    for line in in_words(score) if score else ():
+        say(line)
+    say(f"wrote {rows} rows to {dest}")
 
 
 @app.command()
@@ -128,7 +130,7 @@ def evaluate(
     ensemble: Annotated[str | None, typer.Option(help="ensemble.json for the report")] = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html beside the numbers")] = True,
 ) -> None:
-    """Evaluate predictions: the competition's R2, ClimSim's own metrics, and a report."""
+    """Evaluate predictions: skill, the competition's R2, ClimSim's own metrics, and a report."""
     from leapray import storage
     from leapray.inference.evaluate import evaluate as judge
 
@@ -152,11 +154,13 @@ def evaluate(
             notice=notice,
         )
     score = found[0].moments.score()
-    for name, value in score.by_variable().items():
-        say(f"{name:<16} {value:10.4g}")
+    r2 = score.by_variable()
+    rows: list[tuple[str, ...]] = [(name, digits(value), digits(r2[name])) for name, value in score.skill_by_variable().items()]
+    table("Skill and R2 by variable, over its learned columns", ("", "skill", "R2"), rows)
     for sentence in found[0].lacking:
         notice(sentence)
-    say(in_words(score))
+    for line in in_words(score):
+        say(line)
     say(f"wrote the scores of {score.rows} rows{' and a report' if report else ''} to {dest}")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from leapray.cli.app import Overrides, RecipeFile, app, notice, trainable, under_way
-from leapray.console import bar, say, training_bar, trainings_table
+from leapray.console import bar, digits, say, training_bar, trainings_table
 from leapray.errors import UserError
 
 
@@ -21,7 +21,7 @@ def train(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
         trained = run(loaded, progress=follow)
     best, last = trained.best, trained.history[-1]
     at = f"epoch {best['epoch']} of {last['epoch']}, step {best['step']} of {last['step']}"
-    say(f"wrote {trained.model_url}: validation R2 {best['r2']:.4f} over the learned columns at {at}")
+    say(f"wrote {trained.model_url}: validation skill {digits(best['skill'])} of an attainable {digits(best['attainable'])} at {at}")
 
 
 @app.command()
@@ -34,7 +34,7 @@ def finetune(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B0
     names = list(loaded.finetune.variants) if loaded.finetune else []
     with under_way(loaded), trainings_table("finetune", names) as shown:
         done = run(loaded, shown, notice=notice)
-    show_variants(done.entries)
+    show_variants(done.entries, loaded.training.select)
     say(f"wrote {done.url}: {len(done.entries) - 1 - len(done.failed)} variants of {done.base}, {len(done.failed)} failed")
 
 
@@ -49,7 +49,7 @@ def sweep(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
         done = run(loaded, shown, notice=notice)
     show_trials(done)
     counted = f"{done.count('stopped')} stopped early, {done.count('failed')} failed"
-    say(f"wrote {done.url}: {done.best.name} of {len(done.trials)}, validation R2 {done.best.r2:.4f}; {counted}")
+    say(f"wrote {done.url}: {done.best.name} of {len(done.trials)}, validation skill {digits(done.best.skill)}; {counted}")
 
 
 @app.command()
@@ -58,7 +58,7 @@ def compare(
     json: Annotated[str | None, typer.Option(help="Also write the figures of runs to this file")] = None,
     report: Annotated[str | None, typer.Option(help="Put two directories that evaluate wrote side by side in a report in this one")] = None,
 ) -> None:
-    """Put runs side by side: their recipes where they differ, cost, and R2 with intervals on the same months; or two evaluations."""
+    """Put runs side by side: their recipes where they differ, cost, skill and R2 with intervals on the same months; or two evaluations."""
     if report is not None:
         if json is not None:
             raise UserError("--report puts evaluations side by side, and --json writes the figures of runs; give one of them")

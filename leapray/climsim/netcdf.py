@@ -1,4 +1,4 @@
-"""ClimSim's netCDF pairs: finding them, and reading one pair into rows of the flat layout (FACTS sections 1 and 2).
+"""Reads one of ClimSim's netCDF pairs into rows of the flat layout.
 
 Shapes: n columns of the grid (``ncol``), 60 levels (``lev``).
 """
@@ -6,11 +6,10 @@ Shapes: n columns of the grid (``ncol``), 60 levels (``lev``).
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Lock, Thread
 
@@ -19,7 +18,8 @@ import numpy as np
 
 from leapray import storage
 from leapray.climsim import schema
-from leapray.climsim.calendar import Month, check_stride, file_name, is_file_name, month_of_step, month_range, parse_file_name
+from leapray.climsim.calendar import file_name
+from leapray.climsim.pairs import PairPath
 from leapray.climsim.schema import INPUTS, KINDS, MLO_VARIABLES, STATE, STEP_SECONDS, TARGETS, TENDENCIES, Variable
 from leapray.errors import UserError
 
@@ -39,16 +39,6 @@ _HDF5_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class PairPath:
-    """The input and output file of one absolute model step; ``mark`` is another when the content of one of them is."""
-
-    step: int
-    mli: str
-    mlo: str
-    mark: str = field(default="", compare=False)
-
-
-@dataclass(frozen=True)
 class Snapshot:
     """All columns of one kind at one absolute step.
 
@@ -61,54 +51,6 @@ class Snapshot:
     step: int
     rows: np.ndarray
     clocks: tuple[Clock | None, Clock | None] = (None, None)
-
-
-def find_pairs(source: str, *, start: Month | None = None, stop: Month | None = None, stride: int = 1, phase: int = 0) -> list[PairPath]:
-    """Pairs below a local or remote folder, in time order, chosen by ``step % stride == phase`` and by month.
-
-    Months run from ``start`` up to, not including, ``stop``. Raises UserError when there is no ClimSim file or none is
-    chosen, when a chosen file lacks its partner or stands twice, and, with both ends given, for a month without files.
-    """
-    check_stride(stride, phase)
-    first, last = (month.first_step if month else bound for month, bound in ((start, -math.inf), (stop, math.inf)))
-    streams: dict[str, dict[int, str]] = {"mli": {}, "mlo": {}}
-    anything = False
-    marks = storage.list_marks(source, ".nc")
-    for path in marks:
-        parsed = parse_file_name(path)
-        if parsed is None and is_file_name(path):
-            raise UserError(f"{path}: its name tells no step, expected a day of the 365-day year and a multiple of {STEP_SECONDS} s")
-        anything |= parsed is not None
-        if parsed is None or not first <= parsed[1] < last or parsed[1] % stride != phase:
-            continue
-        stream, step = parsed
-        if step in streams[stream]:
-            raise UserError(f"{path}: the same step is also in {streams[stream][step]}, expected one file for each step")
-        streams[stream][step] = path
-    if not anything:
-        raise UserError(f"{source}: no ClimSim files, expected names such as {file_name('mli', 0)} and {file_name('mlo', 0)}")
-    _check_complete(source, streams["mli"], streams["mlo"])
-    if start and stop:
-        filled = {month_of_step(step) for step in streams["mli"]}
-        empty = [str(month) for month in month_range(start, stop) if month not in filled]
-        if empty:
-            raise UserError(
-                f"{source}: no files with step % {stride} == {phase} in month {', '.join(empty)}, which {start} to {stop} asks for"
-            )
-    pairs = ((step, path, streams["mlo"][step]) for step, path in sorted(streams["mli"].items()))
-    return [PairPath(step, mli, mlo, f"{marks[mli]}, {marks[mlo]}") for step, mli, mlo in pairs]
-
-
-def _check_complete(source: str, mli: dict[int, str], mlo: dict[int, str]) -> None:
-    for stream, present, other in (("mlo", mli, mlo), ("mli", mlo, mli)):
-        lonely = sorted(present.keys() - other.keys())
-        if lonely:
-            count = f" (and {len(lonely) - 1} more like it)" if len(lonely) > 1 else ""
-            raise UserError(
-                f"{present[lonely[0]]}: its {file_name(stream, lonely[0])} is missing{count}, expected both files of every step"
-            )
-    if not mli:
-        raise UserError(f"{source}: no files in the months and with the stride and phase asked for")
 
 
 def read_pair(pair: PairPath, kind: str | None = None) -> Snapshot:

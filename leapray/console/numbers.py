@@ -9,7 +9,7 @@ _LEAST, _MOST = 1e-4, 1e5
 
 
 def digits(value: float | None, sign: str = "") -> str:
-    """A number with three significant digits, ``-8.63e+13`` where it is large; nothing for None and NaN. ``sign`` ``+`` always shows one."""
+    """A number with three significant digits, ``-8.63e+13`` where it is large; nothing for None and NaN. ``sign`` as in formats."""
     if value is None or math.isnan(value):
         return ""
     size = abs(value)

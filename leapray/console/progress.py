@@ -20,6 +20,7 @@ from rich.progress import (
 )
 
 from leapray.console import terminal
+from leapray.console.numbers import digits
 
 Update = Callable[..., None]
 """``update(done, total, note="")``: what a bar shows."""
@@ -39,7 +40,7 @@ def bar(description: str) -> Iterator[Update]:
 
 @contextmanager
 def training_bar(description: str, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[Record], None]]:
-    """What follows a training, fed its records: epoch, loss, R2 of the last validation, rows/s and the time left.
+    """What follows a training, fed its records: epoch, loss, skill of the last validation, rows/s and the time left.
 
     On a terminal it is a bar, gone afterwards. Elsewhere it is a line for every validation, and one now and then in between.
     """
@@ -68,14 +69,14 @@ def _progress(description: str, columns: tuple[ProgressColumn, ...], speed_secon
 
 
 class _LastScore:
-    """R2 of the last validation among the records seen."""
+    """Skill at the last validation among the records seen."""
 
     def __init__(self) -> None:
-        self._r2: float | None = None
+        self._skill: float | None = None
 
     def of(self, record: Record) -> float | None:
-        self._r2 = record.get("r2", self._r2)
-        return self._r2
+        self._skill = record.get("skill", self._skill)
+        return self._skill
 
 
 class _Lines:
@@ -87,13 +88,13 @@ class _Lines:
         self._written = clock()
 
     def add(self, record: Record) -> None:
-        now, r2 = self._clock(), self._score.of(record)
+        now, skill = self._clock(), self._score.of(record)
         self._first = self._first or (now, record["step"])
-        if "r2" in record or now - self._written >= _LINE_SECONDS:
+        if "skill" in record or now - self._written >= _LINE_SECONDS:
             self._written = now
             place = f"{self._description}  step {record['step']:,} of {record['steps']:,}"
-            validated = f"  validation loss {record['val_loss']:.4f}" if "val_loss" in record else ""
-            terminal.say(f"{place}  {training_note(record, r2)}{validated}{self._left(now, record)}")
+            validated = f"  validation loss {digits(record['val_loss'])}" if "val_loss" in record else ""
+            terminal.say(f"{place}  {training_note(record, skill)}{validated}{self._left(now, record)}")
 
     def _left(self, now: float, record: Record) -> str:
         """The time that the rest takes at the speed so far, once there is one."""
@@ -104,10 +105,10 @@ class _Lines:
         return f"  {timedelta(seconds=round((now - started) / done * rest))} left"
 
 
-def training_note(record: Record, r2: float | None = None) -> str:
-    """A record's figures in one line, with the R2 of the last validation: the record's own, or ``r2``."""
-    r2 = record.get("r2", r2)
-    score = f"  R2 {r2:.4f}" if r2 is not None else ""
+def training_note(record: Record, skill: float | None = None) -> str:
+    """A record's figures in one line, with the skill of the last validation: the record's own, or ``skill``."""
+    skill = record.get("skill", skill)
+    score = f"  skill {digits(skill)}" if skill is not None else ""
     # a validation that a resumed training begins with has seen no steps
     speed = f"  {record['rows_per_s']:,.0f} rows/s" if "rows_per_s" in record else ""
-    return f"epoch {record['epoch']}  loss {record['loss']:.4f}{score}{speed}"
+    return f"epoch {record['epoch']}  loss {digits(record['loss'])}{score}{speed}"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from leapray.console.tables import fitted
 
 # no emoji: a path or a class may hold ":x:"
 console = Console(highlight=False, emoji=False)
@@ -17,10 +20,20 @@ def say(line: str) -> None:
 
 
 def table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """A table whose first column is text and whose others are figures."""
-    grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    for index, name in enumerate(header):
-        grid.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
-    for row in rows:
-        grid.add_row(*row)
+    """A table whose first column holds names and whose others are figures, at most as wide as the console.
+
+    One that is wider is turned or folded into blocks of columns, each beside the names (:func:`leapray.console.tables.fitted`).
+    """
+    for block in fitted(header, rows, console.width):
+        _print(title, block)
+        title = ""
+
+
+def _print(title: str, block: list[list[str]]) -> None:
+    grid = Table(title=Text(title) if title else None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    for index, name in enumerate(block[0]):
+        # a name may hold brackets; a cell that is wider than the console is broken into lines
+        grid.add_column(Text(name), justify="right" if index else "left", no_wrap=not index, overflow="fold")
+    for row in block[1:]:
+        grid.add_row(*(Text(cell) for cell in row))
     console.print(grid)

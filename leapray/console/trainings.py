@@ -18,12 +18,18 @@ from rich.table import Table
 from rich.text import Text
 
 from leapray.console import terminal
+from leapray.console.numbers import digits
 from leapray.console.progress import Record
+from leapray.console.tables import shortened_names
 
 State = Literal["training", "failed", "waiting", "finished", "stopped", "kept"]
 """What a training can be doing, in the order that a short terminal shows them; ``kept`` is finished since an earlier start."""
 
-_FIGURES = ("epoch", "done", "R2", "best", "loss", "rows/s", "left")
+_FIGURES = ("epoch", "done", "skill", "best", "loss", "rows/s", "left")
+_LEAST_WANTED = ("rows/s", "loss", "best", "epoch", "done")
+"""Figures that a narrow terminal leaves out, the first ones first."""
+_GAP, _NAME = 2, 12
+"""Spaces before a column; letters of a name that figures leave room for."""
 _REFRESHES, _SUMMARY_SECONDS, _NOTES, _FEW = 2.0, 30.0, 3, 4
 """Of the terminal in a second; least time between a log's summaries; notes that are shown below the table."""
 _FRAME = 6
@@ -63,7 +69,7 @@ class _Training:
         if step is not None and (self._first is None or step < self._last.get("step", step)):
             self._first = now, step
         self._last |= figures | {"at": now}
-        self.best = max(self.best, figures.get("r2", -math.inf))
+        self.best = max(self.best, figures.get("score", -math.inf))
 
     def figures(self) -> dict[str, str]:
         """Texts by ``_FIGURES``, of those that are known."""
@@ -72,10 +78,10 @@ class _Training:
             texts["epoch"] = f"{last['epoch']:.0f}"
         if "step" in last and last.get("steps"):
             texts["done"] = f"{last['step'] / last['steps']:.0%}"
-        if "r2" in last:
-            texts |= {"R2": f"{last['r2']:.4f}", "best": f"{self.best:.4f}"}
+        if "score" in last:
+            texts |= {"skill": digits(last.get("skill")), "best": digits(self.best)}
         if "loss" in last:
-            texts["loss"] = f"{last['loss']:.4f}"
+            texts["loss"] = digits(last["loss"])
         if "rows_per_s" in last:
             texts["rows/s"] = f"{last['rows_per_s']:,.0f}"
         if (left := self._seconds_left()) is not None:
@@ -124,7 +130,7 @@ class TrainingsTable:
     def _summary(self) -> str:
         """How many are in which state, and the best of all."""
         best = max(((t.best, name) for name, t in self._trainings.items() if math.isfinite(t.best)), default=None)
-        return _counts(self._trainings.values()) + (f"; best {best[1]} {best[0]:.4f}" if best else "")
+        return _counts(self._trainings.values()) + (f"; best {best[1]} {digits(best[0])}" if best else "")
 
     def _entered(self, name: str, state: State, note: str) -> None:
         """A training was given a state."""
@@ -155,16 +161,33 @@ class _Grid(TrainingsTable):
             grid = Table(
                 title=self._title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, 1)
             )
-            grid.add_column("")
-            grid.add_column("state", no_wrap=True)
-            for column in _FIGURES:
-                grid.add_column(column, justify="right", no_wrap=True)
-            for name in shown:
-                training = self._trainings[name]
-                texts = training.figures()
-                grid.add_row(_line(name), training.state, *(texts.get(column, "") for column in _FIGURES))
+            header, *rows = self._rows(shown)
+            for index, column in enumerate(header):
+                grid.add_column(column, justify="right" if index > 1 else "left", no_wrap=True)
+            for row in rows:
+                grid.add_row(*map(_line, row))
             below = [f"and {len(hidden)} more: {_counts(hidden)}"] if hidden else []
             return Group(grid, *(_line(f" {text}") for text in (*below, self._summary(), *notes)))
+
+    def _rows(self, shown: Sequence[str]) -> list[list[str]]:
+        """Header and rows, as wide as the console: a narrow one has fewer figures, and names that are shortened but distinct."""
+        states = [self._trainings[name].state for name in shown]
+        texts = [self._trainings[name].figures() for name in shown]
+        columns = list(_FIGURES)
+
+        def room() -> int:
+            """Letters that are left for the names."""
+            wide = [max(len(column), *(len(text.get(column, "")) for text in texts)) for column in columns]
+            return terminal.console.width - sum(_GAP + width for width in (*wide, max(map(len, (*states, "state"))))) - _GAP
+
+        for column in _LEAST_WANTED:
+            if room() < min(max(map(len, shown)), _NAME):
+                columns.remove(column)
+        names = shortened_names(shown, max(room(), 1))
+        rows = [
+            [name, state, *(text.get(column, "") for column in columns)] for name, state, text in zip(names, states, texts, strict=True)
+        ]
+        return [["", "state", *columns], *rows]
 
     def _shown(self, lines: int) -> list[str]:
         """Names that fit: all in their order, or those in the most interesting states."""
@@ -190,9 +213,9 @@ class _Lines(TrainingsTable):
         terminal.say(f"{name}  {state}" + (f": {note}" if note else ""))
 
     def _recorded(self, name: str, record: Record) -> None:
-        if "r2" in record:
+        if "score" in record:
             texts = self._of(name).figures()
-            labels = {"epoch": "epoch {}", "R2": "R2 {}", "loss": "loss {}", "rows/s": "{} rows/s"}
+            labels = {"epoch": "epoch {}", "skill": "skill {}", "loss": "loss {}", "rows/s": "{} rows/s"}
             terminal.say("  ".join([name, *(label.format(texts[key]) for key, label in labels.items() if key in texts)]))
         now = self._clock()
         if now - self._summarised >= _SUMMARY_SECONDS:

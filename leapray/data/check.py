@@ -1,8 +1,9 @@
-"""A first look at a source: its first pair or file against the schema, known ranges and identities, in seconds."""
+"""A first look at a source: which pairs are complete, and the first pair or file against the schema, known ranges and identities."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,8 @@ import pyarrow.compute as pc
 
 from leapray import storage
 from leapray.climsim.calendar import Moment, Month, file_name, month_of_step, parse_file_name
-from leapray.climsim.netcdf import Clock, PairPath, read_pair
+from leapray.climsim.netcdf import Clock, read_pair
+from leapray.climsim.pairs import REMEDY, STREAMS, Archive, archive, incomplete_in_words
 from leapray.climsim.schema import INPUTS, KINDS, TARGETS, row_place
 from leapray.data.findings import Finding, Sample, Verdict, judge
 from leapray.data.flat import Block, Piece, read_piece, survey
@@ -21,6 +23,7 @@ from leapray.evaluation.tables import SUFFIXES, columns
 
 SAMPLE_ROWS = 16384
 """The most rows of a flat file that are looked at."""
+_LISTED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -33,23 +36,21 @@ class _Place:
     @property
     def months(self) -> list[Month]:
         named = {month_in_name(name) for name in (*self.beside, *self.files)}
-        dated = {month_of_step(parsed[1]) for name in self.files if (parsed := parse_file_name(name)) is not None}
-        return sorted(month for month in named | dated if month is not None)
+        return sorted(month for month in named if month is not None)
 
 
 def check(source: str, kind: str | None = None) -> list[Finding]:
-    """Look at the first netCDF pair below a source, or at the first rows of its first flat parquet or csv file.
+    """Look at the first complete netCDF pair below a source, or at the first rows of its first flat parquet or csv file.
 
     ``kind`` is what the rows are taken for where neither the files nor their columns say so. Folders are listed in depth, up to the
-    first that holds data. What is wrong with the data comes back as findings; raises UserError for a source that holds none or an
-    unknown kind.
+    first that holds data; of netCDF files, which mostly lie in a folder for each month, the folders beside it are listed too. What is
+    wrong with the data comes back as findings; raises UserError for a source that holds none or an unknown kind.
     """
     if kind is not None and kind not in KINDS:
         raise UserError(f"kind {kind!r} is unknown, expected one of {', '.join(KINDS)}")
     place = _first_place(source)
-    pairs = [name for name in place.files if parse_file_name(name)]
     try:
-        return list(_pair(pairs, place, kind) if pairs else _flat(place, kind))
+        return list(_pair(source, place, kind) if any(map(parse_file_name, place.files)) else _flat(place, kind))
     except UserError as error:
         return [Finding(Verdict.WRONG, str(error))]
 
@@ -75,21 +76,35 @@ def _first_place(source: str) -> _Place:
     raise UserError(f"{source}: neither ClimSim files such as {file_name('mli', 0)} nor {' or '.join(SUFFIXES)} files")
 
 
-def _pair(names: list[str], place: _Place, kind: str | None) -> Iterator[Finding]:
-    step = min(parsed[1] for name in names if (parsed := parse_file_name(name)))
-    folder = names[0].rpartition("/")[0]
-    mli, mlo = (storage.join(folder, file_name(stream, step)) for stream in ("mli", "mlo"))
-    for path, other in ((mli, mlo), (mlo, mli)):
-        if not storage.exists(path):
-            raise UserError(f"{other}: its {path.rpartition('/')[2]} is missing, expected both files of every step")
-    snapshot = read_pair(PairPath(step, mli, mlo), kind)
+def _pair(source: str, place: _Place, kind: str | None) -> Iterator[Finding]:
+    found = _archive(source, place)
+    pairs, incomplete = found.pairs, found.incomplete
+    if not pairs:
+        raise UserError(f"no step has both files; {incomplete_in_words(incomplete)}")
+    pair = pairs[0]
+    snapshot = read_pair(pair, kind)
     inputs, targets = np.split(snapshot.rows, [INPUTS.width], axis=1)
-    yield Finding(Verdict.OK, f"netCDF pairs of {snapshot.kind}, {len(snapshot.rows)} columns: {mli} and its mlo were read")
-    yield Finding(Verdict.OK, f"{len(names)} files in that folder; {_months(place.months)}")
+    yield Finding(Verdict.OK, f"netCDF pairs of {snapshot.kind}, {len(snapshot.rows)} columns: {pair.mli} and its mlo were read")
+    yield Finding(Verdict.OK, f"{len(pairs)} steps have both files; {_months(sorted({month_of_step(pair.step) for pair in pairs}))}")
+    if incomplete:
+        yield Finding(Verdict.NOTE, f"{incomplete_in_words(incomplete)}; {REMEDY}")
     yield _column_count(snapshot.kind, len(snapshot.rows))
-    for stream, clock in zip(("mli", "mlo"), snapshot.clocks, strict=True):
-        yield _clock(stream, clock, step)
+    for stream, clock in zip(STREAMS, snapshot.clocks, strict=True):
+        yield _clock(stream, clock, pair.step)
     yield from judge(Sample(snapshot.kind, inputs, targets))
+
+
+def _archive(source: str, place: _Place) -> Archive:
+    """The files in the folder of the first file and in those beside it; of a source that is one file, this file and its partner."""
+    if storage.absolute(source) in place.files:
+        (path,) = place.files
+        folder = path.rpartition("/")[0]
+        parsed = parse_file_name(path)
+        names = {storage.join(folder, file_name(stream, parsed[1])) for stream in STREAMS} if parsed else set()
+        return archive([name for name in names if name == path or storage.exists(name)])
+    folders = place.beside or [storage.absolute(source)]
+    with ThreadPoolExecutor(_LISTED_AT_ONCE) as pool:
+        return archive(sorted(name for files, _ in pool.map(storage.list_folder, folders) for name in files))
 
 
 def _column_count(kind: str, count: int) -> Finding:

@@ -143,7 +143,7 @@ def scale(block: Block, transform: Transform) -> Rows:
     """A block as a network takes it: ``inputs`` float32 (n, 556 + 60 F), ``targets`` float32 (n, 368), ``row`` int64 (n,)."""
     return {
         "inputs": transform.scale_inputs(torch.from_numpy(block.inputs)).numpy(),
-        "targets": transform.scale_targets(torch.from_numpy(block.targets)).numpy(),
+        "targets": transform.scale_targets(torch.from_numpy(block.targets), torch.from_numpy(block.inputs)).numpy(),
         "row": block.row,
     }
 

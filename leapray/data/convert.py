@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 import ray.data
 
 from leapray import cluster, storage
-from leapray.climsim.calendar import Month, file_name, month_of_step
-from leapray.climsim.netcdf import PairPath, find_pairs, read_pair
+from leapray.climsim.calendar import Month, file_name, month_of_step, parse_file_name
+from leapray.climsim.netcdf import read_pair
+from leapray.climsim.pairs import PairPath, find_archive
 from leapray.climsim.schema import KINDS
 from leapray.data.flat import ROW_GROUP_ROWS, flat_schema, to_table
 from leapray.data.flat.layout import CONTENT_KEY, SNAPSHOT_KEY
@@ -29,6 +30,8 @@ from leapray.settings import claim
 _SETTINGS_FILE = "_conversion.json"
 _NOTES = "_conversion"
 """Folder of the notes, one for each file, of what it was made from."""
+INCOMPLETE = f"{_NOTES}/incomplete.json"
+"""Names of the source's files that were left out because their partner is missing; not there when none was."""
 _STEPS_KEY = b"leapray.steps"
 _FILE_ROWS = 24 * KINDS["low-res"].columns
 """About 68 MB: one row group, and a few hundred milliseconds of work."""
@@ -38,12 +41,16 @@ _BLOCKS = 1000
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion left in its destination: all its files and rows, ``continued`` of the files from an earlier run."""
+    """What a conversion left in its destination: all its files and rows, ``continued`` of the files from an earlier run.
+
+    ``incomplete`` are the source's files that were left out because their partner is missing, in time order.
+    """
 
     kind: str
     files: int
     rows: int
     continued: int
+    incomplete: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,22 +72,26 @@ def convert(
     start: Month | None = None,
     stop: Month | None = None,
     kind: str | None = None,
+    skip_incomplete: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Conversion:
     """Convert the chosen pairs below ``source`` to ``<kind>.<YYYY-MM>.<nnnn>.parquet`` in ``destination``.
 
-    Pairs are chosen as in :func:`find_pairs`; files that an earlier run completed are kept, unless their pairs have changed since, by
-    :func:`storage.list_marks`: what was touched or copied is converted again too. ``progress`` is called with pairs done and in all.
-    Raises UserError for what :func:`find_pairs` and :func:`read_pair` refuse, for a file of another kind or number of columns than the
-    first, and for a destination that was converted with other settings.
+    Pairs are chosen as in :func:`find_archive`. With ``skip_incomplete`` steps that lack one of their two files are left out, and
+    :data:`INCOMPLETE` in the destination lists them. Files that an earlier run completed are kept, unless their pairs have changed
+    since, by :func:`storage.list_marks`: what was touched or copied is converted again too. ``progress`` is called with pairs done and
+    in all. Raises UserError for what :func:`find_archive` and :func:`read_pair` refuse, for a file of another kind or number of columns
+    than the first, and for a destination that was converted with other settings.
     """
     source, destination = storage.absolute(source), storage.absolute(destination)
-    pairs = find_pairs(source, start=start, stop=stop, stride=stride, phase=phase)
+    pairs, incomplete = find_archive(source, start=start, stop=stop, stride=stride, phase=phase, skip=skip_incomplete)
     first = read_pair(pairs[0], kind)
     settings = Settings(first.kind, len(first.rows), stride, phase)
     claim(destination, _SETTINGS_FILE, asdict(settings), "a conversion", ".parquet")
+    _note_incomplete(destination, settings, incomplete, start, stop)
 
     groups = group_pairs(pairs, destination, settings)
+    _remove_files_without_pairs(destination, settings, incomplete, groups)
     write = GroupWriter(settings, kind_is_given=kind is not None)
     rows = done = continued = 0
     with cluster.connected():
@@ -91,18 +102,54 @@ def convert(
             continued += result["continued"]
             if progress is not None:
                 progress(done, len(pairs))
-    return Conversion(settings.kind, len(groups), rows, continued)
+    return Conversion(settings.kind, len(groups), rows, continued, tuple(incomplete))
+
+
+def _note_incomplete(destination: str, settings: Settings, incomplete: Sequence[str], start: Month | None, stop: Month | None) -> None:
+    """List what this run leaves out, and what earlier runs left out of other months."""
+    url = storage.join(destination, INCOMPLETE)
+    there = storage.exists(url)
+    steps = {path.rpartition("/")[2]: _step(path) for path in incomplete}
+    for name in storage.read_json(url) if there else []:
+        step = _step(name)
+        inside = (start is None or start.first_step <= step) and (stop is None or step < stop.first_step)
+        if not inside and step % settings.stride == settings.phase:
+            steps[name] = step
+    if steps:
+        storage.write_json(url, sorted(steps, key=lambda name: steps[name]))
+    elif there:
+        storage.remove(url)
+
+
+def _step(path: str) -> int:
+    parsed = parse_file_name(path)
+    if parsed is None:
+        raise UserError(f"{path}: expected the name of a ClimSim file in {INCOMPLETE}; remove that file")
+    return parsed[1]
+
+
+def _remove_files_without_pairs(destination: str, settings: Settings, incomplete: Sequence[str], groups: list[dict[str, Any]]) -> None:
+    """Remove files of an earlier run whose steps were complete then and are all incomplete now."""
+    if incomplete:
+        left = {_group_url(_step(path), destination, settings) for path in incomplete} - {group["path"] for group in groups}
+        for url in left.intersection(storage.list_files(destination, ".parquet")):
+            storage.remove(note_url(url))
+            storage.remove(url)
 
 
 def group_pairs(pairs: list[PairPath], destination: str, settings: Settings) -> list[dict[str, Any]]:
     """Pairs gathered by file, in time order, as the rows that Ray Data hands out."""
-    span = settings.stride * max(1, _FILE_ROWS // KINDS[settings.kind].columns)
     files: dict[str, list[PairPath]] = {}
     for pair in pairs:
-        month = month_of_step(pair.step)
-        name = f"{settings.kind}.{month}.{(pair.step - month.first_step) // span:04d}.parquet"
-        files.setdefault(storage.join(destination, name), []).append(pair)
+        files.setdefault(_group_url(pair.step, destination, settings), []).append(pair)
     return [{"path": path, "pairs": [asdict(pair) for pair in group]} for path, group in files.items()]
+
+
+def _group_url(step: int, destination: str, settings: Settings) -> str:
+    """The file that holds the rows of a step."""
+    span = settings.stride * max(1, _FILE_ROWS // KINDS[settings.kind].columns)
+    month = month_of_step(step)
+    return storage.join(destination, f"{settings.kind}.{month}.{(step - month.first_step) // span:04d}.parquet")
 
 
 @dataclass(frozen=True)

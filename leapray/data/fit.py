@@ -53,7 +53,7 @@ def _fit(data: Data, fitting: Fitting, part: Part, work: str, notify: Progress) 
 def piece_moments(piece: flat.Piece, kind: str, fitting: Fitting, bad_rows: str) -> Moments:
     """Moments of a piece's usable rows, as the transform is fitted on them."""
     if fitting.raw and piece.selection is None:
-        total = Moments.merge_all((Moments.of_columns(columns) for columns in flat.read_columns(piece)), fitting.width)
+        total = Moments.merge_all((Moments.of_columns(fitting.raw_columns(columns)) for columns in flat.read_columns(piece)), fitting.width)
         if usable(total):
             return total
     blocks = clean(flat.read_piece(piece, kind=kind), piece.path, bad_rows, Tally.empty())

@@ -91,6 +91,14 @@ class ColumnScaling(nn.Module):
             x[:, start:stop] = exp_columns(x[:, start:stop])
         return x
 
+    def columns(self, start: int, stop: int) -> "ColumnScaling":
+        """The scaling of some neighbouring columns."""
+        log = torch.zeros_like(self.constant)
+        for first, last in self.log_ranges:
+            log[first:last] = True
+        part = slice(start, stop)
+        return ColumnScaling(self.mean[part], self.scale[part], self.constant[part], self.clip, log[part])
+
     def to_dict(self) -> dict[str, Any]:
         pre = ["none"] * self.mean.numel()
         for start, stop in self.log_ranges:

@@ -57,6 +57,7 @@ class Stream:
         validation = prepared.split("validation")
         kinds = {manifest.source: manifest.kind for manifest in (*manifests, *validation)}
         self.sources, self.kinds = tuple(kinds), tuple(kinds.values())
+        self.transform = prepared.transform
         self._training = _Shards(manifests, prepared.transform)
         self._validation = _Shards(validation, prepared.transform)
         self._validation_sources = [self.sources.index(manifest.source) for manifest in validation]

@@ -67,6 +67,15 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """netCDF pairs that lie where flat files are expected."""
+
+    complete: int
+    incomplete: str | None = None
+    """How many steps lack one of their two files, with the first names; None where none does."""
+
+
+@dataclass(frozen=True)
 class Visit:
     """A place that was tried."""
 
@@ -78,6 +87,8 @@ class Visit:
     """Of the files that lie there."""
     disk: Disk | None = None
     """Of a local place."""
+    pairs: Pairs | None = None
+    """Of a source of a recipe that holds netCDF files and no flat ones."""
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from leapray.climsim.pairs import REMEDY
 from leapray.data.fetch import in_words
 from leapray.data.findings import Finding, Verdict
 from leapray.doctor.facts import Cluster, Disk, Machine, Node, Road, Visit
+from leapray.faults import shown
 
 _SHARE, _LEAST_SHARED_CAP, _LARGEST_STORE, _SLACK = 0.3, 10 * 10**9, 200 * 10**9, 0.95
 """Ray's own sizes of an object store: of the memory that is free, and the caps (``resolve_object_store_memory``)."""
@@ -141,15 +143,23 @@ def judge_visits(visits: Iterable[Visit], where: str = "") -> Iterator[Finding]:
     prepared = any(seen.place.key == "data.prepared" and seen.bytes for seen in visits)
     for seen in visits:
         key, url = seen.place.key, seen.place.url
+        verdict = Verdict.NOTE if prepared and key.startswith("data.sources.") else Verdict.WRONG
         if seen.trouble is not None:
             verb = "written to" if seen.place.writes else "read"
             elsewhere = "another place" if seen.place.writes else "where the files are"
-            verdict = Verdict.NOTE if prepared and key.startswith("data.sources.") else Verdict.WRONG
             yield Finding(verdict, f"{at}{key} cannot be {verb}: {seen.trouble}; mend that, or set {key} to {elsewhere}")
+        elif seen.pairs is not None and not where:
+            holes = f"; {seen.pairs.incomplete}, and {REMEDY}" if seen.pairs.incomplete else ""
+            first = f"run `leapray convert {shown(url)} DEST` first and set {key} to DEST"
+            yield Finding(verdict, f"{key}: {shown(url)} holds {_pairs(seen.pairs.complete)} and no flat files; {first}{holes}")
         elif not where:
             free = f", {in_words(seen.disk.free)} free" if seen.disk and seen.place.writes else ""
             does = "can be written, listed and read back" if seen.place.writes else f"holds {in_words(seen.bytes)}"
             yield ok(f"{key}: {url} {does}{free}")
+
+
+def _pairs(count: int) -> str:
+    return f"{count} netCDF pair{'' if count == 1 else 's'}"
 
 
 def judge_cluster(cluster: Cluster, driver: Machine) -> Iterator[Finding]:

@@ -7,22 +7,26 @@ import socket
 import threading
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from leapray import storage
-from leapray.doctor.facts import Place, Road, Visit
+from leapray.climsim.pairs import archive, incomplete_in_words
+from leapray.doctor.facts import Pairs, Place, Road, Visit
 from leapray.doctor.measure import disk
 from leapray.errors import UserError
+from leapray.evaluation.tables import belongs
 from leapray.faults import shown
 from leapray.recipe import Recipe
 
 PATIENCE_S = 40.0
 """That a place is given: enough for storage's own repetitions."""
 CONNECT_S = 5.0
+SOURCES = "data.sources."
+"""What the keys of a recipe's sources begin with."""
 _PROBE = b"leapray doctor"
 T = TypeVar("T")
 
@@ -30,7 +34,7 @@ T = TypeVar("T")
 def named_places(recipe: Recipe) -> list[Place]:
     """What a recipe reads and where it writes."""
     data, training = recipe.data, recipe.training
-    reads = {f"data.sources.{name}.path": source.path for name, source in data.sources.items()}
+    reads = {f"{SOURCES}{name}.path": source.path for name, source in data.sources.items()}
     if data.statistics is not None:
         reads["data.statistics"] = data.statistics
     if training.start is not None:
@@ -99,12 +103,25 @@ def visit(place: Place) -> Visit:
     try:
         if place.writes:
             _write(_ground(url) if local else url)
-        size = sum(storage.list_sizes(url).values())
+        sizes = storage.list_sizes(url)
+        pairs = _pairs(url, sizes) if place.key.startswith(SOURCES) else None
     except UserError as error:
         return Visit(place, local, str(error), disk=space)
+    size = sum(sizes.values())
     if not place.writes and not size:
         return Visit(place, local, f"{shown(url)}: nothing lies there", disk=space)
-    return Visit(place, local, bytes=size, disk=space)
+    return Visit(place, local, bytes=size, disk=space, pairs=pairs)
+
+
+def _pairs(url: str, files: Iterable[str]) -> Pairs | None:
+    """The netCDF pairs among files; None where there are none, or flat files too."""
+    if any(belongs(name, url) for name in files):
+        return None
+    found = archive(files)
+    pairs, incomplete = found.pairs, found.incomplete
+    if not (pairs or incomplete):
+        return None
+    return Pairs(len(pairs), incomplete_in_words(incomplete) if incomplete else None)
 
 
 def _ground(path: str) -> str:

@@ -18,7 +18,7 @@ from leapray.climsim.schema import TARGETS
 from leapray.evaluation.climsim import ErrorByColumn, TruthByColumn, climsim, times_mass
 from leapray.evaluation.distributions import JointCounts, PrecipitationCounts
 from leapray.evaluation.intervals import TimedMoments, time_blocks
-from leapray.evaluation.metrics import ErrorMoments
+from leapray.evaluation.metrics import ErrorMoments, TargetStatistics
 from leapray.evaluation.results import Evaluation
 from leapray.evaluation.rowruns import RowRuns
 from leapray.evaluation.zonal import BandSums, bands, zonal
@@ -125,13 +125,15 @@ class Truth:
 
 
 class Prediction:
-    """What is accumulated of one prediction. ``scored (368,)`` are the columns that count, all but those to which a submission gives no
-    weight; ``whole`` is False for one that needs no distributions and no bands."""
+    """What is accumulated of one prediction. ``statistics`` are what skill is measured against, ``scored (368,)`` the columns that count,
+    all but those to which a submission gives no weight; ``whole`` is False for one that needs no distributions and no bands."""
 
-    def __init__(self, name: str, truth: Truth, *, scored: np.ndarray | None = None, whole: bool = True) -> None:
+    def __init__(
+        self, name: str, truth: Truth, statistics: TargetStatistics, *, scored: np.ndarray | None = None, whole: bool = True
+    ) -> None:
         self.name, self._truth = name, truth
         self._scored = None if scored is None or scored.all() else scored
-        self._moments = TimedMoments()
+        self._moments = TimedMoments(statistics)
         self._bias, self._magnitude = np.zeros((2, TARGETS.width))
         self._crps: np.ndarray | None = None
         self._columns = None if truth.columns is None else ErrorByColumn(len(truth.columns.count))

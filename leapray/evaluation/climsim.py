@@ -1,13 +1,18 @@
 """ClimSim's own metrics (Yu et al. 2023; FACTS section 6): errors of energy fluxes over time in each column of the grid, then over columns.
 
 Truth and prediction are first multiplied by mass ``dp / g`` (tendencies of temperature and water), by ``area / mean(area)`` and by an
-energy factor. Official code takes winds as one speed of both; here they stay unweighted. Shapes: c = 368 targets, n rows, g grid columns.
+energy factor. Two things differ from the official code (``climsim_utils/data_utils.py``). It also weights winds, by mass, area and the
+speed ``sqrt(u_t^2 + v_t^2)`` of the array itself; here they stay unweighted. It averages R2 over all grid columns, and so gives -inf where
+one is constant over time; here R2 is over the grid columns that vary, and NaN where fewer than half do.
+
+Shapes: c = 368 targets, n rows, g grid columns.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from leapray.climsim.grid import REFERENCE_PRESSURE, competition_columns, layer_mass
 from leapray.climsim.schema import TARGETS
 from leapray.evaluation.results import ClimSim
 from leapray.evaluation.rowruns import RowRuns
@@ -25,7 +30,10 @@ _FACTORS = {"ptend_t": HEAT_CAPACITY, **dict.fromkeys(("ptend_q0001", "ptend_q00
 UNITS = {variable.name: variable.units if variable.name in _WINDS else "W/m2" for variable in TARGETS.variables}
 """Unit of the metrics of each target variable, R2 aside."""
 _MASSIVE = [variable.name for variable in TARGETS.profiles if variable.name not in _WINDS]
-_ROUNDING = 8 * np.finfo(np.float64).eps
+VARYING = 1e-3
+"""Share of the variance in the competition's training set, place and time pooled, from which a grid column varies over time."""
+TOLD = 0.5
+"""Share of the grid columns that must vary for an R2."""
 
 
 def energy_factors() -> np.ndarray:
@@ -69,8 +77,11 @@ class TruthByColumn:
         self.count[at] = count
 
     def varies(self) -> np.ndarray:
-        """Boolean ``(368, g)``: whether the truth of a column is more than one number and its rounding."""
-        return self.deviation > self.count * np.square(_ROUNDING * self.mean)
+        """Boolean ``(368, g)``: whether a column's truth has at least ``VARYING`` of the variance in the competition's training set."""
+        mass = layer_mass(np.array([REFERENCE_PRESSURE])).T
+        std = times_mass(competition_columns(TARGETS).std[:, None], mass)
+        least = VARYING * np.square(std)
+        return (self.deviation >= self.count * least) & (self.deviation > 0)
 
 
 class ErrorByColumn:
@@ -100,11 +111,12 @@ def climsim(truth: TruthByColumn, error: ErrorByColumn, area: np.ndarray) -> Cli
     scale = (energy_factors()[:, None] * horizontal_weights(area))[:, met]
     count = truth.count[met]
     varies = truth.varies()[:, met]
-    explained = 1.0 - error.squared[:, met] / np.where(varies, truth.deviation[:, met], 1.0)
+    explained = np.where(varies, 1.0 - error.squared[:, met] / np.where(varies, truth.deviation[:, met], 1.0), 0.0)
+    told = varies.mean(axis=1) >= TOLD
     return ClimSim(
         mae=(scale * error.absolute[:, met] / count).mean(axis=1),
         rmse=(scale * np.sqrt(error.squared[:, met] / count)).mean(axis=1),
-        r2=np.where(varies.all(axis=1), explained.mean(axis=1), np.nan),
+        r2=np.where(told, explained.sum(axis=1) / np.maximum(varies.sum(axis=1), 1), np.nan),
         bias=(scale * error.signed[:, met] / count).mean(axis=1),
         crps=None if error.crps is None else (scale * error.crps[:, met] / count).mean(axis=1),
     )

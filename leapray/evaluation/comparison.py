@@ -11,12 +11,13 @@ from leapray.climsim.schema import LEARNED, SCORED, TARGETS
 from leapray.errors import UserError
 from leapray.evaluation.groups import GROUPS, group_mask
 from leapray.evaluation.intervals import Difference, differences
+from leapray.evaluation.metrics import ByColumn
 from leapray.evaluation.results import Evaluation
 
 
 @dataclass(frozen=True)
 class ColumnDifferences:
-    """Differences of R2 by column and the ends of their intervals, each ``(368,)``; ends are NaN where days cannot tell."""
+    """Differences of skill by column and the ends of their intervals, each ``(368,)``; ends are NaN where days cannot tell."""
 
     value: np.ndarray
     low: np.ndarray
@@ -25,8 +26,11 @@ class ColumnDifferences:
 
 @dataclass(frozen=True)
 class Comparison:
-    """R2 of one evaluation less that of its base: ``headlines`` over the learned, the scored and all columns, means over the learned
-    columns of ``groups`` of variables and of ``variables``, and ``columns``. Ends of intervals are NaN where days cannot tell."""
+    """Scores of one evaluation less those of its base: ``headlines``, skill over the learned columns and R2 over the learned, the scored
+    and all; skill over the learned columns of ``groups`` of variables and of ``variables``, and of ``columns``.
+
+    Ends of intervals are NaN where days cannot tell.
+    """
 
     base: str
     other: str
@@ -40,13 +44,16 @@ class Comparison:
 
 def compare_evaluations(base: Evaluation, other: Evaluation) -> Comparison:
     """``other`` less ``base``, paired: the same days are drawn for both. Raises UserError when they are not of the same rows."""
-    headlines = {"learned": LEARNED, "scored": SCORED, "all": np.ones(TARGETS.width, dtype=bool)}
+    headlines = {"skill": LEARNED, "R² (learned)": LEARNED, "R² (scored)": SCORED, "R² (all)": np.ones(TARGETS.width, dtype=bool)}
     groups = {group: group_mask(group) for group in GROUPS}
     variables = {variable.name: TARGETS.mask([variable.name], range(variable.levels)) & LEARNED for variable in TARGETS.variables}
-    masks = [*headlines.values(), *groups.values(), *variables.values()]
+    by_skill = [headlines["skill"], *groups.values(), *variables.values()]
+    by_r2 = [mask for name, mask in headlines.items() if name != "skill"]
 
-    def figures(r2: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.stack([r2[..., mask].mean(axis=-1) for mask in masks], axis=-1), r2], axis=-1)
+    def figures(scores: ByColumn) -> np.ndarray:
+        skill, *others = (scores.skill[..., mask].mean(axis=-1) for mask in by_skill)
+        means = [skill, *(scores.r2[..., mask].mean(axis=-1) for mask in by_r2), *others]
+        return np.concatenate([np.stack(means, axis=-1), scores.skill], axis=-1)
 
     if base.timed and other.timed and base.moments.blocks.keys() != other.moments.blocks.keys():
         raise UserError(f"{_days(base)} and {_days(other)} are not evaluations of the same rows")
@@ -54,7 +61,7 @@ def compare_evaluations(base: Evaluation, other: Evaluation) -> Comparison:
         found = differences(base.moments, other.moments, figures)
     except ValueError as error:
         raise UserError(f"{base.name} and {other.name} are not evaluations of the same rows: {error}") from error
-    named, columns = iter(found), found[len(masks) :]
+    named, columns = iter(found), found[len(by_skill) + len(by_r2) :]
     return Comparison(
         base=base.name,
         other=other.name,

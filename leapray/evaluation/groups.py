@@ -24,6 +24,6 @@ def group_mask(group: str) -> np.ndarray:
     return mask & LEARNED
 
 
-def by_group(r2: np.ndarray) -> dict[str, float]:
-    """Mean of ``r2 (368,)`` over the learned columns of each group."""
-    return {group: float(r2[group_mask(group)].mean()) for group in GROUPS}
+def by_group(values: np.ndarray) -> dict[str, float]:
+    """Mean of ``values (368,)``, skill or R2, over the learned columns of each group."""
+    return {group: float(values[group_mask(group)].mean()) for group in GROUPS}

@@ -1,24 +1,24 @@
-"""How sure a score is: the competition's R2 kept apart by day, and 95 % intervals from drawing the days again.
+"""How sure a score is: moments kept apart by day, and 95 % intervals of skill and R2 from drawing the days again.
 
 Neighbouring steps are nearly equal and the columns of a step share their weather, so whole days are drawn with replacement, not rows
 (Kunsch 1989, The jackknife and the bootstrap for general stationary observations). A resample holds fewer different days, which lowers
-R2 itself, all columns at once: the plain percentiles of many columns' mean can leave out the score that they are of. They are therefore
-taken about their median and put about the score, widened by sqrt(n / (n - 1)) for n blocks (Hesterberg 2015, What teachers should know
-about the bootstrap): it is the interval of the R2 of so many days.
+the score itself, all columns at once: the plain percentiles of many columns' mean can leave out the score that they are of. They are
+therefore taken about their median and put about the score, widened by sqrt(n / (n - 1)) for n blocks (Hesterberg 2015, What teachers
+should know about the bootstrap): it is the interval of the score of so many days.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Self
 
 import numpy as np
 
 from leapray.climsim.calendar import STEPS_PER_DAY
 from leapray.climsim.schema import LEARNED, TARGETS
-from leapray.evaluation.metrics import ErrorMoments, Score
+from leapray.evaluation.metrics import ByColumn, ErrorMoments, Score, Select, TargetStatistics
 
 LEVEL = 0.95
 _RESAMPLES = 1000
@@ -29,8 +29,8 @@ _CHUNK_NUMBERS = 2**20
 _SAME = 1e-6
 """What the truth of the same rows may differ by, in parts of it."""
 
-Figures = Callable[[np.ndarray], np.ndarray]
-"""From R2 by column ``(..., 368)`` to the figures that are asked for ``(..., k)``, such as means over some columns."""
+Figures = Callable[[ByColumn], np.ndarray]
+"""From scores by column ``(..., 368)`` to the figures that are asked for ``(..., k)``, such as means over some columns."""
 
 
 def time_blocks(steps: np.ndarray) -> np.ndarray:
@@ -40,8 +40,12 @@ def time_blocks(steps: np.ndarray) -> np.ndarray:
 
 @dataclass
 class TimedMoments:
-    """:class:`ErrorMoments` kept apart by block of time; ``+`` merges those of two parts of a set, a block's own parts into one."""
+    """:class:`ErrorMoments` kept apart by block of time; ``+`` merges those of two parts of a set, a block's own parts into one.
 
+    ``statistics`` are those of the training rows, against which skill is measured.
+    """
+
+    statistics: TargetStatistics
     blocks: dict[int, ErrorMoments] = field(default_factory=dict)
 
     def update(self, blocks: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
@@ -57,30 +61,42 @@ class TimedMoments:
         self.blocks[block] = self.blocks.get(block, ErrorMoments()) + moments
 
     def __add__(self, other: TimedMoments) -> TimedMoments:
-        merged = TimedMoments(dict(self.blocks))
+        merged = TimedMoments(self.statistics, dict(self.blocks))
         for block, moments in other.blocks.items():
             merged.take(block, moments)
         return merged
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """``blocks`` int64 ``(b,)``, ascending, and their ``moments`` ``(b, 6, 368)`` as :meth:`ErrorMoments.to_array` gives them."""
-        blocks = sorted(self.blocks)
+        """``blocks`` int64 ``(b,)``, ascending, their ``moments`` ``(b, 6, 368)`` as :meth:`ErrorMoments.to_array` gives them, and the
+        training rows' ``mean`` and ``variance (368,)`` and ``origin``."""
+        blocks, known = sorted(self.blocks), self.statistics
         moments = np.array([self.blocks[block].to_array() for block in blocks])
-        return {"blocks": np.array(blocks, np.int64), "moments": moments.reshape(-1, *ErrorMoments().to_array().shape)}
+        return {
+            "blocks": np.array(blocks, np.int64),
+            "moments": moments.reshape(-1, *ErrorMoments().to_array().shape),
+            "mean": known.mean,
+            "variance": known.variance,
+            "origin": np.array(known.origin),
+        }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
         """Inverse of :meth:`to_arrays`."""
-        return cls(dict(zip(arrays["blocks"].tolist(), map(ErrorMoments.from_array, arrays["moments"]), strict=True)))
+        statistics = TargetStatistics(arrays["mean"], arrays["variance"], str(arrays["origin"]))
+        return cls(statistics, dict(zip(arrays["blocks"].tolist(), map(ErrorMoments.from_array, arrays["moments"]), strict=True)))
+
+    def total(self) -> ErrorMoments:
+        """The moments of the rows of all blocks."""
+        return sum((self.blocks[block] for block in sorted(self.blocks)), ErrorMoments())
 
     def score(self) -> Score:
-        """R2 over the rows of all blocks. Raises ValueError without rows."""
-        return sum((self.blocks[block] for block in sorted(self.blocks)), ErrorMoments()).score()
+        """Scores over the rows of all blocks. Raises ValueError without rows."""
+        return self.total().score(self.statistics)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Where the headline R2 of so many days of the same climate lies with probability ``level``; it always holds the score."""
+    """Where the score of so many days of the same climate lies with probability ``level``; it always holds the score."""
 
     low: float
     high: float
@@ -89,8 +105,8 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure of R2, as a rule the headline, of a variant less that of its base, and the interval in which it lies with probability
-    ``level``; its ends are NaN where none can be told."""
+    """A score, as a rule the skill, of a variant less that of its base, and the interval in which it lies with probability ``level``; its
+    ends are NaN where none can be told."""
 
     value: float
     low: float
@@ -98,49 +114,59 @@ class Difference:
     level: float = LEVEL
 
 
-def interval(moments: TimedMoments, level: float = LEVEL, resamples: int = _RESAMPLES, seed: int = 0) -> Interval | None:
-    """Interval of the headline, the mean R2 over the learned columns.
+def interval(
+    moments: TimedMoments, select: Select = "skill", level: float = LEVEL, resamples: int = _RESAMPLES, seed: int = 0
+) -> Interval | None:
+    """Interval of the skill, or of R2, each the mean over the learned columns.
 
     None where none can be told: of fewer than two blocks, or of a score that is not finite. Raises ValueError without rows.
     """
-    if not _resamples_tell(moments):
+    if not _resamples_tell(moments, select):
         return None
-    headline = moments.score().r2[LEARNED].mean()
-    low, high = _about(headline, _headlines(moments, resamples, seed), len(moments.blocks), level)
+    resampled = _mean(select)(_resampled_scores(moments, resamples, seed))[:, 0]
+    low, high = _about(np.array(moments.score().chosen(select)), resampled, len(moments.blocks), level)
     return Interval(float(low), float(high), level)
 
 
 def difference(
-    base: TimedMoments, variant: TimedMoments, level: float = LEVEL, resamples: int = _RESAMPLES, seed: int = 0
+    base: TimedMoments,
+    variant: TimedMoments,
+    select: Select = "skill",
+    level: float = LEVEL,
+    resamples: int = _RESAMPLES,
+    seed: int = 0,
 ) -> Difference | None:
-    """Headline of ``variant`` less that of ``base``, paired: every resample draws the same blocks for both, so that shared weather cancels.
+    """Score of ``variant`` less that of ``base``, paired: every resample draws the same blocks for both, so that shared weather cancels.
 
-    None as for :func:`interval`. Raises ValueError without rows, and when the two do not have the same rows in the same blocks.
+    Both are measured against the statistics of ``base``. None as for :func:`interval`. Raises ValueError without rows, and when the two do
+    not have the same rows in the same blocks.
     """
     _check_same_rows(base, variant)
-    if not (_resamples_tell(base) and _resamples_tell(variant)):
+    if not (_resamples_tell(base, select) and _resamples_tell(variant, select)):
         return None
-    return differences(base, variant, _headline, level, resamples, seed)[0]
+    return differences(base, variant, _mean(select), level, resamples, seed)[0]
 
 
 def differences(
     base: TimedMoments, variant: TimedMoments, figures: Figures, level: float = LEVEL, resamples: int = _RESAMPLES, seed: int = 0
 ) -> list[Difference]:
-    """Differences as :func:`difference` gives them, of any figures of R2 at once, each with an interval of its own.
+    """Differences as :func:`difference` gives them, of any figures of the scores at once, each with an interval of its own.
 
     Ends are NaN of fewer than two blocks, and of figures that are no numbers. Raises ValueError as :func:`difference` does.
     """
     _check_same_rows(base, variant)
-    values = figures(variant.score().r2) - figures(base.score().r2)
+    # one yardstick for both, or a difference would tell how their training rows differ
+    variant = TimedMoments(base.statistics, variant.blocks)
+    values = figures(variant.score().columns) - figures(base.score().columns)
     low = high = np.full_like(values, np.nan)
     if len(base.blocks) > 1:
-        resampled = figures(_resampled_r2(variant, resamples, seed)) - figures(_resampled_r2(base, resamples, seed))
+        resampled = figures(_resampled_scores(variant, resamples, seed)) - figures(_resampled_scores(base, resamples, seed))
         low, high = _about(values, resampled, len(base.blocks), level)
     return [Difference(*ends, level) for ends in zip(values.tolist(), low.tolist(), high.tolist(), strict=True)]
 
 
-def _resamples_tell(moments: TimedMoments) -> bool:
-    return bool(np.isfinite(moments.score().learned)) and len(moments.blocks) > 1
+def _resamples_tell(moments: TimedMoments, select: Select) -> bool:
+    return bool(np.isfinite(moments.score().chosen(select))) and len(moments.blocks) > 1
 
 
 def _check_same_rows(base: TimedMoments, variant: TimedMoments) -> None:
@@ -163,23 +189,18 @@ def _about(value: np.ndarray, resampled: np.ndarray, blocks: int, level: float) 
     return value + (low - middle) * widening, value + (high - middle) * widening
 
 
-def _headline(r2: np.ndarray) -> np.ndarray:
-    return r2[..., LEARNED].mean(axis=-1, keepdims=True)
+def _mean(select: Select) -> Figures:
+    return lambda scores: scores.chosen(select)[..., LEARNED].mean(axis=-1, keepdims=True)
 
 
-def _headlines(moments: TimedMoments, resamples: int, seed: int) -> np.ndarray:
-    """Headline of each resample, ``(resamples,)``."""
-    return _headline(_resampled_r2(moments, resamples, seed))[:, 0]
-
-
-def _resampled_r2(moments: TimedMoments, resamples: int, seed: int) -> np.ndarray:
-    """R2 of each resample, ``(resamples, 368)``; blocks alike in number are drawn alike by the same seed."""
+def _resampled_scores(moments: TimedMoments, resamples: int, seed: int) -> ByColumn:
+    """Scores of each resample, ``(resamples, 368)``; blocks alike in number are drawn alike by the same seed."""
     parts = _parts(moments)
     count = len(parts)
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
     chunk = max(_CHUNK_NUMBERS // (count * TARGETS.width), 1)
-    resampled = (moment for start in range(0, resamples, chunk) for moment in _resampled(parts, draws[start : start + chunk]))
-    return np.array([ErrorMoments.from_array(moment).score().r2 for moment in resampled])
+    found = [ByColumn.of(_resampled(parts, draws[start : start + chunk]), moments.statistics) for start in range(0, resamples, chunk)]
+    return ByColumn(*(np.concatenate([getattr(some, field.name) for some in found]) for field in fields(ByColumn)))
 
 
 def _parts(moments: TimedMoments) -> np.ndarray:

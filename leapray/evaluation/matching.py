@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leapray.climsim.calendar import Month
-from leapray.climsim.schema import SAMPLE_ID, TARGETS, month_of_key
+from leapray.climsim.calendar import Month, month_of_step
+from leapray.climsim.schema import SAMPLE_ID, TARGETS, month_of_key, row_place
 from leapray.errors import UserError
 from leapray.evaluation.tables import Keys, Source, gather, locate, name, read_keys, read_targets, require_finite, some
 
@@ -92,7 +92,19 @@ def _require_same(places: np.ndarray, strange: np.ndarray, predicted: Keys, trut
         left = some(truth.ids.filter(pa.array(unpredicted)))
         clauses.append(f"{missing} of {len(truth.ids)} ids of {truth.name} are not in {predicted.name} ({left})")
     if clauses:
-        raise UserError(f"{key} must be the same in predictions and truth: {'; '.join(clauses)}")
+        hint = _months(predicted, truth) if not strange.any() else ""
+        raise UserError(f"{key} must be the same in predictions and truth: {'; '.join(clauses)}{hint}")
+
+
+def _months(predicted: Keys, truth: Keys) -> str:
+    """The months that were predicted, as options that select them from a truth of more months; empty where rows do not tell them."""
+    if predicted.rows is None or truth.rows is None or not len(predicted.rows) or min(predicted.rows.min(), truth.rows.min()) < 0:
+        return ""
+    step, of_truth = row_place(predicted.rows)[1], row_place(truth.rows)[1]
+    first, last = month_of_step(int(step.min())), month_of_step(int(step.max()))
+    if (first, last) == (month_of_step(int(of_truth.min())), month_of_step(int(of_truth.max()))):
+        return ""
+    return f"; the predictions are of {first} to {last}: give --start {first} --stop {last + 1}"
 
 
 class Matched:

@@ -1,52 +1,213 @@
-"""The competition's R2, streamed: float64 moments of truth and error that merge exactly over batches, workers and nodes.
+"""The two scores, skill and the competition's R2, streamed: float64 moments of truth and error that merge exactly over batches and nodes.
 
-R2 of column c over all rows (time and place pooled) is ``1 - sum (y - f)^2 / sum (y - mean y)^2``, truth and prediction first
-multiplied by the 0/1 weights; columns are averaged uniformly (FACTS section 2, scikit-learn's ``r2_score`` with ``force_finite``).
+*Skill* of column c is ``(MSE of the training mean - MSE) / max(variance in these rows, variance in the training rows)``, not below -1. The
+training mean has skill 0. A perfect emulator has the *attainable* skill: 1 where every column varies as it did in training, and less where
+some columns hardly vary in these rows, since those offer nothing to gain. So skill stays finite, and in the same order, on a few snapshots
+and on years.
+
+*R2* of column c over all rows (time and place pooled) is ``1 - sum (y - f)^2 / sum (y - mean y)^2``, truth and prediction first multiplied
+by the 0/1 weights; columns are averaged uniformly (scikit-learn's ``r2_score`` with ``force_finite``, as on the competition's page). A
+column that hardly varies in these rows can make it arbitrarily low.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal, Self
 
 import numpy as np
 
+from leapray.climsim.grid import figures
 from leapray.climsim.schema import LEARNED, SCORED, TARGETS
+from leapray.errors import UserError
+from leapray.faults import told
+
+Select = Literal["skill", "r2"]
+"""Which score chooses checkpoints, trials, variants and weights."""
+VARYING = 1e-3
+"""Share of the training variance from which a column counts as varying."""
+LOWEST_SKILL = -1.0
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class TargetStatistics:
+    """Mean and variance of the targets ``(368,)`` over the training rows, in physical units; ``origin`` says which rows those are."""
+
+    mean: np.ndarray
+    variance: np.ndarray
+    origin: str
+
+    @classmethod
+    def of_competition(cls) -> TargetStatistics:
+        """Those of the whole training set of the LEAP competition, which the package ships."""
+        table = figures("competition_columns")
+        rows = {name: (mean, std) for name, mean, std in zip(table["column"], table["mean"], table["std"], strict=True)}
+        mean, std = np.array([[float(value) for value in rows[column]] for column in TARGETS.columns]).T
+        return cls(mean, np.square(std), "the competition's 10 091 520 training rows")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that keep every bit."""
+        return {"origin": self.origin, "mean": self.mean.tolist(), "variance": self.variance.tolist()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], name: str) -> Self:
+        """Inverse of :meth:`to_dict`. Raises UserError, which begins with ``name``, for anything else."""
+        try:
+            mean, variance = (np.array(values[key], np.float64) for key in ("mean", "variance"))
+            whole = mean.shape == variance.shape == (TARGETS.width,) and np.isfinite(mean + variance).all() and (variance >= 0).all()
+            if not (whole and isinstance(values["origin"], str)):
+                raise ValueError("expected a finite mean and variance for every target")
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{name}: not statistics of the targets over training rows ({told(error, 200)})") from error
+        return cls(mean, variance, values["origin"])
+
+
+@dataclass(frozen=True)
+class ByColumn:
+    """Scores of every target, each ``(..., 368)``; ``varies`` is whether a column has a thousandth of its training variance or more."""
+
+    skill: np.ndarray
+    attainable: np.ndarray
+    r2: np.ndarray
+    varies: np.ndarray
+
+    @classmethod
+    def of(cls, moments: np.ndarray, statistics: TargetStatistics) -> ByColumn:
+        """From moments ``(..., 6, 368)`` of one row or more, as :meth:`ErrorMoments.to_array` gives them.
+
+        The R2 of a constant truth, known by min = max, is 1 if it is predicted exactly and else 0.
+        """
+        count, mean, deviation, error, low, high = np.moveaxis(np.asarray(moments, np.float64), -2, 0)
+        # deviations below 1e-162 underflow when squared: no variance is left to explain
+        constant = (low == high) | (deviation == 0)
+        r2 = np.where(constant, np.where(error == 0, 1.0, 0.0), 1.0 - error / np.where(constant, 1.0, deviation))
+        variance = np.where(constant, 0.0, deviation / count)
+        of_mean = variance + np.square(mean - statistics.mean)
+        unit = np.maximum(variance, statistics.variance)
+        silent = unit == 0
+        # a truth that is constant in training and here has no unit: it offers nothing, and whatever is worse than the mean costs all
+        worse = error / count > of_mean * (1 + _ROUNDING)
+        unit = np.where(silent, 1.0, unit)
+        lost = np.where(silent, np.where(worse, -LOWEST_SKILL, 0.0), error / count / unit)
+        attainable = np.where(silent, 0.0, of_mean / unit)
+        varies = (variance >= VARYING * statistics.variance) & ~constant
+        return cls(np.maximum(attainable - lost, LOWEST_SKILL), attainable, r2, varies)
+
+    def chosen(self, select: Select) -> np.ndarray:
+        """Skill or R2, ``(..., 368)``."""
+        return self.skill if select == "skill" else self.r2
 
 
 @dataclass(frozen=True)
 class Score:
-    """R2 of every target column ``(368,)`` over ``rows`` rows, and its means."""
+    """Scores of every target column ``(368,)`` over ``rows`` rows, and their means.
 
-    r2: np.ndarray
+    Skill is measured against ``statistics``.
+    """
+
+    columns: ByColumn
     rows: int
+    statistics: TargetStatistics
+
+    @property
+    def skill_by_column(self) -> np.ndarray:
+        return self.columns.skill
+
+    @property
+    def attainable_by_column(self) -> np.ndarray:
+        return self.columns.attainable
+
+    @property
+    def r2(self) -> np.ndarray:
+        return self.columns.r2
+
+    @property
+    def varies(self) -> np.ndarray:
+        return self.columns.varies
+
+    @property
+    def skill(self) -> float:
+        """The headline: mean skill over the columns that only learning can give."""
+        return float(self.skill_by_column[LEARNED].mean())
+
+    @property
+    def attainable(self) -> float:
+        """The skill of a perfect emulator on these rows."""
+        return float(self.attainable_by_column[LEARNED].mean())
 
     @property
     def learned(self) -> float:
-        """The headline: mean over the 293 columns that only learning can give."""
+        """Mean R2 over the columns that only learning can give."""
         return float(self.r2[LEARNED].mean())
 
     @property
     def scored(self) -> float:
-        """Mean over the 308 columns that the competition scores."""
+        """Mean R2 over the columns that the competition scores."""
         return float(self.r2[SCORED].mean())
 
     @property
     def all(self) -> float:
-        """Mean over all 368 columns, as the leaderboard takes it."""
+        """Mean R2 over all columns, as the leaderboard takes it."""
         return float(self.r2.mean())
 
     @property
     def leaderboard(self) -> float:
-        """``all`` as it would be with the physics applied, which makes the 75 other columns exact: for scores of bare networks."""
+        """``all`` as it would be with the physics applied, which makes the other columns exact: for scores of bare networks."""
         return float((np.sum(~LEARNED) + self.r2[LEARNED].sum()) / TARGETS.width)
+
+    @property
+    def r2_varying(self) -> float:
+        """Mean R2 over the learned columns that vary; NaN where none does."""
+        varying = LEARNED & self.varies
+        return float(self.r2[varying].mean()) if varying.any() else float("nan")
+
+    @property
+    def r2_median(self) -> float:
+        """Median R2 over the learned columns."""
+        return float(np.median(self.r2[LEARNED]))
+
+    @property
+    def below_zero(self) -> int:
+        """How many learned columns have an R2 below 0."""
+        return int((self.r2[LEARNED] < 0).sum())
+
+    @property
+    def silent(self) -> list[str]:
+        """Names of the learned columns that hardly vary in these rows, the lowest R2 first."""
+        places = np.flatnonzero(LEARNED & ~self.varies)
+        return [TARGETS.columns[place] for place in places[np.argsort(self.r2[places], kind="stable")]]
+
+    def chosen(self, select: Select) -> float:
+        """The score that chooses: skill, or the mean R2 of the learned columns."""
+        return self.skill if select == "skill" else self.learned
 
     def by_variable(self) -> dict[str, float]:
         """Mean R2 of each target variable over its learned columns."""
-        return {v.name: float(self.r2[TARGETS[v.name]][LEARNED[TARGETS[v.name]]].mean()) for v in TARGETS.variables}
+        return _by_variable(self.r2)
 
-    def summary(self) -> dict[str, float]:
+    def skill_by_variable(self) -> dict[str, float]:
+        """Mean skill of each target variable over its learned columns."""
+        return _by_variable(self.skill_by_column)
+
+    def summary(self) -> dict[str, float | None]:
         """The figures to log, by name."""
-        return {"learned": self.learned, "scored": self.scored, "all": self.all}
+        return {
+            "skill": self.skill,
+            "attainable": self.attainable,
+            "r2": self.learned,
+            "r2_scored": self.scored,
+            "r2_all": self.all,
+            "r2_varying": None if np.isnan(self.r2_varying) else self.r2_varying,
+            "r2_median": self.r2_median,
+            "r2_below_zero": self.below_zero,
+            "r2_silent": len(self.silent),
+        }
+
+
+def _by_variable(values: np.ndarray) -> dict[str, float]:
+    return {v.name: float(values[TARGETS[v.name]][LEARNED[TARGETS[v.name]]].mean()) for v in TARGETS.variables}
 
 
 def _zeros() -> np.ndarray:
@@ -116,11 +277,8 @@ class ErrorMoments:
         count, *moments = np.asarray(array, dtype=np.float64)
         return cls(int(count[0]), *moments)
 
-    def score(self) -> Score:
-        """R2 by column. A constant truth, known by min = max, gives 1 if predicted exactly and else 0. Raises ValueError without rows."""
+    def score(self, statistics: TargetStatistics) -> Score:
+        """Scores by column, skill against the training rows' statistics. Raises ValueError without rows."""
         if not self.count:
             raise ValueError("no rows to score")
-        # deviations below 1e-162 underflow when squared: no variance is left to explain
-        constant = (self.low == self.high) | (self.deviation == 0)
-        unexplained = self.error / np.where(constant, 1.0, self.deviation)
-        return Score(np.where(constant, np.where(self.error == 0, 1.0, 0.0), 1.0 - unexplained), self.count)
+        return Score(ByColumn.of(self.to_array(), statistics), self.count, statistics)

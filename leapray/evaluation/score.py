@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from leapray.climsim.schema import TARGETS
 from leapray.evaluation.matching import Matched
-from leapray.evaluation.metrics import ErrorMoments, Score
+from leapray.evaluation.metrics import ErrorMoments, Score, TargetStatistics
 from leapray.evaluation.sample import read_sample
 from leapray.evaluation.tables import Source, name, read_keys, read_targets, require_finite
 
 
 def score_files(predictions: Source, truth: Source, sample_submission: str | None = None) -> Score:
-    """R2 of predictions against truth, each a parquet or csv source with ``sample_id`` and the 368 targets.
+    """Scores of predictions against truth, each a parquet or csv source with ``sample_id`` and the 368 targets.
 
-    Truth is in physical units; so are predictions, unless they are a submission: then ``sample_submission`` gives the weights
-    that truth is multiplied by. Predictions in truth's order are streamed, others are held in memory once. Raises UserError
-    when ids differ, stand twice or are none, and when a number is not finite.
+    Truth is in physical units; so are predictions, unless they are a submission: then ``sample_submission`` gives the weights that they are
+    divided by. Skill is measured against the competition's training rows. Predictions in truth's order are streamed, others are held in
+    memory once. Raises UserError when ids differ, stand twice or are none, and when a number is not finite.
     """
-    weights = read_sample(sample_submission).weights if sample_submission else 1.0
+    weights = read_sample(sample_submission).weights if sample_submission else np.ones(TARGETS.width)
     keys = read_keys(truth)
     matched = Matched(predictions, keys)
     moments, done = ErrorMoments(), 0
     for expected in read_targets(truth):
         require_finite(expected, keys.ids[done : done + len(expected)], TARGETS.columns, name(truth))
         done += len(expected)
-        moments.update(expected * weights, matched.take(len(expected)))
-    return moments.score()
+        # a column without weight is 0 in truth and prediction
+        given = matched.take(len(expected)) / np.where(weights > 0, weights, 1.0)
+        moments.update(np.where(weights > 0, expected, 0.0), np.where(weights > 0, given, 0.0))
+    return moments.score(TargetStatistics.of_competition())

@@ -18,17 +18,25 @@ FILE = "scores.json"
 
 
 def scores(evaluations: Sequence[Evaluation], sources: Mapping[str, str]) -> dict[str, Any]:
-    """Figures of the first evaluation, and of the others ``beside`` it, each with its ``difference``: its headline less the first's.
+    """Figures of the first evaluation, and of the others ``beside`` it, each with its ``difference``: its skill less the first's.
 
     ``sources`` are the files by what they are. What is not known, or no number, is None.
     """
     subject, *others = evaluations
-    by_column = dict(zip(TARGETS.columns, subject.moments.score().r2.tolist(), strict=True))
+    score = subject.moments.score()
+    by_column = {
+        column: {"skill": skill, "attainable": attainable, "r2": r2}
+        for column, skill, attainable, r2 in zip(
+            TARGETS.columns, *(values.tolist() for values in (score.skill_by_column, score.attainable_by_column, score.r2)), strict=True
+        )
+    }
     beside = {other.name: _figures(other) | {"difference": _difference(subject, other)} for other in others}
     found = {
         "name": subject.name,
         "sources": dict(sources),
         **_figures(subject),
+        "statistics": score.statistics.origin,
+        "silent": score.silent,
         "by_column": by_column,
         "worst": [asdict(column) for column in worst_columns(subject)],
         "lacking": list(subject.lacking),
@@ -46,8 +54,10 @@ def _figures(evaluation: Evaluation) -> dict[str, Any]:
         "days": len(evaluation.moments.blocks) if evaluation.timed else None,
         **score.summary(),
         "interval": None if within is None else asdict(within),
-        "by_group": by_group(score.r2),
-        "by_variable": score.by_variable(),
+        "skill_by_group": by_group(score.skill_by_column),
+        "skill_by_variable": score.skill_by_variable(),
+        "r2_by_group": by_group(score.r2),
+        "r2_by_variable": score.by_variable(),
         "climsim": None if evaluation.climsim is None else {"units": UNITS, "by_variable": evaluation.climsim.by_variable()},
         "crps": None if evaluation.crps is None else _crps(evaluation),
     }

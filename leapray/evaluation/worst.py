@@ -33,8 +33,8 @@ class WorstColumn:
 
 def worst_columns(evaluation: Evaluation, count: int = 10) -> list[WorstColumn]:
     """The ``count`` learned columns of the lowest R2, the worst first."""
-    moments = sum((evaluation.moments.blocks[block] for block in sorted(evaluation.moments.blocks)), ErrorMoments())
-    r2 = moments.score().r2
+    moments = evaluation.moments.total()
+    r2 = evaluation.moments.score().r2
     order = [index for index in np.argsort(r2, kind="stable").tolist() if LEARNED[index]][:count]
     worst = np.max([block.error for block in evaluation.moments.blocks.values()], axis=0)
     days = len(evaluation.moments.blocks) if evaluation.timed else 0

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from leapray.climsim.grid import competition_columns
 from leapray.climsim.schema import TARGETS
 from leapray.evaluation.results import Zonal
 from leapray.evaluation.rowruns import RowRuns
 
 EDGES = np.arange(-90.0, 91.0, 10.0)
 BANDS = len(EDGES) - 1
+DAYS = 10
+"""Fewest days of which an R2 is told: of fewer, it is chance whether their means differ."""
+VARYING = 1e-6
+"""Share of the variance in the competition's training set, place and time pooled, from which the mean of a band varies over days."""
 
 
 def bands(latitude: np.ndarray) -> np.ndarray:
@@ -48,12 +53,14 @@ def zonal(area: BandSums, truth: BandSums, error: BandSums) -> Zonal:
 
 
 def _r2(truth: np.ndarray, error: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """R2 over days ``(c,)`` of one band, from sums ``(d, c)`` and areas ``(d,)``; NaN where nothing varies."""
+    """R2 over days ``(c,)`` of one band, from sums ``(d, c)`` and areas ``(d,)``; NaN of fewer than ``DAYS`` and where nothing varies."""
     met = weight > 0
-    if met.sum() < 2:
+    days = int(met.sum())
+    if days < DAYS:
         return np.full(TARGETS.width, np.nan)
     daily, wrong = truth[met] / weight[met, None], error[met] / weight[met, None]
     deviation = np.square(daily - daily.mean(axis=0)).sum(axis=0)
     unexplained: np.ndarray = np.square(wrong).sum(axis=0) / deviation
     # equal daily means differ by the rounding of their sums
-    return np.where(np.ptp(daily, axis=0) > 1e-12 * np.abs(daily).max(axis=0), 1.0 - unexplained, np.nan)
+    varies = np.ptp(daily, axis=0) > 1e-12 * np.abs(daily).max(axis=0)
+    return np.where(varies & (deviation >= days * VARYING * np.square(competition_columns(TARGETS).std)), 1.0 - unexplained, np.nan)

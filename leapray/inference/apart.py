@@ -29,6 +29,7 @@ from leapray.errors import UserError
 from leapray.faults import told
 from leapray.inference.actors import Actors
 from leapray.inference.emulators import Members, Predicted, averaged
+from leapray.inference.weights import Combination
 from leapray.models.emulator import Physics
 from leapray.training.memory import keep_freed_memory
 
@@ -57,12 +58,12 @@ class _Model:
 class Apart:
     """Predicts what :class:`leapray.inference.emulators.Emulators` does, with an actor for each model; they end with this process.
 
-    ``weights`` is float64 ``(m, 368)``. It waits until the cluster has room for all models at once, so that two of these never hold
+    It waits until the cluster has room for all models at once, so that two of these never hold
     what the other waits for. A model whose process or node dies is begun again, three times at most at the same rows or while it loads.
     """
 
-    def __init__(self, models: Sequence[str], weights: np.ndarray, actors: Actors) -> None:
-        self.weights, self.physics = torch.from_numpy(np.asarray(weights, np.float64)), Physics()
+    def __init__(self, models: Sequence[str], combination: Combination, actors: Actors) -> None:
+        self.weights, self.constant, self.physics = torch.from_numpy(combination.weights), torch.from_numpy(combination.constant), Physics()
         self._models, self._actors, self._lock = list(models), actors, Lock()
         self._place = _place(len(models), actors)
         while not self._place.wait(_PATIENCE_S):
@@ -85,7 +86,7 @@ class Apart:
             return torch.from_numpy(outputs[index][rows].copy(order="K"))
 
         with torch.inference_mode():
-            ensemble = averaged(torch.from_numpy(inputs), physical, self.weights, self.physics)
+            ensemble = averaged(torch.from_numpy(inputs), physical, self.weights, self.constant, self.physics)
         return Predicted(ensemble, tuple(outputs) if members else ())
 
     def _of_each(self, ask: Callable[[Any], ray.ObjectRef]) -> list[Any]:

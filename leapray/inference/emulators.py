@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from leapray.climsim.schema import TARGETS
+from leapray.inference.weights import Combination
 from leapray.models.directory import load_model
 from leapray.models.emulator import Emulator, Physics
 
@@ -37,7 +38,7 @@ class Members:
         self.emulators = [emulator.to(device) for emulator in emulators]
         self.device = device
         self.rows = CPU_ROWS if device.type == "cpu" else GPU_ROWS
-        self._digests = [emulator.transform.digest() for emulator in emulators]
+        self._digests = [emulator.transform.input_digest() for emulator in emulators]
 
     @classmethod
     def load(cls, models: Sequence[str], device: torch.device) -> Members:
@@ -51,7 +52,7 @@ class Members:
         own = [_by_column(len(x)) for _ in self.emulators]
         for index, output in enumerate(self.outputs(x)):
             for rows in _blocks(len(x), self.device):
-                own[index][:, rows] = self.physical(index, output[rows]).t()
+                own[index][:, rows] = self.physical(index, output[rows], x[rows]).t()
         return tuple(values.numpy().T for values in own)
 
     def outputs(self, x: Tensor) -> list[Tensor]:
@@ -62,9 +63,9 @@ class Members:
                 scaled[digest] = emulator.transform.scale_inputs(x)
         return [self._forward(emulator.network, scaled[digest]) for emulator, digest in zip(self.emulators, self._digests, strict=True)]
 
-    def physical(self, index: int, output: Tensor) -> Tensor:
-        """Some of the rows that a network gave, in physical units."""
-        return self.emulators[index].transform.unscale_targets(output)
+    def physical(self, index: int, output: Tensor, x: Tensor) -> Tensor:
+        """Some of the rows that a network gave for raw columns ``x``, in physical units."""
+        return self.emulators[index].transform.unscale_targets(output, x)
 
     def _forward(self, network: nn.Module, scaled: Tensor) -> Tensor:
         parts: list[Tensor] = []
@@ -82,14 +83,11 @@ class Members:
 
 
 class Emulators:
-    """Members whose physical outputs are averaged, column by column, before the physics is applied once.
+    """Members whose physical outputs are averaged, column by column, before the physics is applied once."""
 
-    ``weights`` is float64 ``(m, 368)``.
-    """
-
-    def __init__(self, members: Members, weights: np.ndarray) -> None:
+    def __init__(self, members: Members, combination: Combination) -> None:
         self.members = members
-        self.weights = torch.from_numpy(np.asarray(weights, np.float64)).to(members.device)
+        self.weights, self.constant = (torch.from_numpy(part).to(members.device) for part in (combination.weights, combination.constant))
         self.physics = Physics().to(members.device)
 
     @torch.inference_mode()
@@ -100,23 +98,24 @@ class Emulators:
         own = [_by_column(len(x)) for _ in outputs] if members else []
 
         def physical(index: int, rows: slice) -> Tensor:
-            values = self.members.physical(index, outputs[index][rows])
+            values = self.members.physical(index, outputs[index][rows], x[rows])
             if own:
                 own[index][:, rows] = values.t()
             return values
 
-        ensemble = averaged(x, physical, self.weights, self.physics)
+        ensemble = averaged(x, physical, self.weights, self.constant, self.physics)
         return Predicted(ensemble, tuple(values.numpy().T for values in own))
 
 
-def averaged(x: Tensor, physical: Callable[[int, slice], Tensor], weights: Tensor, physics: Physics) -> np.ndarray:
-    """The mean ``(n, 368)`` of what members give for raw columns ``x``, with the physics, column by column.
+def averaged(x: Tensor, physical: Callable[[int, slice], Tensor], weights: Tensor, constant: Tensor, physics: Physics) -> np.ndarray:
+    """The combination ``(n, 368)`` of what members give for raw columns ``x``, with the physics, column by column.
 
-    ``physical`` gives a member's own output, by its number and for some rows, on the device of ``x``, ``weights (m, 368)`` and ``physics``.
+    ``physical`` gives a member's own output, by its number and for some rows, on the device of ``x``, ``weights (m, 368)``, ``constant
+    (368,)`` and ``physics``.
     """
     ensemble = _by_column(len(x))
     for rows in _blocks(len(x), x.device):
-        mean = torch.zeros((), dtype=torch.float64, device=x.device)
+        mean = constant
         for index, weight in enumerate(weights):
             mean = mean + weight * physical(index, rows)
         ensemble[:, rows] = physics(x[rows], mean).t()

@@ -5,25 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
+
 import leapray
 from leapray import storage
+from leapray.climsim.schema import LEARNED
 from leapray.data.flat import Selection
+from leapray.data.transform import Transform
 from leapray.errors import UserError
+from leapray.evaluation.metrics import TargetStatistics
 from leapray.evaluation.report import REPORT, Material, write_report
 from leapray.evaluation.results import Evaluation, write_evaluations
 from leapray.evaluation.sample import read_sample
 from leapray.evaluation.summary import FILE, scores
-from leapray.inference.parts import MEMBERS
+from leapray.inference.parts import MEMBERS, read_statistics
 from leapray.inference.streams import Sources, evaluate_files
 from leapray.inference.truth import TruthFiles
 from leapray.inference.weights import read_weights
+from leapray.models.directory import INFO_FILE, load_info
 from leapray.training.comparison import VARIANTS, read_variants
 from leapray.training.run import Run
 
 ENSEMBLE = "ensemble"
 """What predictions with members are called."""
-_WEIGHTED_R2 = -1e3
-"""Predictions in physical units hardly score less."""
+_WEIGHTED = 1e6
+"""Times the spread of a column that weighted values have and physical ones do not: the old weights are 1 over a standard deviation."""
 
 
 def evaluate(
@@ -60,16 +66,16 @@ def evaluate(
     own = _members(predictions, members)
     subject = ENSEMBLE if own else storage.short_names([storage.absolute(predictions)])[0]
     weights = None if sample_submission is None else read_sample(sample_submission).weights
-    sources = Sources({subject: predictions, **(beside or {})}, own, weights)
+    statistics = _statistics(predictions, list((runs or {}).values()))
+    sources = Sources({subject: predictions, **(beside or {})}, own, weights, statistics)
     _require_names([subject, *(beside or {}), *own])
     files = TruthFiles(truth, selection, grid, notice, kind=kind, bad_rows=bad_rows)
     evaluations = evaluate_files(sources, files, progress)
     named = {"predictions": predictions, "truth": f"{truth}{selection or ''}"} | {
         f"beside {name}": url for name, url in (beside or {}).items()
     }
-    r2 = evaluations[0].moments.score().learned
-    if weights is None and r2 < _WEIGHTED_R2 and notice is not None:
-        notice(f"{predictions}: R2 is {r2:.3g}; if it is a submission, weighted as its sample says, give --sample-submission")
+    if weights is None and notice is not None and _weighted(evaluations[0]):
+        notice(f"{predictions}: looks like a submission with weights; give --sample-submission")
     if replaced is not None and replaced != named and notice is not None:
         notice(f"{destination}: the evaluation of {replaced.get('predictions')} that lay there is replaced")
     # one of an earlier evaluation must not lie beside these numbers
@@ -80,6 +86,22 @@ def evaluate(
         provenance = named | {"leapray": leapray.__version__}
         write_report(destination, evaluations, Material(f"Evaluation of {subject}", provenance=provenance, **material))
     return evaluations
+
+
+def _statistics(predictions: str, runs: Sequence[str]) -> TargetStatistics:
+    """What skill is measured against: the rows that the first run, or the predictions' model, was trained on, else the competition's."""
+    for run in runs:
+        model = Run(run).model
+        if storage.exists(storage.join(model, INFO_FILE)):
+            return Transform.from_dict(load_info(model).transform, f"{model}: transform").statistics
+    return read_statistics(predictions) or TargetStatistics.of_competition()
+
+
+def _weighted(evaluation: Evaluation) -> bool:
+    """Whether most columns are predicted beyond all spread, as the values of a weighted submission are."""
+    moments = evaluation.moments.total()
+    spread = np.maximum(moments.deviation / moments.count, evaluation.moments.statistics.variance)[LEARNED]
+    return bool(np.median(moments.error[LEARNED] / moments.count / np.where(spread > 0, spread, np.inf)) > _WEIGHTED)
 
 
 def _require_evaluation(destination: str) -> dict[str, str] | None:

@@ -17,9 +17,11 @@ from leapray import storage
 from leapray.climsim.schema import SAMPLE_ID, TARGETS
 from leapray.data.flat import Block
 from leapray.errors import PassingError, UserError
+from leapray.evaluation.metrics import TargetStatistics
 from leapray.evaluation.tables import ROW, readable
 
 MEMBERS = "_members"
+_STATISTICS = "_training.json"
 _SCHEMA = pa.schema([(SAMPLE_ID, pa.string()), (ROW, pa.int64()), *((name, pa.float64()) for name in TARGETS.columns)])
 
 Write = Callable[[Block, np.ndarray, Sequence[np.ndarray]], None]
@@ -47,6 +49,17 @@ def sealed_rows(destination: str, index: int, members: Sequence[str] = ()) -> in
         raise
     except UserError as error:
         raise UserError(f"{error}; remove it, and it is made again") from error
+
+
+def write_statistics(destination: str, statistics: TargetStatistics) -> None:
+    """Leave beside a prediction what its skill is measured against: the statistics of the rows that its first model was trained on."""
+    storage.write_json(storage.join(destination, _STATISTICS), statistics.to_dict())
+
+
+def read_statistics(predictions: str) -> TargetStatistics | None:
+    """What :func:`write_statistics` left; None beside predictions of others. Raises UserError where it is damaged."""
+    url = storage.join(predictions, _STATISTICS)
+    return TargetStatistics.from_dict(storage.read_json(url), url) if storage.exists(url) else None
 
 
 @contextmanager

@@ -7,7 +7,6 @@ the parts that are missing.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,6 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Literal
 
-import numpy as np
 import ray
 import ray.data
 import torch
@@ -29,8 +27,8 @@ from leapray.inference.actors import Actors, plan_actors
 from leapray.inference.apart import Apart, released
 from leapray.inference.emulators import Emulators, Members, Predicted
 from leapray.inference.inputs import finite
-from leapray.inference.parts import part, part_writer, sealed_rows
-from leapray.inference.weights import mean_weights
+from leapray.inference.parts import part, part_writer, sealed_rows, write_statistics
+from leapray.inference.weights import Combination, mean_weights
 from leapray.models.directory import INFO_FILE, WEIGHTS_FILE, load_model
 from leapray.models.registry import users_modules
 from leapray.settings import claim
@@ -55,7 +53,7 @@ class _Job:
 
     pieces: Sequence[flat.Piece]
     models: Sequence[str]
-    weights: np.ndarray
+    combination: Combination
     members: Sequence[str]
     """Names of the members whose own output is kept, of all or of none."""
     destination: str
@@ -68,7 +66,7 @@ def predict(
     source: str,
     destination: str,
     *,
-    weights: np.ndarray | None = None,
+    weights: Combination | None = None,
     members: bool = False,
     names: Sequence[str] | None = None,
     use_gpu: bool = False,
@@ -82,7 +80,7 @@ def predict(
 ) -> Prediction:
     """Predict every row below ``source``, or those of ``selection``, with one model or the mean of several; parquet to ``destination``.
 
-    ``weights`` is float64 ``(m, 368)``, as :mod:`leapray.inference.weights` gives it; without it members count alike. The mean is taken
+    ``weights`` say how members are averaged, as :mod:`leapray.inference.weights` gives it; without them all count alike. The mean is taken
     of physical predictions before the physics, which is applied once (DESIGN section 3, Emulator). With ``members`` each one's own
     output is kept too, under its name (see :mod:`leapray.inference.parts`). ``kind`` is what rows without a column kind are taken for,
     which decides their keys. With ``bad_rows`` ``drop`` rows whose inputs are not finite are left out, and counted in a notice. With
@@ -103,16 +101,17 @@ def predict(
     if weights is None and (twice := [model for model in models if models.count(model) > 1]):
         raise UserError(f"{twice[0]}: is given twice, and would count twice")
     source, destination = storage.absolute(source), storage.absolute(destination)
-    weights = mean_weights(len(models)) if weights is None else np.ascontiguousarray(weights, np.float64)
+    combination = weights or Combination.of(mean_weights(len(models)))
     kept = tuple(names or storage.short_names(models)) if members else ()
     survey = flat.survey(source, targets=False, notice=notice)
     pieces = survey.pieces(selection)
     if not pieces:
         raise UserError(f"{source}: no rows{selection or ''}")
-    networks = [load_model(model).info.network.name for model in models]
+    loaded = [load_model(model) for model in models]
+    networks = [model.info.network.name for model in loaded]
     settings = {
         "model files": [storage.fingerprint(*(storage.join(model, name) for name in (INFO_FILE, WEIGHTS_FILE))) for model in models],
-        "weights": hashlib.sha256(weights.tobytes()).hexdigest()[:16],
+        "weights": combination.digest(),
         "members": list(kept),
         "input": source,
         "input files": survey.fingerprint(pieces),
@@ -121,7 +120,8 @@ def predict(
         "bad rows": bad_rows,
     }
     claim(destination, SETTINGS, settings, "a prediction", ".parquet")
-    job = _Job(pieces, models, weights, kept, destination, kind, bad_rows)
+    write_statistics(destination, loaded[0].emulator.transform.statistics)
+    job = _Job(pieces, models, combination, kept, destination, kind, bad_rows)
     sealed = _sealed(job)
     if None not in sealed:
         # nothing is left that a cluster would have to be started for
@@ -205,9 +205,9 @@ class _Predictor:
         # a model that is an actor of its own need not wait for the rows that are averaged here
         self.ahead = 2 if actors.apart else 1
         self.emulators = (
-            Apart(job.models, job.weights, actors)
+            Apart(job.models, job.combination, actors)
             if actors.apart
-            else Emulators(Members.load(job.models, torch.device("cuda" if actors.gpus else "cpu")), job.weights)
+            else Emulators(Members.load(job.models, torch.device("cuda" if actors.gpus else "cpu")), job.combination)
         )
 
     def __call__(self, task: dict[str, Any]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from leapray.climsim.schema import TARGETS
 from leapray.evaluation.accumulate import Batch, Prediction, Truth
 from leapray.evaluation.crps import fair_crps
 from leapray.evaluation.matching import Matched
+from leapray.evaluation.metrics import TargetStatistics
 from leapray.evaluation.results import Evaluation
 from leapray.inference.truth import Rows, TruthFiles
 from leapray.models.emulator import Physics
@@ -30,6 +31,8 @@ class Sources:
     given: Mapping[str, str]
     members: Mapping[str, str] = field(default_factory=dict)
     weights: np.ndarray | None = None
+    statistics: TargetStatistics = field(default_factory=TargetStatistics.of_competition)
+    """What skill is measured against."""
 
 
 def evaluate_files(sources: Sources, truth: TruthFiles, progress: Callable[[int, int], None] | None = None) -> list[Evaluation]:
@@ -42,8 +45,15 @@ def evaluate_files(sources: Sources, truth: TruthFiles, progress: Callable[[int,
     accumulated = Truth(timed=truth.timed, weighed=truth.has_inputs, grid=truth.grid)
     weights = np.ones(TARGETS.width) if sources.weights is None else sources.weights
     scored = weights > 0
-    given = [(Matched(url, truth.keys, truth.whole), Prediction(name, accumulated, scored=scored)) for name, url in sources.given.items()]
-    members = [(Matched(url, truth.keys, truth.whole), Prediction(name, accumulated, whole=False)) for name, url in sources.members.items()]
+    against = sources.statistics
+    given = [
+        (Matched(url, truth.keys, truth.whole), Prediction(name, accumulated, against, scored=scored))
+        for name, url in sources.given.items()
+    ]
+    members = [
+        (Matched(url, truth.keys, truth.whole), Prediction(name, accumulated, against, whole=False))
+        for name, url in sources.members.items()
+    ]
     done = 0
     for rows in truth.blocks(states=bool(members)):
         accumulated.take(rows.batch)

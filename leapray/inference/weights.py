@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -22,6 +24,34 @@ FILE = "ensemble.json"
 _FOLDER = re.compile(r"(?!\.\.?$)[^/]{1,255}")
 _SUM = 1e-6
 """How far a group's weights may be from a sum of 1."""
+
+
+@dataclass(frozen=True)
+class Combination:
+    """How members' physical predictions become one: ``sum w_m y_m + constant`` for ``weights (M, 368)`` and ``constant (368,)``.
+
+    In a column that falls back to the training mean the weights are 0 and the constant is that mean; elsewhere the constant is 0.
+    """
+
+    weights: np.ndarray
+    constant: np.ndarray
+
+    @classmethod
+    def of(cls, weights: np.ndarray) -> Combination:
+        """Weights ``(M, 368)`` alone."""
+        return cls(np.ascontiguousarray(weights, np.float64), np.zeros(weights.shape[1]))
+
+    def of_members(self, places: Sequence[int]) -> Combination:
+        """The same of some of the members, which are all that count."""
+        return Combination(self.weights[list(places)], self.constant)
+
+    def __call__(self, predictions: np.ndarray) -> np.ndarray:
+        """Members' predictions ``(M, n, 368)`` as one, ``(n, 368)``."""
+        return sum((values * weight for values, weight in zip(predictions, self.weights, strict=True)), self.constant)
+
+    def digest(self) -> str:
+        """Short hash of both."""
+        return hashlib.sha256(self.weights.tobytes() + self.constant.tobytes()).hexdigest()[:16]
 
 
 class Identity(NamedTuple):
@@ -61,6 +91,8 @@ class Weights(Section):
     groups: dict[str, tuple[str, ...]]
     """Target variables of each group; every variable is in one."""
     members: tuple[Member, ...] = Field(min_length=1)
+    fallback: dict[str, float] = Field(default_factory=dict)
+    """Training mean of the target columns that no member predicts better, which stands there instead of the members."""
     figures: dict[str, Any] = Field(default_factory=dict)
     """What was found on the way: scores, leave-one-out worth, error correlations, and on which months."""
 
@@ -77,18 +109,28 @@ class Weights(Section):
         for group in self.groups:
             if abs(total := sum(member.weights[group] for member in self.members) - 1) > _SUM:
                 raise ValueError(f"weights of group {group} sum to {total + 1:g}, expected 1")
+        if unknown := [column for column in self.fallback if column not in TARGETS.columns]:
+            raise ValueError(f"fallback: {told(unknown[0])!r} is not a target column")
         return self
 
+    def combination(self, members: Sequence[int] | None = None) -> Combination:
+        """How the members, or those of these places, are averaged, and where the training mean stands instead."""
+        weights, constant = self.matrix(), np.zeros(TARGETS.width)
+        for column, mean in self.fallback.items():
+            place = TARGETS.columns.index(column)
+            weights[:, place], constant[place] = 0.0, mean
+        return Combination(weights if members is None else weights[list(members)], constant)
+
     def matrix(self) -> np.ndarray:
-        """Weight of each member in each target column, float64 ``(M, 368)``."""
+        """Weight of each member in each target column, float64 ``(M, 368)``, before any falls back to the training mean."""
         matrix = np.empty((len(self.members), TARGETS.width))
         for group, variables in self.groups.items():
             for variable in variables:
                 matrix[:, TARGETS[variable]] = np.array([member.weights[group] for member in self.members])[:, None]
         return matrix
 
-    def of_models(self, models: Sequence[str]) -> np.ndarray:
-        """Rows of :meth:`matrix` for model directories, known by their weights and transforms, in their order.
+    def of_models(self, models: Sequence[str]) -> Combination:
+        """The :meth:`combination` of model directories, known by their weights and transforms, in their order.
 
         Raises UserError for a model that is no member, and for a member that counts and is not among the models.
         """
@@ -104,11 +146,11 @@ class Weights(Section):
                 raise UserError(f"member {member.name} of the ensemble is missing among the models, expected the model {member.model}")
         if len(set(places)) < len(places):
             raise UserError("a model stands twice among the models")
-        return self.matrix()[places]
+        return self.combination(places)
 
 
 def mean_weights(count: int) -> np.ndarray:
-    """The plain mean of ``count`` members, as :meth:`Weights.matrix` gives it."""
+    """The plain mean of ``count`` members, float64 ``(count, 368)``."""
     return np.full((count, TARGETS.width), 1 / count)
 
 
@@ -125,8 +167,8 @@ def read_weights(url: str) -> Weights:
     return weights.model_copy(update={"members": tuple(placed)})
 
 
-def weighted_models(url: str, models: Sequence[str] = ()) -> tuple[list[str], np.ndarray, list[str]]:
-    """Model directories to predict with, their weights ``(m, 368)`` and their names: ``models``, or else those of the list that count.
+def weighted_models(url: str, models: Sequence[str] = ()) -> tuple[list[str], Combination, list[str]]:
+    """Model directories to predict with, how they are averaged, and their names: ``models``, or else those of the list that count.
 
     Raises UserError for what is no list, and for models that are not the list's, cannot be found, or have changed since.
     """
@@ -143,7 +185,7 @@ def weighted_models(url: str, models: Sequence[str] = ()) -> tuple[list[str], np
                 f"{member.model}: its weights or transform are not those of member {member.name} of {url}; solve for the weights again"
             )
         found.append(member.model)
-    return found, weights.matrix()[counting], [weights.members[index].name for index in counting]
+    return found, weights.combination(counting), [weights.members[index].name for index in counting]
 
 
 def place(home: str, model: str) -> str:

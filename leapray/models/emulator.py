@@ -55,7 +55,7 @@ class Emulator(nn.Module):
     @torch.jit.export
     def tendencies(self, x: Tensor) -> Tensor:
         """Physical predictions ``(B, 368)``, float64, as the network gives them."""
-        return self.transform.unscale_targets(self.network(self.transform.scale_inputs(x)))
+        return self.transform.unscale_targets(self.network(self.transform.scale_inputs(x)), x)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.physics(x, self.tendencies(x))

@@ -30,7 +30,7 @@ from leapray import storage
 from leapray.climsim.schema import INPUTS, LEVELS, TARGETS
 from leapray.errors import UserError
 from leapray.faults import told
-from leapray.models.linear import Linear, LinearOptions
+from leapray.models.linear import Climatology, ClimatologyOptions, Linear, LinearOptions, RidgeOptions
 from leapray.models.low_res_aqua import LowResAqua, LowResAquaOptions
 from leapray.models.low_res_high_res import LowResHighRes, LowResHighResOptions
 from leapray.models.mlp import MLP, MLPOptions
@@ -40,13 +40,19 @@ from leapray.registry import Options, Registry
 _MOST_VALUES, _MOST_TENSORS = 10**10, 2_000
 """The most weights that a network may have, 40 GB of them, and tensors that they may be in."""
 
+CLIMATOLOGY, RIDGE = "climatology", "ridge"
+SOLVED = (CLIMATOLOGY, RIDGE)
+"""Networks that are solved for, not trained by steps."""
+
 NETWORKS: Registry[nn.Module] = Registry(
     "network",
     {
+        CLIMATOLOGY: (ClimatologyOptions, Climatology),
         "linear": (LinearOptions, Linear),
         "low-res-aqua": (LowResAquaOptions, LowResAqua),
         "low-res-high-res": (LowResHighResOptions, LowResHighRes),
         "mlp": (MLPOptions, MLP),
+        RIDGE: (RidgeOptions, Linear),
     },
 )
 

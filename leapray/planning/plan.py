@@ -192,9 +192,9 @@ class Plan:
         told = f"first bottleneck: {step.bottleneck}; {self._remedy}"
         if lifted.seconds > 0:
             told += f"; without it {lifted.rows_per_s:,.0f} rows/s, then {lifted.bottleneck}"
-        sentences = [told, f"rows are {self.rows.found}"]
-        every = [name for name, source in self.recipe.data.sources.items() if source.stride == 1]
-        if self.rows.prepared is None and every:
+        sentences = [told, *self.rows.found]
+        every = [name for name, held in self.rows.sources.items() if held.assumed and self.recipe.data.sources[name].stride == 1]
+        if every:
             sets = " ".join(f"--set data.sources.{name}.stride=7" for name in every)
             sentences.append(f"they are every step of {', '.join(every)}; of each seventh, which convert --stride 7 leaves: {sets}")
         if self.cluster.gpu:

@@ -1,14 +1,16 @@
-"""How many rows a recipe trains on: from the manifests of its prepared data, or counted from months, steps and columns."""
+"""How many rows a recipe trains on: from the manifests of its prepared data, from its flat files, or assumed from months and columns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from leapray import storage
 from leapray.climsim.schema import INPUTS, KINDS, LEVELS, MLI_VARIABLES, MLO_VARIABLES, TARGETS
+from leapray.data import flat
 from leapray.data.epoch import EpochPlan
 from leapray.data.flat import Selection
 from leapray.data.shards import TRANSFORM, Prepared, ShardFile, open_prepared
@@ -20,6 +22,8 @@ RAW_BYTES = 8 * sum(variable.levels for variable in (*MLI_VARIABLES, *MLO_VARIAB
 FLAT_BYTES = 8 * (INPUTS.width + TARGETS.width)
 """Of a row of flat parquet at the most; what lz4 takes off depends on the values."""
 _KEY_BYTES = 8
+_READ, _CSV_READ, _AT_ONCE = 64, 4, 16
+"""The most pieces, of parquet and of csv, whose rows are looked at to count them, and how many at a time."""
 
 
 def shard_bytes(features: int) -> int:
@@ -34,6 +38,8 @@ class Held:
     kind: str
     rows: Mapping[str, int]
     shards: int | None = None
+    assumed: bool = False
+    """Rows are those of a complete archive, because the data is not there."""
 
     @property
     def total(self) -> int:
@@ -42,10 +48,10 @@ class Held:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a recipe by source, how they were found, and the prepared data if it is there."""
+    """The rows of a recipe by source, how they were found in sentences, and the prepared data if it is there."""
 
     sources: Mapping[str, Held]
-    found: str
+    found: Sequence[str]
     prepared: Prepared | None = None
 
     @property
@@ -53,29 +59,44 @@ class Rows:
         return sum(held.rows.get("validation", 0) for held in self.sources.values())
 
 
+def _selections(source: Source, seed: int) -> dict[str, Selection]:
+    """What each split takes of a source."""
+    return {
+        split: Selection(months.start, months.stop, source.stride, source.phase, source.fraction, seed, source.month)
+        for split in SPLITS
+        if (months := source.months(split)) is not None
+    }
+
+
 def count(source: Source, split: str, seed: int) -> int:
-    """Rows of a split's months: the steps that stride, phase and fraction leave of them, times the columns of the kind's grid."""
-    months = source.months(split)
-    if months is None:
+    """Rows of a split in a complete archive: the steps that months, stride, phase and fraction take, times the columns of the grid."""
+    selection = _selections(source, seed).get(split)
+    if selection is None:
         return 0
-    selection = Selection(months.start, months.stop, source.stride, source.phase, source.fraction, seed)
     taken = selection.takes_steps(np.arange(selection.steps.start, selection.steps.stop))
     return int(taken.sum()) * KINDS[source.kind].columns
 
 
 def find_rows(data: Data) -> Rows:
-    """True counts where the recipe's prepared data can be opened, else those of a complete archive."""
+    """True counts where the recipe's prepared data can be opened, else those of its flat files, else those of a complete archive."""
     try:
         if storage.exists(storage.join(data.prepared, TRANSFORM)):
             return _of_manifests(data, open_prepared(data))
         why = "nothing is prepared yet"
     except UserError as error:
         why = str(error).rstrip(".")
-    held = {
-        name: Held(source.kind, {split: count(source, split, data.seed) for split in SPLITS if source.months(split)})
-        for name, source in data.sources.items()
-    }
-    return Rows(held, f"counted from months, steps and columns of a complete archive, since {why}")
+    held, found = {}, []
+    for name, source in data.sources.items():
+        try:
+            rows, how = _of_files(source, data.seed)
+            held[name] = Held(source.kind, rows)
+            found.append(f"rows of {name} are {how}, since {why}")
+        except UserError as error:
+            held[name] = Held(
+                source.kind, {split: count(source, split, data.seed) for split in _selections(source, data.seed)}, assumed=True
+            )
+            found.append(f"rows of {name} are assumed, those of a complete archive: {why}, and {str(error).rstrip('.')}")
+    return Rows(held, found)
 
 
 def _of_manifests(data: Data, prepared: Prepared) -> Rows:
@@ -84,7 +105,38 @@ def _of_manifests(data: Data, prepared: Prepared) -> Rows:
         mine = [manifest for manifest in prepared.manifests if manifest.source == name]
         sizes = [file.bytes for manifest in mine for file in manifest.files if isinstance(file, ShardFile)]
         held[name] = Held(source.kind, {manifest.split: manifest.rows for manifest in mine}, sum(sizes) or None)
-    return Rows(held, f"counted by the manifests in {prepared.url}", prepared)
+    return Rows(held, [f"rows are counted by the manifests in {prepared.url}"], prepared)
+
+
+def _of_files(source: Source, seed: int) -> tuple[dict[str, int], str]:
+    """Rows of a source's flat files by split, and how they were counted.
+
+    Raises UserError where the files are not there or hold no rows of a month, and for a csv of many parts that must be read to count.
+    """
+    survey = flat.survey(source.path)
+    counts = {split: _count(survey.pieces(selection), source.kind) for split, selection in _selections(source, seed).items()}
+    how = "counted in" if all(exact for _, exact in counts.values()) else "estimated from a part of"
+    return {split: rows for split, (rows, _) in counts.items()}, f"{how} the {len(survey.paths)} files of {source.path}"
+
+
+def _count(pieces: Sequence[flat.Piece], kind: str) -> tuple[int, bool]:
+    """Rows of pieces, and whether they are exact: footers tell those of whole row groups, of others the ids and places are read.
+
+    Of many such pieces some are read, and the others are taken to hold as large a share.
+    """
+    whole = [piece for piece in pieces if piece.selection is None]
+    parts = [piece for piece in pieces if piece.selection is not None]
+    csv = next((piece.path for piece in parts if piece.row_group is None), None)
+    most = _CSV_READ if csv else _READ
+    if csv and len(parts) > most:
+        raise UserError(f"{csv}: which of its rows belong is only known when all are read")
+    read = [parts[index] for index in np.unique(np.linspace(0, len(parts) - 1, min(most, len(parts))).astype(int))] if parts else []
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        taken = sum(pool.map(lambda piece: sum(len(chosen.row) for chosen in flat.read_chosen(piece, (), kind=kind)), read))
+    looked_at, in_all = (sum(piece.rows_about for piece in group) for group in (read, parts))
+    scaled = taken if len(read) == len(parts) else round(taken * in_all / looked_at)
+    exact = len(read) == len(parts) and all(piece.exact for piece in whole)
+    return sum(piece.rows_about for piece in whole) + scaled, exact
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,10 @@ class Training(Section):
     validations: PositiveInt = 1
     """Validations of an epoch, evenly spread; the last is at its end."""
     patience: PositiveInt | None = None
-    """Stop after this many validations without a better headline R2."""
+    """Stop after this many validations without a better score."""
+    select: Literal["skill", "r2"] = "skill"
+    """The score that chooses: skill, or the competition's R2 over the learned columns, which a few columns can dominate that hardly vary in
+    the rows at hand."""
     keep_best: NonNegativeInt = 1
     """Models of the best validations that the run keeps; the best of all is its model."""
     keep_last: NonNegativeInt = 0

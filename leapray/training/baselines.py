@@ -1,29 +1,61 @@
-"""Climatology and ridge regression as model directories, so that whatever takes a model takes what it has to beat too."""
+"""Networks that are solved for instead of trained by steps, climatology and ridge regression, as runs like any other."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
-import numpy as np
+import torch
 
-from leapray import storage
 from leapray.data.reading import read_file
 from leapray.data.shards import Prepared, Rows
 from leapray.data.tasks import run_tasks
-from leapray.errors import UserError
-from leapray.evaluation.baselines import LinearModel, Ridge
-from leapray.evaluation.metrics import ErrorMoments
-from leapray.models.directory import INFO_FILE, load_info, save_model
-from leapray.models.linear import solved
-from leapray.recipe import Choice
+from leapray.data.transform import Transform
+from leapray.evaluation.baselines import Ridge
+from leapray.evaluation.intervals import TimedMoments
+from leapray.models.directory import save_model
+from leapray.models.linear import Climatology, ClimatologyOptions, RidgeOptions, solved
+from leapray.models.registry import CLIMATOLOGY, network_options
+from leapray.recipe import Recipe
+from leapray.training.loop import score_figures
+from leapray.training.run import RecordLog, Run
+from leapray.training.scoring import score_rows
 
-NAMES = ("climatology", "ridge")
 _ALPHAS = (1.0, 10.0, 100.0, 1000.0)
 _TASKS = 64
 
 T = TypeVar("T")
+
+
+def solve(recipe: Recipe, prepared: Prepared, run: Run) -> None:
+    """Solve for the network of a recipe, by tasks on the cluster that has been joined, and write the run's record and its model.
+
+    The record is that of one validation. Nothing of the recipe's ``training`` counts but ``run`` and ``select``.
+    """
+    started, select = time.perf_counter(), recipe.training.select
+    transform = prepared.transform.climatology() if recipe.network.name == CLIMATOLOGY else prepared.transform
+    tried: list[torch.nn.Module] = [Climatology(ClimatologyOptions())] if recipe.network.name == CLIMATOLOGY else _ridge(recipe, prepared)
+    seconds = time.perf_counter() - started
+    scores = [moments.score() for moments in _score(tried, transform, prepared, "validation")]
+    best = max(range(len(tried)), key=lambda place: scores[place].chosen(select))
+    place = {"event": "validation", "epoch": 1, "step": 1, "steps": 1, "seconds": seconds}
+    record = place | {"score": scores[best].chosen(select)} | score_figures(scores[best])
+    record["val_seconds"] = time.perf_counter() - started - seconds
+    RecordLog(run, []).add(record)
+    network = recipe.network
+    save_model(run.model, tried[best].state_dict(), network, transform, recipe=recipe.to_dict(), history=[record])
+
+
+def _ridge(recipe: Recipe, prepared: Prepared) -> list[torch.nn.Module]:
+    """A linear map for every alpha that is asked for or tried."""
+    options = network_options(recipe.network)
+    assert isinstance(options, RidgeOptions)
+    ridge = Ridge()
+    for part in _over(prepared, "train", _fit):
+        ridge.merge(part)
+    return [solved(ridge.solve(alpha)) for alpha in ((options.alpha,) if options.alpha else _ALPHAS)]
 
 
 def _fit(rows: Iterable[Rows]) -> Ridge:
@@ -33,12 +65,21 @@ def _fit(rows: Iterable[Rows]) -> Ridge:
     return part
 
 
-def _try(models: Sequence[LinearModel], rows: Iterable[Rows]) -> list[ErrorMoments]:
-    moments = [ErrorMoments() for _ in models]
+def _score(networks: Sequence[torch.nn.Module], transform: Transform, prepared: Prepared, split: str) -> list[TimedMoments]:
+    """Moments of every network on a split."""
+    scored = partial(_moments, networks, transform, prepared.transform)
+    total = [TimedMoments(prepared.transform.statistics) for _ in networks]
+    for parts in _over(prepared, split, scored):
+        total = [moments + part for moments, part in zip(total, parts, strict=True)]
+    return total
+
+
+def _moments(networks: Sequence[torch.nn.Module], own: Transform, transform: Transform, rows: Iterable[Rows]) -> list[TimedMoments]:
+    total = [TimedMoments(transform.statistics) for _ in networks]
     for some in rows:
-        for model, errors in zip(models, moments, strict=True):
-            errors.update(some["targets"], model.predict(some["inputs"]))
-    return moments
+        for network, moments in zip(networks, total, strict=True):
+            score_rows(network, some, moments, transform, own)
+    return total
 
 
 def _over(prepared: Prepared, split: str, function: Callable[[Iterable[Rows]], T]) -> Iterator[T]:
@@ -48,30 +89,3 @@ def _over(prepared: Prepared, split: str, function: Callable[[Iterable[Rows]], T
     parts = [files[start : start + each] for start in range(0, len(files), each)] if files else []
     transform = prepared.transform
     return run_tasks(lambda task: function(read_file(*file, transform) for file in parts[task]), len(parts))
-
-
-def fit_baselines(prepared: Prepared, directory: str) -> dict[str, str]:
-    """Fit both on the training rows and write ``climatology`` and ``ridge`` below ``directory``; their model directories by name.
-
-    Tasks on the cluster that has been joined do it. Ridge regression's alpha is the one of four that does best on the validation rows.
-    Those that are there already are kept. Raises UserError where they were fitted on other data.
-    """
-    places = {name: storage.join(directory, name) for name in NAMES}
-    fitted_on = [[manifest.source, manifest.checksum or manifest.input, manifest.rows] for manifest in prepared.split("train")]
-    for place in places.values():
-        if storage.exists(storage.join(place, INFO_FILE)) and load_info(place).recipe != {"fitted_on": fitted_on}:
-            raise UserError(f"{place}: was fitted on other data; choose another place or remove it")
-    if all(storage.exists(storage.join(place, INFO_FILE)) for place in places.values()):
-        return places
-    ridge = Ridge()
-    for part in _over(prepared, "train", _fit):
-        ridge.merge(part)
-    models = [ridge.solve(alpha) for alpha in _ALPHAS]
-    moments = [ErrorMoments() for _ in models]
-    for parts in _over(prepared, "validation", partial(_try, models)):
-        moments = [errors + part for errors, part in zip(moments, parts, strict=True)]
-    best = models[int(np.argmax([errors.score().learned for errors in moments]))] if moments[0].count else models[0]
-    for name, model in (("climatology", ridge.climatology()), ("ridge", best)):
-        recipe = {"fitted_on": fitted_on}
-        save_model(places[name], solved(model).state_dict(), Choice(name="linear"), prepared.transform, recipe=recipe)
-    return places

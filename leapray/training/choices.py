@@ -6,7 +6,7 @@ import torch
 
 from leapray.data.transform import SCALINGS
 from leapray.errors import UserError
-from leapray.models.registry import NETWORKS, build_network, network_options
+from leapray.models.registry import NETWORKS, SOLVED, build_network, network_options
 from leapray.recipe import Choice, Recipe
 from leapray.training.losses import LOSSES
 from leapray.training.optimizers import OPTIMIZERS
@@ -42,6 +42,8 @@ def check_choices(recipe: Recipe) -> None:
     SCHEDULES.build(training.schedule, torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]), 1, training.epochs)
     if training.precision == "fp16" and not recipe.resources.use_gpu:
         raise UserError("training.precision fp16 needs a GPU (resources.use_gpu); on a CPU take bf16 or float32")
+    if recipe.network.name in SOLVED and (training.start or recipe.finetune):
+        raise UserError(f"network {recipe.network.name} is solved for and not trained by steps; remove training.start and finetune")
     kinds = {recipe.data.sources[name].kind for name in recipe.trained}
     if training.loss.name == "pair" and len(kinds) > 1 and recipe.shares is None:
         raise UserError("training.loss pair weighs kinds apart, so every step needs fixed shares of them; set training.pairs or weights")

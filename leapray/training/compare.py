@@ -11,7 +11,7 @@ import torch
 
 from leapray import cluster, storage
 from leapray.climsim.schema import TARGETS
-from leapray.console import say, table
+from leapray.console import digits, say, table
 from leapray.data.shards import Prepared, open_prepared
 from leapray.errors import UserError
 from leapray.evaluation.groups import GROUPS, by_group
@@ -52,16 +52,16 @@ class Side:
 
     @property
     def groups(self) -> dict[str, float]:
-        """R2 by group of variables: on the test months, else as validated, if that is known."""
+        """Skill by group of variables: on the test months, else as validated, if that is known."""
         if self.test is not None:
-            return by_group(self.test.r2)
-        by_variable = self.validation.get("r2_by_variable")
+            return by_group(self.test.skill_by_column)
+        by_variable = self.validation.get("skill_by_variable")
         if by_variable is None:
             return {}
-        r2 = np.full(TARGETS.width, np.nan)
+        skill = np.full(TARGETS.width, np.nan)
         for name, value in by_variable.items():
-            r2[TARGETS[name]] = value
-        return by_group(r2)
+            skill[TARGETS[name]] = value
+        return by_group(skill)
 
 
 @dataclass(frozen=True)
@@ -159,10 +159,18 @@ def _score(side: Side, moments: TimedMoments | str | None, first: TimedMoments |
 
 
 def _plain(side: Side) -> dict[str, Any]:
-    tested = {} if side.test is None else {"test": side.test.summary() | {"rows": side.test.rows, "by_variable": side.test.by_variable()}}
+    tested = (
+        {}
+        if side.test is None
+        else {
+            "test": side.test.summary()
+            | {"rows": side.test.rows, "skill_by_variable": side.test.skill_by_variable(), "r2_by_variable": side.test.by_variable()}
+        }
+    )
     paired = {name: asdict(value) for name in ("interval", "difference") if (value := getattr(side, name)) is not None}
     known = {name: getattr(side, name) for name in ("name", "parameters", "epochs", "seconds", "groups", "cause")}
-    return known | {"validation_r2": side.validation["r2"]} | tested | paired
+    validated = {f"validation_{name}": side.validation.get(name) for name in ("skill", "r2")}
+    return known | validated | tested | paired
 
 
 def show(compared: Compared) -> None:
@@ -170,8 +178,10 @@ def show(compared: Compared) -> None:
     sides = compared.sides
     header = ("", *(side.name for side in sides))
     figures = {name: [said(side) for side in sides] for name, said in _FIGURES.items()}
-    figures |= {group: [_number(side.groups.get(group), ".3f") for side in sides] for group in GROUPS}
-    table("R2 over the learned columns, and by group", header, [(name, *said) for name, said in figures.items() if any(said)])
+    figures |= {group: [digits(side.groups.get(group)) for side in sides] for group in GROUPS}
+    table(
+        "Skill and R2 over the learned columns, and skill by group", header, [(name, *said) for name, said in figures.items() if any(said)]
+    )
     if compared.differing:
         rows = [(key, *("-" if value is None else str(value) for value in values)) for key, values in compared.differing.items()]
         table("where the recipes differ", header, rows)
@@ -181,21 +191,22 @@ def show(compared: Compared) -> None:
         say(cause)
 
 
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
-def _ends(ends: Interval | Difference | None, form: str) -> str:
-    return "" if ends is None else f"{ends.low:{form}}, {ends.high:{form}}"
+def _ends(ends: Interval | Difference | None, sign: str = "") -> str:
+    return "" if ends is None else f"{digits(ends.low, sign)}, {digits(ends.high, sign)}"
 
 
 _FIGURES: dict[str, Callable[[Side], str]] = {
     "parameters": lambda side: f"{side.parameters:,}",
     "epochs": lambda side: str(side.epochs),
     "seconds": lambda side: f"{side.seconds:.0f}",
-    "validation": lambda side: _number(side.validation["r2"], ".4f"),
-    "test": lambda side: _number(side.test.learned if side.test else None, ".4f"),
-    "95 % within": lambda side: _ends(side.interval, ".4f"),
-    "from the first": lambda side: _number(side.difference.value if side.difference else None, "+.4f"),
-    "95 % of that": lambda side: _ends(side.difference, "+.4f"),
+    "validation skill": lambda side: digits(side.validation.get("skill")),
+    "test skill": lambda side: digits(side.test.skill if side.test else None),
+    "95 % interval": lambda side: _ends(side.interval),
+    "less the first": lambda side: digits(side.difference.value if side.difference else None, "+"),
+    "95 % interval of that": lambda side: _ends(side.difference, "+"),
+    "attainable skill": lambda side: digits(side.test.attainable if side.test else None),
+    "test R2": lambda side: digits(side.test.learned if side.test else None),
+    "R2, columns that vary": lambda side: digits(side.test.r2_varying if side.test else None),
+    "R2, median": lambda side: digits(side.test.r2_median if side.test else None),
+    "columns with R2 below 0": lambda side: str(side.test.below_zero) if side.test else "",
 }

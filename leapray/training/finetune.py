@@ -134,8 +134,8 @@ def finetune(recipe: Recipe, shown: TrainingsTable | None = None, notice: Notice
             notice(plan.words)
             work_off(variants, len(variants.waiting), plan, follow=shown.add if shown else None)
         _make_averages(variants, prepared)
-        entries = measured(variants.entries, settings.directory, prepared, recipe.resources)
-    write(recipe.name, entries, settings.directory)
+        entries = measured(variants.entries, settings.directory, prepared, recipe.resources, recipe.training.select)
+    write(recipe.name, entries, settings.directory, recipe.training.select)
     done = Finetuned(recipe, entries)
     if len(done.failed) == len(settings.variants):
         raise UserError(f"no variant finished; {done.failed[0].name}: {done.failed[0].cause}")

@@ -27,6 +27,7 @@ _COMMON = {
     "leapray_steps": ("steps", "Steps planned"),
     "leapray_loss": ("loss", "Mean training loss of the last steps"),
     "leapray_validation_loss": ("val_loss", "Loss of the last validation"),
+    "leapray_validation_skill": ("skill", "Skill of the last validation, over the learned columns"),
     "leapray_validation_r2": ("r2", "R2 of the last validation, over the learned columns"),
 }
 """Of the training, which rank 0 tells."""

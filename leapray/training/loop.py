@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from leapray.climsim.schema import EXACT, KINDS, LEARNED, SCORED, TARGETS
+from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.evaluation.metrics import ErrorMoments, Score
 from leapray.recipe import Training
@@ -41,9 +42,12 @@ Of training, since the last record, or in a validation since the last validation
 of rank 0 ``data_wait_s`` and ``data_wait_share`` of the seconds, ``cpus`` that it kept busy, ``memory_bytes`` that it holds for itself,
 ``gpu_use`` (0 to 1, as NVML samples it) and the most ``gpu_memory_bytes`` that tensors took. What a machine does not tell is left out, and
 all but the loss in a validation that a resumed training begins with.
-Of a validation: ``val_loss``, ``r2`` of the learned columns, ``r2_scored``, ``leaderboard``, ``r2_by_variable``, ``val_rows``,
-``val_seconds``, ``loss_curve`` of the steps in at most 100 parts, ``trained_rows`` and ``row_checksum`` of their rows
-(:class:`leapray.training.tally.Tally`), and ``averaged``, how many weights its network is the mean of.
+Of a validation, before the physics: ``val_loss``, ``score``, which chooses the best validation and is the skill or, where a recipe says so,
+R2; ``skill`` and the ``attainable`` skill of a perfect emulator; ``r2`` of the learned columns, ``r2_varying`` of those of them that vary,
+``r2_median``, ``r2_below_zero`` and ``r2_silent``, the numbers of learned columns whose R2 is below 0 and that hardly vary; ``r2_scored``,
+``leaderboard``, ``skill_by_variable``, ``r2_by_variable``, ``val_rows``, ``val_seconds``, ``loss_curve`` of the steps in at most 100
+parts, ``trained_rows`` and ``row_checksum`` of their rows (:class:`leapray.training.tally.Tally`), and ``averaged``, how many weights its
+network is the mean of.
 """
 State = dict[str, Any]
 
@@ -63,6 +67,8 @@ class Batches(Protocol):
     """Names of the sources, which a batch's ``source`` counts."""
     kinds: tuple[str, ...]
     """Each source's kind."""
+    transform: Transform
+    """What the rows were scaled by."""
 
     def train(self, epoch: int, first_step: int = 0) -> Iterator[Batch]: ...
 
@@ -84,11 +90,11 @@ class Fitted:
 
 
 def ranked(history: Sequence[Record]) -> list[Record]:
-    """Validations from the best R2 to the worst, of equal ones the first first; of averages over epochs, those of more epochs lead.
+    """Validations from the best score to the worst, of equal ones the first first; of averages over epochs, those of more epochs lead.
 
     So the model of a training that averages over epochs is the average over all of them, which nothing has chosen.
     """
-    return sorted(history, key=lambda record: (-record.get("averaged", 0), -record["r2"]))
+    return sorted(history, key=lambda record: (-record.get("averaged", 0), -record["score"]))
 
 
 def chosen(history: Sequence[Record], best: int, last: int) -> list[Record]:
@@ -274,7 +280,7 @@ class Loop:
         return {"event": event, "epoch": (self.done - 1) // steps + 1, "step": self.done, "steps": self.training.epochs * steps, "lr": lr}
 
     def _validate(self) -> Record:
-        """Mean loss and R2 over the validation rows of all ranks, each once; the record, which the history has now."""
+        """Mean loss and scores over the validation rows of all ranks, each once; the record, which the history has now."""
         lr, started = self.optimizer.param_groups[0]["lr"], time.perf_counter()
         if self.average and self.evaluated is self.average.network:
             inputs = (batch.inputs for batch in Feed(self.batches.train(0), self.device))
@@ -287,11 +293,12 @@ class Loop:
             **self._tally.figures(),
             **self._effort.figures(self.training.batch_size),
             "val_loss": loss,
-            **_figures(score),
+            "score": score.chosen(self.training.select),
+            **score_figures(score),
             **({"averaged": self.average.members} if self.average and self.average.members else {}),
             "val_seconds": time.perf_counter() - started,
         }
-        self.schedule.validated(record["r2"])
+        self.schedule.validated(record["score"])
         self._losses, self._tally, self._effort = np.empty(0), Tally(), Effort()
         self.history.append(record)
         if ranked(self.history)[0] is record:
@@ -300,16 +307,19 @@ class Loop:
 
     @torch.no_grad()
     def _score(self) -> tuple[float, Score]:
-        """Mean loss of the validation rows, and their R2."""
+        """Mean loss of the validation rows, and their scores."""
         network = self.evaluated.eval()
-        moments, by_kind = DeviceMoments(self.device), torch.zeros((2, len(KINDS)), dtype=torch.float64, device=self.device)
+        moments, by_kind = (
+            DeviceMoments(self.device, self.batches.transform),
+            torch.zeros((2, len(KINDS)), dtype=torch.float64, device=self.device),
+        )
         for batch in Feed(self.batches.validate(), self.device):
             with self.step.autocast():
                 prediction = network(batch.inputs)
             kind = self._kinds[batch.source]
             losses = self.loss(prediction, batch.targets, kind).double()
             by_kind.index_add_(1, kind, torch.stack([losses, torch.ones_like(losses)]))
-            moments.update(batch.targets, prediction.float())
+            moments.update(batch.inputs, batch.targets, prediction[:, : TARGETS.width].float())
         sums, rows = np.sum(self.peers.gather(by_kind.cpu().numpy()), axis=0)
         merged = sum((ErrorMoments.from_array(part) for part in self.peers.gather(moments.read().to_array())), ErrorMoments())
         if merged.count != self.batches.validation_rows:
@@ -317,7 +327,7 @@ class Loop:
         loss = self.loss.of_kinds(sums, rows)
         if not np.isfinite(loss):
             raise UserError(f"validation loss is {loss} after step {self.done}; a lower training.optimizer.options.lr may help")
-        return loss, merged.score()
+        return loss, merged.score(self.batches.transform.statistics)
 
     def _require_finite(self, losses: np.ndarray) -> None:
         """Raise the same UserError on all ranks when one of the last steps' losses is not finite."""
@@ -341,13 +351,14 @@ def _in_words(columns: Sequence[str]) -> str:
     return f"columns {', '.join(columns[:3])}" + (f" and {len(columns) - 3} more" if len(columns) > 3 else "")
 
 
-def _figures(score: Score) -> Record:
-    """Validation figures of a bare network on scaled rows, where R2 by column is the same as in physical units (DESIGN, Score)."""
+def score_figures(score: Score) -> Record:
+    """Validation figures of a bare network."""
     learned = float(score.r2[LEARNED].sum())
-    return {
-        "r2": score.learned,
+    return {name: value for name, value in score.summary().items() if name != "r2_all" and value is not None} | {
+        # the physics makes the exact columns right
         "r2_scored": (int(EXACT.sum()) + learned) / int(SCORED.sum()),
         "leaderboard": score.leaderboard,
+        "skill_by_variable": score.skill_by_variable(),
         "r2_by_variable": score.by_variable(),
         "val_rows": score.rows,
     }

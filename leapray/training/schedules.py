@@ -34,10 +34,10 @@ class Schedule:
         if self._counts == "epoch":
             self._scheduler.step()
 
-    def validated(self, r2: float) -> None:
-        """After every validation, with its headline R2, the same on every rank."""
+    def validated(self, score: float) -> None:
+        """After every validation, with the score that chooses, the same on every rank."""
         if self._counts == "validation":
-            self._scheduler.step(r2)  # type: ignore[arg-type]
+            self._scheduler.step(score)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values; functions are not among them."""
@@ -67,9 +67,9 @@ class AveragingRate(Schedule):
             self._before.epoch_ended()
         self._set_rates()
 
-    def validated(self, r2: float) -> None:
+    def validated(self, score: float) -> None:
         if not self._rates:
-            self._before.validated(r2)
+            self._before.validated(score)
 
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": self._epochs, "rates": self._rates, "before": self._before.state_dict()}
@@ -110,7 +110,7 @@ class MultiStepOptions(Options):
 
 
 class PlateauOptions(Options):
-    """The rate is multiplied by ``factor`` when more than ``patience`` validations in a row brought no better R2.
+    """The rate is multiplied by ``factor`` when more than ``patience`` validations in a row brought no better score.
 
     As torch's ``ReduceLROnPlateau``; factor and patience are the original's (FACTS section 4d), which watched an error.
     """
@@ -118,7 +118,7 @@ class PlateauOptions(Options):
     factor: float = Field(10**-0.2, gt=0, lt=1)
     patience: NonNegativeInt = 6
     threshold: NonNegativeFloat = 0.0
-    """What R2 must gain over the best to count as better."""
+    """What the score must gain over the best to count as better."""
     min_lr: NonNegativeFloat = 0.0
 
 
@@ -140,7 +140,7 @@ def _multistep(options: MultiStepOptions, optimizer: Optimizer, steps_per_epoch:
 
 
 def _plateau(options: PlateauOptions, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> Schedule:
-    # an absolute threshold, for R2 may be negative
+    # an absolute threshold, for a score may be negative
     scheduler = ReduceLROnPlateau(optimizer, mode="max", threshold_mode="abs", **options.model_dump())
     return Schedule(scheduler, "validation")
 

@@ -1,7 +1,4 @@
-"""Scoring a network on a split of prepared data, day by day, so that an interval can be told; and the average of several networks' weights.
-
-R2 by column is unchanged by scaling, so scaled rows are enough (DESIGN, Score).
-"""
+"""Scoring a network on prepared data, day by day, so that an interval can be told; and the average of several networks' weights."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from leapray.climsim.schema import TARGETS, row_place
 from leapray.data.ahead import map_ahead
 from leapray.data.reading import read_file
 from leapray.data.shards import Prepared, Rows
+from leapray.data.transform import Transform
 from leapray.evaluation.intervals import TimedMoments, time_blocks
 
 _THREADS, _BATCH_ROWS = 3, 4096
@@ -22,19 +20,37 @@ _NO_DAY = -1
 """The block of rows whose time is not known."""
 
 
-@torch.no_grad()
-def score_network(network: nn.Module, prepared: Prepared, split: str, device: torch.device) -> TimedMoments:
-    """Moments of all rows of a split, each once, kept apart by day. Raises UserError for a damaged file."""
+def score_network(
+    network: nn.Module, prepared: Prepared, split: str, device: torch.device, transform: Transform | None = None
+) -> TimedMoments:
+    """Moments of all rows of a split in physical units, each once, kept apart by day.
+
+    ``transform`` is the network's own, which gives the same inputs as that of the data, its default. Raises UserError for a damaged file.
+    """
     network = network.to(device).eval()
     files = [(manifest, index) for manifest in prepared.split(split) for index in range(len(manifest.files))]
-    moments = TimedMoments()
+    moments = TimedMoments(prepared.transform.statistics)
     for rows in map_ahead(lambda file: read_file(*file, prepared.transform), files, _THREADS):
-        for start in range(0, len(rows["row"]), _BATCH_ROWS):
-            batch: Rows = {name: values[start : start + _BATCH_ROWS] for name, values in rows.items()}
-            inputs = torch.from_numpy(batch["inputs"].copy()).to(device)
-            prediction = network(inputs)[:, : TARGETS.width].float().cpu().numpy()
-            moments.update(days(batch["row"]), batch["targets"], prediction)
+        score_rows(network, rows, moments, prepared.transform, transform or prepared.transform, device)
     return moments
+
+
+@torch.no_grad()
+def score_rows(
+    network: nn.Module,
+    rows: Rows,
+    moments: TimedMoments,
+    transform: Transform,
+    own: Transform,
+    device: torch.device = torch.device("cpu"),  # noqa: B008
+) -> None:
+    """Take rows that ``transform`` scaled into moments, in physical units, beside what a network on ``device`` gives by its ``own``."""
+    for start in range(0, len(rows["row"]), _BATCH_ROWS):
+        batch: Rows = {name: values[start : start + _BATCH_ROWS] for name, values in rows.items()}
+        inputs, targets = (torch.from_numpy(batch[name].copy()) for name in ("inputs", "targets"))
+        output = network(inputs.to(device))[:, : TARGETS.width].float().cpu()
+        truth, prediction = transform.physical_targets(targets, inputs), own.physical_targets(output, inputs)
+        moments.update(days(batch["row"]), truth.numpy(), prediction.numpy())
 
 
 def days(row: np.ndarray) -> np.ndarray:

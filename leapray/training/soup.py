@@ -14,6 +14,7 @@ from leapray.data.shards import Prepared
 from leapray.data.stream import Stream
 from leapray.data.transform import Transform
 from leapray.errors import UserError
+from leapray.evaluation.metrics import Score
 from leapray.models.directory import INFO_FILE, load_info, load_model, save_model
 from leapray.models.registry import build_network
 from leapray.recipe import Average, Recipe, parse_recipe
@@ -27,14 +28,14 @@ EVENT = "average"
 
 @dataclass(frozen=True)
 class Candidate:
-    """Weights that may become part of an average: a model directory, and the validation R2 that it was kept for."""
+    """Weights that may become part of an average: a model directory, and the validation score that it was kept for."""
 
     url: str
-    r2: float
+    score: float
 
 
 def candidates(recipe: Recipe, name: str) -> list[Candidate]:
-    """What the average ``name`` of a finetuning may be made of, from the best validation R2 on; of equal ones the first first.
+    """What the average ``name`` of a finetuning may be made of, from the best validation score on; of equal ones the first first.
 
     Variants that did not finish give none. Raises UserError when none finished, or one kept less than is asked for.
     """
@@ -44,14 +45,14 @@ def candidates(recipe: Recipe, name: str) -> list[Candidate]:
     found = [candidate for variant in average.of for candidate in _kept(Run(recipe.variant(variant).training.run), average)]
     if not found:
         raise UserError(f"none of {', '.join(average.of)} finished, so there is nothing to average")
-    return sorted(found, key=lambda candidate: -candidate.r2)
+    return sorted(found, key=lambda candidate: -candidate.score)
 
 
 def _kept(run: Run, average: Average) -> list[Candidate]:
     if not run.finished:
         return []
     best, last = (average.members, 0) if average.take == "best" else (0, average.members)
-    found = [Candidate(run.validated_model(record), record["r2"]) for record in chosen(load_info(run.model).history, best, last)]
+    found = [Candidate(run.validated_model(record), record["score"]) for record in chosen(load_info(run.model).history, best, last)]
     lost = [candidate.url for candidate in found if not storage.exists(storage.join(candidate.url, INFO_FILE))]
     if lost:
         raise UserError(f"{lost[0]} is not kept, which an average now asks for; remove {run.url} to train it anew")
@@ -78,15 +79,19 @@ def make_average(recipe: Recipe, name: str, prepared: Prepared, device: torch.de
     network = build_network(recipe.network.name, recipe.network.options, len(recipe.data.features))
     split = "blend" if prepared.split("blend") else "validation"
 
-    def r2(weights: Mapping[str, Tensor], on: str) -> float:
+    def scored(weights: Mapping[str, Tensor], on: str) -> Score:
         _load(network, weights, found[0], prepared, device)
-        return score_network(network, prepared, on, device).score().learned
+        return score_network(network, prepared, on, device).score()
 
-    members = greedy(states, lambda weights: r2(weights, split)) if average.greedy else list(range(len(states)))
+    select = recipe.training.select
+    members = greedy(states, lambda weights: scored(weights, split).chosen(select)) if average.greedy else list(range(len(states)))
     final = mean_of([states[member] for member in members])
+    validated = scored(final, "validation")
     record: dict[str, Any] = {
         "event": EVENT,
-        "r2": r2(final, "validation"),
+        "score": validated.chosen(select),
+        "skill": validated.skill,
+        "r2": validated.learned,
         "chosen_on": split if average.greedy else None,
         "members": [found[member].url for member in members],
         "asked": asked,
@@ -94,11 +99,11 @@ def make_average(recipe: Recipe, name: str, prepared: Prepared, device: torch.de
     save_model(run.model, network.state_dict(), recipe.network, prepared.transform, recipe=recipe.to_dict(), history=[record])
 
 
-def greedy(states: Sequence[Mapping[str, Tensor]], r2: Callable[[Mapping[str, Tensor]], float]) -> list[int]:
-    """The first, and each that follows if the mean with it has a higher R2 than without; their places."""
-    members, best = [0], r2(states[0])
+def greedy(states: Sequence[Mapping[str, Tensor]], score: Callable[[Mapping[str, Tensor]], float]) -> list[int]:
+    """The first, and each that follows if the mean with it has a higher score than without; their places."""
+    members, best = [0], score(states[0])
     for place in range(1, len(states)):
-        tried = r2(mean_of([states[member] for member in (*members, place)]))
+        tried = score(mean_of([states[member] for member in (*members, place)]))
         if tried > best:
             members, best = [*members, place], tried
     return members

@@ -84,7 +84,7 @@ def _readable(value: float, ends: tuple[float, float]) -> float:
 
 
 class OptunaSampler:
-    """Optuna's tree-structured Parzen estimator, asked for a trial's values and told of its R2. Raises UserError without Optuna.
+    """Optuna's tree-structured Parzen estimator, asked for a trial's values and told of its score. Raises UserError without Optuna.
 
     A suggestion is a function of the space, the seed, the trial's number and what is known of the others. Grid dimensions are choices here.
     """
@@ -101,9 +101,9 @@ class OptunaSampler:
         self._running: dict[int, tuple[optuna.Trial, Values]] = {}
 
     def restore(self, finished: Iterable[tuple[Mapping[str, Any], float]]) -> None:
-        """Tell of trials of an earlier start: their values and R2. Raises UserError for values that are not of this space."""
-        for values, r2 in finished:
-            self._study.add_trial(self._trial(values, r2))
+        """Tell of trials of an earlier start: their values and scores. Raises UserError for values that are not of this space."""
+        for values, score in finished:
+            self._study.add_trial(self._trial(values, score))
 
     def suggest(self, number: int, values: Mapping[str, Any] | None = None) -> Values:
         """Values for trial ``number``, which is running from now on until it is told of or forgotten.
@@ -120,13 +120,13 @@ class OptunaSampler:
         self._running[number] = trial, copy.deepcopy(suggested)
         return suggested
 
-    def tell(self, number: int, r2: float) -> None:
-        """The best R2 that a suggested trial reached, whether it ran to its end or was stopped."""
+    def tell(self, number: int, score: float) -> None:
+        """The best score that a suggested trial reached, whether it ran to its end or was stopped."""
         # with its few digits, so that a search that is restored goes on exactly alike
-        self.restore([(self.forget(number), r2)])
+        self.restore([(self.forget(number), score)])
 
     def forget(self, number: int) -> Values:
-        """End a suggested trial that brought no R2; its values."""
+        """End a suggested trial that brought no score; its values."""
         trial, values = self._running.pop(number)
         self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
         return values
@@ -149,11 +149,11 @@ class OptunaSampler:
         ends = dimension.uniform or dimension.loguniform
         return _readable(param, ends) if ends else int(param)
 
-    def _trial(self, values: Mapping[str, Any], r2: float = 0.0) -> optuna.trial.FrozenTrial:
+    def _trial(self, values: Mapping[str, Any], score: float = 0.0) -> optuna.trial.FrozenTrial:
         """A finished trial, checked."""
         try:
             params = {key: self._param(key, values[key]) for key in self._distributions}
-            return self._optuna.trial.create_trial(params=params, distributions=self._distributions, value=r2)
+            return self._optuna.trial.create_trial(params=params, distributions=self._distributions, value=score)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"an earlier trial has {dict(values)}, which is not of this search space ({error})") from error
 

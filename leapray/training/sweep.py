@@ -11,12 +11,11 @@ from pydantic import NonNegativeInt
 
 from leapray import cluster, storage
 from leapray.capacity import Plan
-from leapray.console import TrainingsTable, say, table
+from leapray.console import TrainingsTable, digits, say, table
 from leapray.data.shards import Prepared, open_prepared
 from leapray.errors import PassingError, UserError
 from leapray.evaluation.plots import Tried, best_so_far, parallel_coordinates
 from leapray.evaluation.plots.searched import searched, short_names
-from leapray.evaluation.plots.style import number as in_digits
 from leapray.models.registry import users_modules
 from leapray.recipe import Recipe, Resources, Section, Sweep, validate
 from leapray.settings import claim
@@ -41,14 +40,17 @@ class Trial(Section):
     state: Literal["running", "finished", "stopped", "failed"] = "running"
     cause: str = ""
     """Why it failed."""
+    score: float | None = None
+    """The best skill, or R2 where the recipe selects by it, that a validation found."""
+    skill: float | None = None
     r2: float | None = None
-    """The best that a validation found."""
+    """Of that validation."""
     epochs: NonNegativeInt = 0
     """The epoch that it came to."""
     again: bool = False
     """Whether it failed by an accident, and the next start goes on with it."""
     curve: tuple[float, ...] = ()
-    """R2 of each validation."""
+    """The score of each validation."""
     seconds: float = 0
     """Of training and validation."""
 
@@ -58,8 +60,8 @@ class Trial(Section):
 
     @property
     def tried(self) -> Tried:
-        """The trial as plots take it; what failed has no R2 there, for it does not lead to a model."""
-        return Tried(self.values, None if self.state == "failed" else self.r2, self.state == "stopped")
+        """The trial as plots take it; what failed has no score there, for it does not lead to a model."""
+        return Tried(self.values, None if self.state == "failed" else self.score, self.state == "stopped")
 
 
 class _Noted(Section):
@@ -75,7 +77,7 @@ class Swept:
 
     recipe: Recipe
     trials: Sequence[Trial]
-    """In the order in which they ended, one of them with an R2."""
+    """In the order in which they ended, one of them with a score."""
 
     @property
     def ranked(self) -> list[Trial]:
@@ -282,8 +284,9 @@ class Trials:
         if self._shown is None:
             return
         self._shown.state(trial.name, "failed" if trial.state == "failed" else "kept", trial.cause)
-        if trial.r2 is not None:
-            self._shown.add(trial.name, {"event": "validation", "epoch": trial.epochs, "r2": trial.r2})
+        if trial.score is not None:
+            kept = {"score": trial.score, "skill": trial.skill, "r2": trial.r2}
+            self._shown.add(trial.name, {"event": "validation", "epoch": trial.epochs, **kept})
 
 
 def _figures(history: Sequence[Record]) -> dict[str, Any]:
@@ -291,10 +294,11 @@ def _figures(history: Sequence[Record]) -> dict[str, Any]:
     if not history:
         return {}
     seconds = sum(record.get("seconds", 0.0) + record["val_seconds"] for record in history)
+    best = ranked(history)[0]
     return {
-        "r2": ranked(history)[0]["r2"],
+        **{name: best[name] for name in ("score", "skill", "r2")},
         "epochs": history[-1]["epoch"],
-        "curve": tuple(record["r2"] for record in history),
+        "curve": tuple(record["score"] for record in history),
         "seconds": seconds,
     }
 
@@ -312,10 +316,10 @@ def show(done: Swept) -> None:
     trials = [trial for trial in done.ranked if trial.state != "failed"]
     axes = searched([trial.tried for trial in trials])
     rows = [
-        (str(trial.number), *(axis.texts[row] for axis in axes), in_digits(trial.tried.score), str(trial.epochs), trial.state)
+        (str(trial.number), *(axis.texts[row] for axis in axes), digits(trial.skill), digits(trial.r2), str(trial.epochs), trial.state)
         for row, trial in enumerate(trials)
     ]
-    table("Best validation R2 over the learned columns", ("trial", *(axis.label for axis in axes), "R2", "epochs", ""), rows)
+    table("Best validations, before the physics", ("trial", *(axis.label for axis in axes), "skill", "R2", "epochs", ""), rows)
     for trial in done.trials:
         if trial.state == "failed":
             say(f"{trial.name} failed: {trial.cause}")

@@ -52,8 +52,8 @@ def scalars(record: Record) -> dict[str, float]:
     if record["event"] == "step":
         return {key: record[key] for key in ("loss", "lr", "rows_per_s", "data_wait_share", "gpu_use") if key in record}
     if record["event"] == "validation":
-        by_variable = {f"r2/{name}": r2 for name, r2 in record["r2_by_variable"].items()}
-        figures = {key: record[key] for key in ("val_loss", "r2", "r2_scored", "leaderboard", "lr")}
+        by_variable = {f"{score}/{name}": value for score in ("skill", "r2") for name, value in record[f"{score}_by_variable"].items()}
+        figures = {key: record[key] for key in ("val_loss", "skill", "attainable", "r2", "r2_median", "r2_scored", "leaderboard", "lr")}
         return {"loss_since_validation": record["loss"]} | figures | by_variable
     return {}
 

@@ -23,9 +23,10 @@ from leapray.data.shards import Prepared, open_prepared
 from leapray.data.stream import Stream
 from leapray.errors import UserError
 from leapray.models.directory import INFO_FILE, load_info, save_model
-from leapray.models.registry import build_network, users_modules
+from leapray.models.registry import SOLVED, build_network, users_modules
 from leapray.recipe import Recipe, Resources, Start, parse_recipe
 from leapray.training import checkpoint
+from leapray.training.baselines import solve
 from leapray.training.choices import check_choices, with_defaults
 from leapray.training.gauges import Gauges
 from leapray.training.loop import Loop, Record, chosen, ranked
@@ -77,11 +78,15 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None, thre
             share = threads or _plan(recipe).threads
             _require_gpu(recipe.resources)
             run.claim(recipe)
-            with _watched(run, recipe, progress):
-                _fit(recipe, run, share if threads or recipe.resources.workers else None)
+            if recipe.network.name in SOLVED:
+                solve(recipe, prepared, run)
+            else:
+                with _watched(run, recipe, progress):
+                    _fit(recipe, run, share if threads or recipe.resources.workers else None)
     if not run.finished:
         raise UserError(f"{run.model}: not written where this process can see it; a cluster needs a training.run that all nodes share")
-    if not already or not storage.exists(run.curve):
+    # one validation is no curve
+    if recipe.network.name not in SOLVED and (not already or not storage.exists(run.curve)):
         _Curve(run, recipe.name).draw()
     return Trained(run.url, run.model, load_info(run.model).history)
 

@@ -28,9 +28,9 @@ from leapray.training.trainer import train
 
 _MAX_FAILURES = 8
 """Deaths of its process that a training outlives: it goes on from its last checkpoint, and sees several where machines are lent."""
-_METRIC, _TIME, _CAUSE = "r2", "validation", "cause"
+_METRIC, _TIME, _CAUSE = "score", "validation", "cause"
 _WORST = -1e300
-"""Stands for an R2 that is not known, since Tune wants a number."""
+"""Stands for a score that is not known, since Tune wants a number."""
 _ENVIRONMENT = {
     # a training that an earlier start left without its model has nothing more to report
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -85,7 +85,7 @@ class Stopping:
     grace: int = 1
     reduction: int = 3
     earlier: Sequence[Sequence[float]] = ()
-    """R2 of every validation of trainings that ended before, which the others are compared with too."""
+    """Scores of every validation of trainings that ended before, which the others are compared with too."""
 
     def scheduler(self) -> TrialScheduler:
         """The rule as Tune takes it, told of the earlier trainings."""
@@ -168,7 +168,7 @@ def _training(threads: int) -> Callable[[dict[str, Any]], None]:
         def report(record: Record) -> None:
             if record["event"] == "validation":
                 validation = round(record["step"] / record["steps"] * training.epochs * training.validations)
-                ray.tune.report({_METRIC: record["r2"], _TIME: validation})
+                ray.tune.report({_METRIC: record["score"], _TIME: validation})
 
         try:
             train(recipe, report, threads)

@@ -1,27 +1,36 @@
-"""Validation on the device: what the competition's R2 needs, accumulated in float64 where the predictions are (DESIGN, Score)."""
+"""Validation on the device: what the scores need, accumulated in float64 where the predictions are."""
 
 from __future__ import annotations
+
+from copy import deepcopy
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from leapray.climsim.schema import SCORED, TARGETS
+from leapray.data.transform import Transform
 from leapray.evaluation.metrics import ErrorMoments
 
 
 class DeviceMoments:
-    """:class:`ErrorMoments` on a device: the same moments, merged in the same way, read back once in the end."""
+    """:class:`ErrorMoments` on a device: the same moments, merged in the same way, read back once in the end.
 
-    def __init__(self, device: torch.device) -> None:
+    Rows come scaled, and are taken back to physical units by ``transform``, a copy of which lies on the device.
+    """
+
+    def __init__(self, device: torch.device, transform: Transform) -> None:
+        self._transform = deepcopy(transform).to(device)
         empty = ErrorMoments().to_array()
         self._scored = torch.from_numpy(np.flatnonzero(SCORED)).to(device)
         # count, mean, deviation, error, low, high: each (308,), as rows of ErrorMoments.to_array
         self._moments = torch.from_numpy(empty[:, SCORED]).to(device)
 
-    def update(self, truth: Tensor, prediction: Tensor) -> None:
-        """Take in one batch of one row or more, truth and prediction ``(b, 368)`` of any float type."""
-        truth, prediction = (values.index_select(1, self._scored).double() for values in (truth, prediction))
+    def update(self, inputs: Tensor, truth: Tensor, prediction: Tensor) -> None:
+        """Take in one batch of one row or more: inputs ``(b, s)``, truth and prediction ``(b, 368)``, scaled, of any float type."""
+        truth, prediction = (
+            self._transform.physical_targets(values, inputs).index_select(1, self._scored) for values in (truth, prediction)
+        )
         low, high = truth.aminmax(dim=0)
         deviation, mean = torch.var_mean(truth, dim=0, correction=0)
         rows = float(len(truth))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from leapray.climsim.calendar import FIRST_MONTH, Month
-from leapray.climsim.netcdf import PairPath, find_pairs, read_pair
+from leapray.climsim.netcdf import read_pair
+from leapray.climsim.pairs import PairPath, find_pairs
 from leapray.errors import UserError
 from tests.official_layout import CONTAINERS, expected_rows, write_pair
 

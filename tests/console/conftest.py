@@ -11,8 +11,8 @@ def output(monkeypatch):
     """What is shown, and a way to choose where it is shown."""
     written = io.StringIO()
 
-    def on(a_terminal, height=25):
-        shown = Console(file=written, force_terminal=a_terminal, width=80, height=height, highlight=False, color_system=None)
+    def on(a_terminal, height=25, width=80):
+        shown = Console(file=written, force_terminal=a_terminal, width=width, height=height, highlight=False, color_system=None)
         monkeypatch.setattr(terminal, "console", shown)
         return written
 

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from leapray.cli import app
 from leapray.climsim.calendar import FIRST_MONTH, file_name
 from leapray.climsim.grid import competition_columns
-from leapray.climsim.netcdf import Snapshot, find_pairs, read_pair
+from leapray.climsim.netcdf import Snapshot, read_pair
+from leapray.climsim.pairs import find_pairs
 from leapray.climsim.schema import INPUTS, MISSING, TARGETS
 from leapray.climsim.synthetic import synthesize
 from leapray.data import check as check_module
@@ -190,23 +191,57 @@ def test_a_missing_partner_or_variable_is_a_finding(sources: dict[str, Path], tm
     month.mkdir()
     mli = month / file_name("mli", 0)
     mli.write_bytes((sources["low-res"] / "0001-02" / mli.name).read_bytes())
-    assert "E3SM-MMF.mlo.0001-02-01-00000.nc is missing" in wrong(check(str(tmp_path)))[0]
+    assert "E3SM-MMF.mli.0001-02-01-00000.nc (no mlo)" in wrong(check(str(mli)))[0]
     (month / file_name("mlo", 0)).write_bytes(mli.read_bytes())
     assert "variable cam_out_NETSW is missing" in wrong(check(str(tmp_path)))[0]
 
 
-def test_only_one_folder_is_listed(sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for month in ("0001-02", "0001-03", "0001-04"):
-        (tmp_path / "train" / month).mkdir(parents=True)
-    for name in ("mli", "mlo"):
-        (tmp_path / "train" / "0001-02" / file_name(name, 0)).write_bytes(
-            (sources["low-res"] / "0001-02" / file_name(name, 0)).read_bytes()
-        )
+def copy_pair(source: Path, month: Path, step: int, streams: tuple[str, ...] = ("mli", "mlo")) -> None:
+    """The files of the first step as those of another one."""
+    month.mkdir(parents=True, exist_ok=True)
+    for stream in streams:
+        shutil.copy(source / "0001-02" / file_name(stream, 0), month / file_name(stream, step))
+
+
+@pytest.mark.parametrize("lost", ["mli", "mlo"])
+def test_steps_without_both_files_are_counted_in_all_months_and_the_first_whole_pair_is_read(
+    sources: dict[str, Path], tmp_path: Path, lost: str
+) -> None:
+    train, march = tmp_path / "train", FIRST_MONTH + 1
+    kept = "mlo" if lost == "mli" else "mli"
+    for step in (0, 5):
+        copy_pair(sources["low-res"], train / "0001-02", step, (kept,))
+    copy_pair(sources["low-res"], train / "0001-02", 3)
+    for step in range(6):
+        copy_pair(sources["low-res"], train / "0001-03", march.first_step + step, (kept,) if step in (1, 2) else ("mli", "mlo"))
+    findings = check(str(tmp_path))
+    names = [file_name(kept, step) for step in (0, 5, march.first_step + 1)]
+    told = f"4 steps lack one of the two files: {names[0]} (no {lost}), {names[1]} (no {lost}), {names[2]} (no {lost}) and 1 more"
+    assert verdicts(findings, told) == {Verdict.NOTE}
+    assert verdicts(findings, "leapray convert --incomplete skip") == {Verdict.NOTE}
+    assert verdicts(findings, "5 steps have both files; 2 months, 0001-02 to 0001-03") == {Verdict.OK}
+    assert file_name("mli", 3) in findings[0].text
+    # its clock is that of the step that it was copied from
+    assert all("has ymd 10201 and tod 0" in text for text in wrong(findings))
+
+
+def test_a_folder_in_which_no_step_has_both_files_is_wrong(sources: dict[str, Path], tmp_path: Path) -> None:
+    copy_pair(sources["low-res"], tmp_path, 0, ("mli",))
+    copy_pair(sources["low-res"], tmp_path, 1, ("mlo",))
+    assert wrong(check(str(tmp_path))) == [
+        f"no step has both files; 2 steps lack one of the two files: {file_name('mli', 0)} (no mlo), {file_name('mlo', 1)} (no mli)"
+    ]
+
+
+def test_only_the_months_beside_the_first_one_are_listed(sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for month in (FIRST_MONTH, FIRST_MONTH + 1, FIRST_MONTH + 2):
+        copy_pair(sources["low-res"], tmp_path / "low-res" / str(month), month.first_step)
+        copy_pair(sources["low-res"], tmp_path / "other" / str(month), month.first_step)
     listed: list[str] = []
     list_folder = check_module.storage.list_folder
     monkeypatch.setattr(check_module.storage, "list_folder", lambda url: listed.append(url) or list_folder(url))
-    assert verdicts(check(str(tmp_path)), "3 months, 0001-02 to 0001-04") == {Verdict.OK}
-    assert [Path(url).name for url in listed] == [tmp_path.name, "train", "0001-02"]
+    assert verdicts(check(str(tmp_path)), "3 steps have both files; 3 months, 0001-02 to 0001-04") == {Verdict.OK}
+    assert not [url for url in listed if "other" in url]
 
 
 def test_folders_without_data_are_passed_over(sources: dict[str, Path], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """netCDF pairs to flat parquet on Ray."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,11 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
-from leapray.climsim.calendar import FIRST_MONTH
-from leapray.climsim.netcdf import Snapshot, find_pairs
+from leapray import storage
+from leapray.cli import app
+from leapray.climsim.calendar import FIRST_MONTH, file_name, month_of_step
+from leapray.climsim.netcdf import Snapshot
+from leapray.climsim.pairs import find_pairs
 from leapray.climsim.schema import row_place
-from leapray.data.convert import Conversion, _rows_if_complete, convert, flat_writer
+from leapray.data.convert import INCOMPLETE, Conversion, _rows_if_complete, convert, flat_writer
 from leapray.data.flat import flat_schema, list_pieces, read_piece, survey, to_table
 from leapray.data.flat.layout import SNAPSHOT_KEY, content_sums
 from leapray.errors import UserError
@@ -137,6 +142,112 @@ def test_a_damaged_file_is_written_anew(ray_cluster: None, source: Path, tmp_pat
     (destination / name).write_bytes(whole[name][:-100])
     assert convert(str(source), str(destination), stride=7).continued == 3
     assert contents(destination) == whole
+
+
+def left_out(destination: Path) -> list[str]:
+    noted = destination / INCOMPLETE
+    return json.loads(noted.read_text()) if noted.exists() else []
+
+
+def partners(source: Path, stream: str, *steps: int) -> list[Path]:
+    return [source / str(month_of_step(step)) / file_name(stream, step) for step in steps]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("lost", ["mli", "mlo"])
+def test_incomplete_steps_are_left_out_listed_and_converted_once_they_are_filled(
+    ray_cluster: None, source: Path, tmp_path: Path, lost: str
+) -> None:
+    """Step 7 shares its file with complete steps; 168 and 175 are all of theirs."""
+    whole, destination = tmp_path / "whole", tmp_path / "flat"
+    rows = convert(str(source), str(whole), stride=7).rows
+    away = partners(source, lost, 7, 168, 175)
+    for path in away:
+        path.rename(path.with_suffix(".away"))
+    kept = "mlo" if lost == "mli" else "mli"
+    names = [file_name(kept, step) for step in (7, 168, 175)]
+
+    with pytest.raises(UserError, match=rf"{names[0]}: its .*{lost}.* is missing \(and 2 more like it\).*--incomplete skip"):
+        convert(str(source), str(destination), stride=7)
+    assert not destination.exists()
+
+    first = convert(str(source), str(destination), stride=7, skip_incomplete=True)
+    assert [Path(name).name for name in first.incomplete] == names == left_out(destination)
+    assert first.rows == rows - 9 == sum(pq.read_metadata(path).num_rows for path in destination.glob("*.parquet"))
+    before = contents(destination)
+    again = convert(str(source), str(destination), stride=7, skip_incomplete=True)
+    assert (again.continued, again.rows) == (again.files, first.rows)
+    assert contents(destination) == before
+
+    away[0].with_suffix(".away").rename(away[0])
+    filled = convert(str(source), str(destination), stride=7, skip_incomplete=True)
+    assert (filled.rows, filled.continued) == (rows - 6, filled.files - 1)
+    assert left_out(destination) == names[1:]
+    for path in away[1:]:
+        path.with_suffix(".away").rename(path)
+    assert convert(str(source), str(destination), stride=7).rows == rows
+    assert contents(destination) == contents(whole)
+
+
+@pytest.mark.ray
+def test_months_apart_list_what_each_leaves_out(ray_cluster: None, source: Path, tmp_path: Path) -> None:
+    steps = [14, MARCH.first_step + 5]
+    for path in partners(source, "mlo", *steps):
+        path.unlink()
+    once, apart = tmp_path / "once", tmp_path / "apart"
+    convert(str(source), str(once), skip_incomplete=True)
+    assert left_out(once) == [file_name("mli", step) for step in steps]
+    convert(str(source), str(apart), start=MARCH, skip_incomplete=True)
+    assert left_out(apart) == [file_name("mli", steps[1])]
+    convert(str(source), str(apart), stop=MARCH, skip_incomplete=True)
+    assert contents(apart) == contents(once)
+
+
+@pytest.mark.ray
+def test_no_rows_stay_of_steps_that_became_incomplete(ray_cluster: None, source: Path, tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    rows = convert(str(source), str(before), stride=7).rows
+    for path in partners(source, "mlo", 168, 175, 14):
+        path.unlink()
+    assert convert(str(source), str(before), stride=7, skip_incomplete=True).rows == rows - 9
+    convert(str(source), str(after), stride=7, skip_incomplete=True)
+    assert contents(before) == contents(after)
+
+
+@pytest.mark.ray
+def test_incomplete_steps_of_a_bucket_are_left_out_too(ray_cluster: None, bucket: str, tmp_path: Path) -> None:
+    pairs = [write_pair(tmp_path, step, columns=3) for step in range(3)]
+    for path in (pairs[0].mli, pairs[1].mli, pairs[1].mlo, pairs[2].mlo):
+        storage.write_bytes(f"{bucket}/raw/{Path(path).name}", Path(path).read_bytes())
+    assert convert(f"{bucket}/raw", f"{bucket}/flat", skip_incomplete=True).rows == 3
+    assert storage.read_json(f"{bucket}/flat/{INCOMPLETE}") == [file_name("mli", 0), file_name("mlo", 2)]
+    for path in (pairs[0].mlo, pairs[2].mli):
+        storage.write_bytes(f"{bucket}/raw/{Path(path).name}", Path(path).read_bytes())
+    assert convert(f"{bucket}/raw", f"{bucket}/flat").rows == 9
+    assert not storage.exists(f"{bucket}/flat/{INCOMPLETE}")
+
+
+def test_where_no_step_is_complete_nothing_is_converted(source: Path, tmp_path: Path) -> None:
+    for path in source.rglob("*.mlo.*"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"source: no step has both files; 24 steps lack"):
+        convert(str(source), str(tmp_path / "flat"), skip_incomplete=True)
+    write_pair(source, 0, columns=3)
+    with pytest.raises(UserError, match="no pairs with step % 1 == 0 in month 0001-03, which"):
+        convert(str(source), str(tmp_path / "flat"), start=FIRST_MONTH, stop=MARCH + 1, skip_incomplete=True)
+    assert not (tmp_path / "flat").exists()
+
+
+@pytest.mark.ray
+def test_the_verb_names_what_it_leaves_out(ray_cluster: None, source: Path, tmp_path: Path) -> None:
+    for path in partners(source, "mlo", 0, 3, 7, 14):
+        path.unlink()
+    told = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "flat"), "--incomplete", "skip"])
+    assert told.exit_code == 0
+    left, wrote = told.output.splitlines()[-2:]
+    assert left.startswith(f"4 steps lack one of the two files: {file_name('mli', 0)} (no mlo), ")
+    assert left.endswith(str(tmp_path / "flat" / INCOMPLETE))
+    assert wrote.startswith("wrote 60 rows of low-res in ")
 
 
 def test_a_file_is_complete_if_it_is_whole_and_holds_the_same_steps(tmp_path: Path) -> None:

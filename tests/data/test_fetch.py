@@ -16,7 +16,7 @@ from fsspec.implementations.dirfs import DirFileSystem
 
 from leapray import cli, faults, storage
 from leapray.climsim.calendar import Month, file_name
-from leapray.climsim.netcdf import find_pairs
+from leapray.climsim.pairs import find_pairs
 from leapray.data import fetch as rooms
 from leapray.data import origin
 from leapray.data.fetch import Fetched, fetch

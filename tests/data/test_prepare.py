@@ -20,6 +20,7 @@ from leapray.data.shuffle import checksum
 from leapray.data.stream import Stream
 from leapray.errors import UserError
 from leapray.recipe import parse_recipe
+from tests.official_layout import write_pair
 from tests.samples import read_split, recipe_values, write_flat
 
 pytestmark = pytest.mark.ray
@@ -176,6 +177,13 @@ def test_another_recipes_directory_is_refused_with_the_difference(root: Path, pr
     values["data"]["seed"] = 8
     with pytest.raises(UserError, match="was prepared otherwise \\(seed: 0, now 8\\)"):
         prepare(parse_recipe(values))
+
+
+def test_a_source_of_netcdf_pairs_must_be_converted_first(tmp_path: Path) -> None:
+    write_pair(tmp_path / "flat", 0, columns=1)
+    with pytest.raises(UserError, match=rf"^{tmp_path}/flat: holds netCDF files; run `leapray convert {tmp_path}/flat DEST` first"):
+        prepare(parse_recipe(recipe_values(tmp_path)))
+    assert [path.name for path in tmp_path.iterdir()] == ["flat"]
 
 
 def test_a_file_given_twice_is_refused(root: Path, tmp_path: Path, ray_cluster: None) -> None:

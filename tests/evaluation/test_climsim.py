@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from leapray.climsim.grid import layer_mass, low_res_grid
-from leapray.climsim.schema import LEVELS, TARGETS
+from leapray.climsim.grid import competition_columns, layer_mass, low_res_grid
+from leapray.climsim.schema import ABLATED, LEVELS, TARGETS
 from leapray.evaluation.accumulate import Batch, Prediction, Truth
 from leapray.evaluation.climsim import UNITS, column_moistening, energy_factors, horizontal_weights
 from leapray.evaluation.results import ClimSim
+from tests.target_statistics import UNIT
 
 CP, LV, GRAVITY = 1004.64, 2.501e6, 9.80616
 
@@ -14,7 +15,8 @@ CP, LV, GRAVITY = 1004.64, 2.501e6, 9.80616
 def a_set(times: int, columns: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Truth and prediction ``(time, ncol, 368)`` and surface pressure ``(time, ncol)``."""
     rng = np.random.default_rng(seed)
-    truth = rng.normal(rng.normal(size=TARGETS.width), size=(times, columns, TARGETS.width)) * 10.0 ** rng.uniform(-9, 2, TARGETS.width)
+    spread = np.where(ABLATED, 1e-12, competition_columns(TARGETS).std)
+    truth = rng.normal(rng.normal(size=TARGETS.width), size=(times, columns, TARGETS.width)) * spread
     prediction = truth + rng.normal(0.1, 0.5, truth.shape) * truth.std(axis=(0, 1))
     return truth, prediction, rng.normal(98000, 3000, (times, columns))
 
@@ -26,7 +28,7 @@ def evaluated(
     times, columns, _ = truth.shape
     grid = low_res_grid()
     accumulated = Truth(timed=True, weighed=True, grid=grid)
-    one = Prediction("p", accumulated)
+    one = Prediction("p", accumulated, UNIT)
     batch = Batch(truth.reshape(-1, TARGETS.width), np.repeat(steps, columns), np.tile(np.arange(columns), times), pressure.ravel(), grid)
     accumulated.take(batch)
     one.take(batch, prediction.reshape(-1, TARGETS.width))
@@ -104,14 +106,20 @@ def test_areas_weigh_about_their_mean_and_winds_not_at_all():
     assert weights[TARGETS["ptend_v"]].tolist() == [[1.0, 1.0]] * LEVELS
 
 
-def test_r2_is_not_told_where_a_column_s_truth_is_constant():
-    truth, prediction, pressure = a_set(4, 384)
-    snow, sun = TARGETS["cam_out_PRECSC"].start, TARGETS["cam_out_SOLS"].start
-    truth[:, 7, snow], truth[:, 8, sun] = 0.0, 0.1
-    found = evaluated(truth, prediction, pressure, np.arange(4))
-    assert np.isnan(found.r2[[snow, sun]]).all()
-    assert np.isnan(found.r2).sum() == 2
-    assert np.isnan(found.by_variable()["cam_out_PRECSC"]["r2"])
+def test_r2_is_over_the_columns_that_vary_where_half_of_them_do():
+    truth, prediction, pressure = a_set(12, 384)
+    snow, sun, ice = TARGETS["cam_out_PRECSC"].start, TARGETS["cam_out_SOLS"].start, TARGETS["ptend_q0003"].start + 13
+    truth[:, :100, snow] = 0.0
+    truth[:, :200, sun] = 0.1
+    truth[..., ice] *= 1e-6
+    found = evaluated(truth, prediction, pressure, np.arange(12))
+    y, f = truth[:, 100:, snow], prediction[:, 100:, snow]
+    r2 = 1 - np.square(y - f).sum(axis=0) / np.square(y - y.mean(axis=0)).sum(axis=0)
+    assert found.r2[snow] == pytest.approx(r2.mean())
+    assert np.isnan(found.r2[[sun, ice]]).all()
+    assert np.isnan(found.by_variable()["cam_out_SOLS"]["r2"])
+    # a level that hardly varies is left out of the mean of its variable
+    assert found.by_variable()["ptend_q0003"]["r2"] > -10
     assert np.isfinite(found.mae).all()
 
 

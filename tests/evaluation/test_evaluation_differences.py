@@ -14,6 +14,7 @@ from leapray.evaluation.intervals import TimedMoments, difference, interval
 from leapray.evaluation.results import Evaluation
 from leapray.evaluation.summary import scores
 from leapray.evaluation.worst import worst_columns
+from tests.target_statistics import UNIT
 
 DAYS = np.repeat(np.arange(6), 5)
 RNG = np.random.default_rng(0)
@@ -21,7 +22,7 @@ TRUTH = RNG.normal(size=(30, TARGETS.width))
 
 
 def evaluation(name: str, prediction: np.ndarray, truth: np.ndarray = TRUTH, days: np.ndarray = DAYS) -> Evaluation:
-    moments = TimedMoments()
+    moments = TimedMoments(UNIT)
     moments.update(days, truth, prediction)
     error = prediction - truth
     return Evaluation(name, len(truth), True, moments, truth.mean(axis=0), error.mean(axis=0), np.abs(error).mean(axis=0))
@@ -35,23 +36,24 @@ def test_a_comparison_tells_headlines_groups_variables_and_columns():
     found = compare_evaluations(WORSE, GOOD)
     better, worse = GOOD.moments.score(), WORSE.moments.score()
     assert (found.base, found.other, found.rows) == ("worse", "good", 30)
-    assert found.headlines["learned"] == difference(WORSE.moments, GOOD.moments)
-    assert found.headlines["all"].value == pytest.approx(better.all - worse.all)
-    assert found.groups["wind"].value == pytest.approx((better.r2 - worse.r2)[group_mask("wind")].mean())
+    assert found.headlines["skill"] == difference(WORSE.moments, GOOD.moments)
+    assert found.headlines["R² (learned)"].value == pytest.approx(better.learned - worse.learned)
+    assert found.headlines["R² (all)"].value == pytest.approx(better.all - worse.all)
+    assert found.groups["wind"].value == pytest.approx((better.skill_by_column - worse.skill_by_column)[group_mask("wind")].mean())
     for name, one in found.variables.items():
-        assert one.value == pytest.approx(better.by_variable()[name] - worse.by_variable()[name])
+        assert one.value == pytest.approx(better.skill_by_variable()[name] - worse.skill_by_variable()[name])
         assert one.low <= one.value <= one.high
-    np.testing.assert_allclose(found.columns.value, better.r2 - worse.r2, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(found.columns.value, better.skill_by_column - worse.skill_by_column, rtol=1e-12, atol=1e-15)
     assert (found.columns.low[LEARNED] <= found.columns.high[LEARNED]).all()
     back = compare_evaluations(GOOD, WORSE)
-    assert back.headlines["learned"].low == pytest.approx(-found.headlines["learned"].high)
+    assert back.headlines["skill"].low == pytest.approx(-found.headlines["skill"].high)
 
 
 def test_one_day_has_differences_and_no_intervals():
     one, other = (evaluation(name, prediction, days=DAYS * 0) for name, prediction in (("a", TRUTH), ("b", TRUTH + 0.5)))
     found = compare_evaluations(one, other)
-    assert found.headlines["learned"].value < 0
-    assert np.isnan([found.headlines["learned"].low, found.variables["ptend_t"].high]).all()
+    assert found.headlines["skill"].value < 0
+    assert np.isnan([found.headlines["skill"].low, found.variables["ptend_t"].high]).all()
     assert np.isnan(found.columns.low).all()
 
 
@@ -98,10 +100,13 @@ def test_scores_are_plain_values_that_json_knows():
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     score = GOOD.moments.score()
     assert (found["name"], found["rows"], found["days"], found["lacking"]) == ("good", 30, 6, ["no grid"])
-    assert found["learned"] == score.learned
-    assert found["by_column"]["cam_out_PRECC"] == score.r2[TARGETS["cam_out_PRECC"]]
+    assert (found["skill"], found["attainable"], found["r2"], found["r2_all"]) == (score.skill, score.attainable, score.learned, score.all)
+    place = TARGETS["cam_out_PRECC"].start
+    precipitation = {"skill": score.skill_by_column[place], "attainable": score.attainable_by_column[place], "r2": score.r2[place]}
+    assert found["by_column"]["cam_out_PRECC"] == precipitation
+    assert found["statistics"] == UNIT.origin
     assert found["interval"]["low"] == interval(GOOD.moments).low
-    assert found["beside"]["worse"]["difference"]["value"] == pytest.approx(WORSE.moments.score().learned - score.learned)
+    assert found["beside"]["worse"]["difference"]["value"] == pytest.approx(WORSE.moments.score().skill - score.skill)
     assert found["crps"]["ptend_t"] == {"value": 1.0, "units": "K/s"}
     assert found["climsim"] is None
     assert len(found["worst"]) == 10

@@ -10,7 +10,8 @@ from leapray.climsim.calendar import Month
 from leapray.climsim.schema import LEARNED, SCORED, TARGETS
 from leapray.evaluation import intervals
 from leapray.evaluation.intervals import TimedMoments, difference, interval, time_blocks
-from leapray.evaluation.metrics import ErrorMoments
+from leapray.evaluation.metrics import ErrorMoments, TargetStatistics
+from tests.target_statistics import UNIT, statistics_of
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -31,8 +32,8 @@ def rows_of_days(days: int, seed: int = 0, each: int = 6) -> Rows:
     return blocks, truth, prediction
 
 
-def timed(rows: Rows) -> TimedMoments:
-    moments = TimedMoments()
+def timed(rows: Rows, statistics: TargetStatistics | None = None) -> TimedMoments:
+    moments = TimedMoments(statistics or statistics_of(rows[1]))
     moments.update(*rows)
     return moments
 
@@ -53,7 +54,7 @@ def test_the_score_over_all_blocks_is_that_of_the_rows() -> None:
     blocks, truth, prediction = rows_of_days(7)
     score = timed((blocks, truth, prediction)).score()
     assert score.rows == len(truth)
-    np.testing.assert_allclose(score.r2, ErrorMoments.of(truth, prediction).score().r2, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(score.r2, ErrorMoments.of(truth, prediction).score(UNIT).r2, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(score.r2, by_sklearn(truth, prediction), rtol=1e-9, atol=1e-9)
 
 
@@ -63,9 +64,9 @@ def test_parts_merge_in_any_order_and_through_arrays(seed, cuts, order) -> None:
     rows = rows_of_days(6, seed, each=4)
     shuffled = np.random.default_rng(seed).permutation(24)
     edges = [0, *sorted(cuts), 24]
-    parts = [timed(tuple(array[shuffled[a:b]] for array in rows)) for a, b in pairwise(edges)]
+    parts = [timed(tuple(array[shuffled[a:b]] for array in rows), statistics_of(rows[1])) for a, b in pairwise(edges)]
     order.shuffle(parts)
-    merged = sum((TimedMoments.from_arrays(part.to_arrays()) for part in parts), TimedMoments())
+    merged = sum((TimedMoments.from_arrays(part.to_arrays()) for part in parts), TimedMoments(timed(rows).statistics))
     whole = timed(rows)
     assert merged.blocks.keys() == whole.blocks.keys()
     np.testing.assert_allclose(merged.score().r2, whole.score().r2, rtol=1e-9, atol=1e-9)
@@ -85,7 +86,7 @@ def test_arrays_are_blocks_in_order_and_their_moments() -> None:
     arrays = timed(rows_of_days(5)).to_arrays()
     assert arrays["blocks"].tolist() == [-5, -2, 1, 4, 7]
     assert arrays["moments"].shape == (5, 6, TARGETS.width)
-    assert TimedMoments.from_arrays(TimedMoments().to_arrays()).blocks == {}
+    assert TimedMoments.from_arrays(TimedMoments(UNIT).to_arrays()).blocks == {}
 
 
 @settings(max_examples=20, deadline=None)
@@ -94,7 +95,7 @@ def test_a_resample_scores_as_its_repeated_rows(seed, draws) -> None:
     blocks, truth, prediction = rows_of_days(5, seed)
     drawn = np.concatenate([np.tile(np.flatnonzero(blocks == block), times) for block, times in zip(np.unique(blocks), draws, strict=True)])
     (resampled,) = intervals._resampled(intervals._parts(timed((blocks, truth, prediction))), np.array([draws]))
-    score = ErrorMoments.from_array(resampled).score()
+    score = ErrorMoments.from_array(resampled).score(UNIT)
     assert score.rows == len(drawn)
     np.testing.assert_allclose(score.r2, by_sklearn(truth[drawn], prediction[drawn]), rtol=1e-8, atol=1e-8)
 
@@ -107,20 +108,34 @@ def test_a_column_is_constant_in_a_resample_if_it_is_so_in_the_days_drawn() -> N
     prediction[6, 20] += 1e-6
     parts = intervals._parts(timed((blocks, truth, prediction)))
     draws = np.array([[3, 0, 0, 0], [1, 1, 0, 0], [2, 0, 1, 0], [0, 1, 0, 1]])
-    r2 = [ErrorMoments.from_array(part).score().r2[20] for part in intervals._resampled(parts, draws)]
+    r2 = [ErrorMoments.from_array(part).score(UNIT).r2[20] for part in intervals._resampled(parts, draws)]
     assert r2[:3] == [1.0, 0.0, 1.0]
     assert 0.999 < r2[3] < 1.0
 
 
-def test_headlines_are_of_resamples_that_draw_as_many_blocks_as_there_are() -> None:
+def skill_by_hand(truth: np.ndarray, prediction: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """As its definition has it, column by column."""
+    found = []
+    for c in range(TARGETS.width):
+        y, f = truth[:, c], prediction[:, c]
+        unit = max(np.var(y), variance[c])
+        gained = np.mean((y - mean[c]) ** 2) - np.mean((y - f) ** 2)
+        found.append(max(gained / unit, -1.0) if unit > 0 else -float(np.any(y != f)))
+    return np.array(found)
+
+
+def test_resamples_draw_as_many_blocks_as_there_are() -> None:
     blocks, truth, prediction = rows_of_days(5)
-    found = intervals._headlines(timed((blocks, truth, prediction)), resamples=20, seed=3)
+    moments = timed((blocks, truth, prediction))
+    found = intervals._resampled_scores(moments, resamples=20, seed=3)
     draws = np.random.default_rng(3).multinomial(5, np.full(5, 0.2), size=20)
     assert (draws.sum(axis=1) == 5).all()
     days = [np.flatnonzero(blocks == block) for block in np.unique(blocks)]
-    for headline, times in zip(found, draws, strict=True):
+    for number, times in enumerate(draws):
         rows = np.concatenate([np.tile(day, repeats) for day, repeats in zip(days, times, strict=True)])
-        assert headline == pytest.approx(by_sklearn(truth[rows], prediction[rows])[LEARNED].mean(), rel=1e-8)
+        r2, skill = by_sklearn(truth[rows], prediction[rows]), skill_by_hand(truth[rows], prediction[rows], truth.mean(0), truth.var(0))
+        np.testing.assert_allclose(found.r2[number][LEARNED], r2[LEARNED], rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(found.skill[number][LEARNED], skill[LEARNED], rtol=1e-8, atol=1e-8)
 
 
 def test_chunks_make_no_difference(monkeypatch) -> None:
@@ -134,7 +149,9 @@ def test_chunks_make_no_difference(monkeypatch) -> None:
 def test_an_interval_holds_its_score_and_repeats_with_its_seed() -> None:
     moments = timed(rows_of_days(12))
     found = interval(moments, resamples=100)
-    assert found.low < moments.score().learned < found.high
+    assert found.low < moments.score().skill < found.high
+    r2 = interval(moments, "r2", resamples=100)
+    assert r2.low < moments.score().learned < r2.high
     assert found == interval(moments, resamples=100)
     assert found != interval(moments, resamples=100, seed=1)
     wider = interval(moments, level=0.99, resamples=100)
@@ -148,22 +165,26 @@ def test_an_interval_holds_its_score_where_every_resample_scores_less() -> None:
     truth = rng.normal(size=(40, TARGETS.width)) + 3 * np.repeat(rng.normal(size=(5, TARGETS.width)), 8, axis=0)
     moments = timed((np.repeat(np.arange(5), 8), truth, truth + 0.5 * rng.normal(size=truth.shape)))
     score = moments.score().learned
-    found = interval(moments, resamples=100)
-    assert np.quantile(intervals._headlines(moments, 100, seed=0), 0.975) < score
+    found = interval(moments, "r2", resamples=100)
+    resampled = intervals._resampled_scores(moments, 100, seed=0).r2[:, LEARNED].mean(axis=1)
+    assert np.quantile(resampled, 0.975) < score
     assert found.low < score < found.high
 
 
-def test_95_of_100_intervals_hold_what_so_many_days_score_on_average() -> None:
+@pytest.mark.parametrize("select", ["skill", "r2"])
+def test_95_of_100_intervals_hold_what_so_many_days_score_on_average(select) -> None:
     def of(seed: int) -> TimedMoments:
         rng = np.random.default_rng(seed)
         truth = rng.normal(size=(20, 4, TARGETS.width)) + rng.normal(size=(20, 1, TARGETS.width))
         error = rng.uniform(0.3, 0.7, size=(20, 1, 1)) * rng.normal(size=truth.shape)
-        return timed((np.repeat(np.arange(20), 4), *(array.reshape(80, -1) for array in (truth, truth + error))))
+        moments = TimedMoments(TargetStatistics(np.zeros(TARGETS.width), np.full(TARGETS.width, 2.0), "what they are drawn from"))
+        moments.update(np.repeat(np.arange(20), 4), *(array.reshape(80, -1) for array in (truth, truth + error)))
+        return moments
 
-    expected = np.mean([of(seed).score().learned for seed in range(1000, 1100)])
-    found = [interval(of(seed), resamples=100) for seed in range(50)]
+    expected = np.mean([of(seed).score().chosen(select) for seed in range(1000, 1100)])
+    found = [interval(of(seed), select, resamples=100) for seed in range(50)]
     assert 42 <= sum(each.low <= expected <= each.high for each in found) <= 50
-    shorter = [interval(of(seed), level=0.5, resamples=100) for seed in range(50)]
+    shorter = [interval(of(seed), select, level=0.5, resamples=100) for seed in range(50)]
     assert 15 <= sum(each.low <= expected <= each.high for each in shorter) <= 35
 
 
@@ -178,7 +199,7 @@ def test_what_all_days_share_cancels_in_a_paired_difference() -> None:
     base, variant = timed((blocks, truth, prediction)), timed((blocks, truth, better))
     found = difference(base, variant, resamples=200)
     alone = interval(base, resamples=200)
-    assert found.value == pytest.approx(variant.score().learned - base.score().learned)
+    assert found.value == pytest.approx(variant.score().skill - base.score().skill)
     assert 0 < found.low < found.value < found.high
     assert found.high - found.low < 0.3 * (alone.high - alone.low)
     back = difference(variant, base, resamples=200)
@@ -231,14 +252,14 @@ def test_an_outlying_day_costs_the_others_no_digits() -> None:
     (without,) = intervals._resampled(parts, np.array([[0, 2, 1]]))
     rows = [*range(10, 20), *range(10, 20), *range(20, 30)]
     expected = by_sklearn(truth[rows], prediction[rows])
-    np.testing.assert_allclose(ErrorMoments.from_array(without).score().r2, expected, rtol=1e-10)
+    np.testing.assert_allclose(ErrorMoments.from_array(without).score(UNIT).r2, expected, rtol=1e-10)
 
 
 def test_no_rows_and_wrong_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="no rows"):
-        interval(TimedMoments())
+        interval(TimedMoments(UNIT))
     with pytest.raises(ValueError, match=r"blocks \(2,\) must be one to each of the 3 rows"):
-        TimedMoments().update(np.zeros(2, np.int64), *np.zeros((2, 3, TARGETS.width)))
-    empty = TimedMoments()
+        TimedMoments(UNIT).update(np.zeros(2, np.int64), *np.zeros((2, 3, TARGETS.width)))
+    empty = TimedMoments(UNIT)
     empty.update(np.zeros(0, np.int64), *np.zeros((2, 0, TARGETS.width)))
     assert empty.blocks == {}

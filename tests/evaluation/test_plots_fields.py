@@ -1,3 +1,5 @@
+import itertools
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 
 from leapray.climsim.grid import pressure
 from leapray.climsim.schema import EXACT_LEVELS, LEARNED, TARGETS
+from leapray.console import digits
 from leapray.evaluation.plots import latitude, levels, rain, surface
 from leapray.evaluation.plots.levels import Curve
 from leapray.evaluation.plots.quantity import PROFILES, SCALARS
@@ -56,7 +59,9 @@ def test_levels_far_below_are_counted_and_do_not_stretch_the_axis():
     poor[TARGETS["ptend_u"].start + 40 : TARGETS["ptend_u"].start + 43] = -1e4
     axes = levels._skill_figure([Curve("ours", poor)]).axes[4]
     assert axes.get_xlim()[0] == -0.5
-    assert [text.get_text() for text in axes.texts] == ["3 below -0.5"]
+    assert [text.get_text() for text in axes.texts] == ["3 below -0.5, down to -10000"]
+    assert [mark.get_ydata().tolist() for mark in axes.lines if mark.get_marker() == "<"] == [[40, 41, 42]]
+    assert np.isnan(drawn(axes)[0].get_xdata()[40:43]).all()
 
 
 def test_a_mean_and_its_bias_are_drawn_in_the_shown_unit():
@@ -133,13 +138,36 @@ def test_maps_without_any_number_are_drawn():
         assert save(empty)
 
 
+def test_maps_of_too_few_days_say_so_and_have_no_colour_bar():
+    found = zonal()
+    assert len(latitude._skill_figure(found).axes) == 7
+    assert not [text for text in latitude._skill_figure(found).axes[0].texts if "days" in text.get_text()]
+    panels = latitude._skill_figure(replace(found, r2=np.full_like(found.r2, np.nan))).axes
+    assert len(panels) == 6
+    assert all("fewer than 10 days" in axes.texts[0].get_text() for axes in panels)
+
+
+@pytest.mark.parametrize("make", [lambda: latitude._bias_figure(zonal()), lambda: latitude._skill_figure(zonal())])
+def test_no_words_of_a_map_lie_on_others(make):
+    figure = make()
+    figure.canvas.draw()
+    boxes = []
+    for axes in figure.axes:
+        words = [axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()]
+        boxes += [text.get_window_extent() for text in words if text.get_text() and text.get_visible()]
+    inside = [box for box in boxes if box.width > 0 and figure.bbox.contains(*box.min) and figure.bbox.contains(*box.max)]
+    for first, second in itertools.combinations(inside, 2):
+        overlap = min(first.x1, second.x1) - max(first.x0, second.x0), min(first.y1, second.y1) - max(first.y0, second.y0)
+        assert min(overlap) <= 2, (first, second)
+
+
 def test_bars_are_as_long_as_the_r2_that_stands_beside_them():
     r2 = R2.copy()
     r2[-1] = -7.0
     axes = surface._bar_figure([Curve("ours", r2), Curve("other", R2)]).axes[0]
     lengths = [bar.get_width() for bar in axes.patches]
     np.testing.assert_allclose(lengths, [*r2[-8:-1], -0.5, *R2[-8:]])
-    assert [text.get_text() for text in axes.texts] == [f"{value:.4f}" for value in (*r2[-8:], *R2[-8:])]
+    assert [text.get_text() for text in axes.texts] == [digits(value) for value in (*r2[-8:], *R2[-8:])]
 
 
 def test_joint_densities_have_the_truth_along_x_and_rain_on_logarithmic_axes():

@@ -55,7 +55,7 @@ def test_the_best_validation_is_marked_and_its_scores_are_told():
     star = next(found for found in scores.lines if found.get_marker() == "*")
     assert star.get_xydata().tolist() == [[100, 0.4]]
     assert "100" in scores.get_legend().get_title().get_text()
-    assert "0.4000  ptend_q0003" in [text.get_text() for text in scores.get_legend().get_texts()]
+    assert "0.400  ptend_q0003" in [text.get_text() for text in scores.get_legend().get_texts()]
 
 
 def test_surface_fluxes_are_one_line_their_mean():
@@ -75,6 +75,19 @@ def test_one_ruined_column_does_not_flatten_the_rest():
     low, high = scores.get_ylim()
     assert -1 < low < 0
     assert 0.6 < high < 1
+    below = [(mark.get_color(), mark.get_xydata()[0].tolist()) for mark in scores.lines if mark.get_marker() == "v"]
+    assert ("#12263f", [10, 0]) in below
+    assert "-300" in [text.get_text() for text in scores.texts]
+
+
+def test_losses_far_above_are_marked_and_do_not_flatten_the_rest():
+    curve = [0.5] * 399 + [1e4]
+    losses, _ = panels([validation(1, 400, 0.5, curve, 0.6), validation(2, 800, 0.5, curve, 3e5), validation(3, 1200, 0.5, curve, 0.5)])
+    assert losses.get_ylim()[1] < 1
+    assert [mark.get_xydata()[0].tolist() for mark in losses.lines if mark.get_marker() == "^"] == [[800, 1]]
+    words = [text.get_text() for text in losses.texts]
+    assert "3.00e+05" in words
+    assert "3 training losses above, up to 10000" in words
 
 
 def test_epochs_stand_above_the_steps():

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from leapray.console import digits
 from leapray.evaluation.plots import Ranked, ranked, ranking
-from leapray.evaluation.plots.style import entitle, number, png, score_limits, shortened
+from leapray.evaluation.plots.style import entitle, png, score_limits, shortened
 
 BASE = Ranked("base", 0.64, (0.63, 0.65), chosen_r2=0.648, is_base=True)
 BETTER = Ranked("swa-13", 0.65, (0.64, 0.66), (0.01, 0.008, 0.012), 0.657)
@@ -42,7 +43,7 @@ def test_the_best_stands_on_top_with_its_value():
     scores, _ = panels(BASE, ALIKE, BETTER)
     assert [label.get_text() for label in scores.get_yticklabels()] == ["swa-13", "continue", "base"]
     assert dots(scores) == {0: 0.65, 1: 0.641, 2: 0.64}
-    assert texts(scores) == ["0.6500", "0.6410", "0.6400"]
+    assert texts(scores) == ["0.650", "0.641", "0.640"]
     assert scores.get_ylim()[0] > scores.get_ylim()[1]
 
 
@@ -58,7 +59,7 @@ def test_intervals_and_the_validation_that_chose_are_drawn():
 def test_differences_are_from_the_base_and_those_that_hold_zero_are_pale():
     _, differences = panels(BASE, BETTER, ALIKE)
     assert dots(differences) == {0: 0.01, 1: 0.001}
-    assert texts(differences) == ["+0.0100  [+0.0080, +0.0120]", "+0.0010  [-0.0010, +0.0030]", "base"]
+    assert texts(differences) == ["+0.0100  [+0.00800, +0.0120]", "+0.00100  [-0.00100, +0.00300]", "base"]
     strong, pale = (line.get_color() for line in differences.lines if line.get_marker() == "o")
     assert strong != pale
     low, high = differences.get_xlim()
@@ -76,7 +77,18 @@ def test_a_ruined_score_is_an_arrow_and_a_value_and_flattens_nothing():
         arrows = [line.get_xydata()[0].tolist()[1] for line in axes.lines if line.get_marker() == "<"]
         assert arrows == [3]
         assert np.ptp(axes.get_xlim()) < 0.1
-    assert texts(scores)[-1] == "-1.2e6"
+    assert texts(scores)[-1] == "-1.20e+06"
+
+
+@pytest.mark.parametrize(("value", "marker"), [(8.6e13, ">"), (-2e5, "<")])
+def test_a_difference_beyond_all_scales_is_an_arrow_and_flattens_nothing(value, marker):
+    _, differences = panels(BASE, BETTER, ALIKE, Ranked("far", 0.64, None, (value, value, value)))
+    assert np.ptp(differences.get_xlim()) < 0.1
+    assert [line.get_marker() for line in differences.lines if line.get_marker() in ("<", ">")] == [marker]
+    assert any(text.startswith(digits(value, "+")) for text in texts(differences))
+    # what is written beside it stays within the picture
+    differences.figure.canvas.draw()
+    assert max(text.get_window_extent().x1 for text in differences.texts) <= differences.figure.bbox.x1
 
 
 @pytest.mark.parametrize(
@@ -92,8 +104,8 @@ def test_a_long_name_loses_its_middle():
 
 
 def test_scores_are_written_to_be_compared():
-    assert [number(value) for value in (0.64123, -3.0, -1.234e6, 1e12)] == ["0.6412", "-3.0000", "-1.2e6", "1.0e+12"]
-    assert number(0.01, "+") == "+0.0100"
+    assert [digits(value) for value in (0.64123, -3.0, -1.234e6, 1e12)] == ["0.641", "-3.00", "-1.23e+06", "1.00e+12"]
+    assert digits(0.01, "+") == "+0.0100"
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_every_trial_is_a_line_in_the_manner_of_its_state_and_the_best_is_bold()
     assert best.get_zorder() >= finished.get_zorder()
     assert axes.lines.index(best) > axes.lines.index(finished)
     words = [text.get_text() for text in axes.texts if text.get_fontweight() == "bold"]
-    assert words == ["0.001", "256", "mae", "0.6000"]
+    assert words == ["0.001", "256", "mae", "0.600"]
 
 
 def test_r2_is_the_last_axis_and_a_ruined_one_stands_at_its_foot():

@@ -13,11 +13,12 @@ import pytest
 from sklearn.metrics import r2_score
 
 from leapray.climsim.schema import LEARNED, SCORED, TARGETS
+from leapray.console import digits
 from leapray.errors import UserError
 from leapray.evaluation.comparison import compare_evaluations
 from leapray.evaluation.intervals import interval
 from leapray.evaluation.report import Material, compare_report, write_report
-from leapray.evaluation.report.page import Cell, counted, figure, score
+from leapray.evaluation.report.page import Cell, counted, figure
 from leapray.evaluation.worst import worst_columns
 from tests.made_evaluations import made_evaluation, made_rows
 
@@ -178,11 +179,11 @@ def test_the_subject_comes_first_and_the_others_by_their_score(tree):
 def test_differences_are_paired_with_the_subject(tree):
     _, rows = table(tree, "Mean R² over columns")
     subject, other = made_evaluation(), made_evaluation("swa", 0.9, seed=2)
-    by = compare_evaluations(subject, other).headlines["learned"]
+    by = compare_evaluations(subject, other).headlines["skill"]
     assert rows["swa"][4] == pytest.approx(by.value)
-    assert rows["swa"][5].replace("\N{MINUS SIGN}", "-") == f"{by.low:+.4f} to {by.high:+.4f}"
+    assert rows["swa"][5].replace("\N{MINUS SIGN}", "-") == f"{digits(by.low, '+')} to {digits(by.high, '+')}"
     ends = interval(subject.moments)
-    assert rows["ensemble"][1] == f"{ends.low:.4f} to {ends.high:.4f}"
+    assert rows["ensemble"][1] == f"{digits(ends.low)} to {digits(ends.high)}"
     assert rows["ensemble"][4:6] == ["", ""]
 
 
@@ -269,10 +270,10 @@ def test_two_evaluations_stand_side_by_side(compared):
     tree = parse(read(compared))
     found = compare_evaluations(made_evaluation("old", 0.4, seed=1), made_evaluation("new", 1.0, seed=2))
     assert sections(tree) == ["differences", "levels", "columns", "summary"]
-    _, headlines = table(tree, "Mean R² over columns")
-    by = found.headlines["learned"]
-    assert headlines["learned columns"] == [pytest.approx(by.value), f"{by.low:+.4f} to {by.high:+.4f}", "better"]
-    _, variables = table(tree, "Mean R² over the learned columns of a variable")
+    _, headlines = table(tree, "Mean over columns")
+    by = found.headlines["skill"]
+    assert headlines["skill"] == [pytest.approx(by.value), f"{digits(by.low, '+')} to {digits(by.high, '+')}", "better"]
+    _, variables = table(tree, "Skill of a variable")
     np.testing.assert_allclose([row[0] for row in variables.values()], [one.value for one in found.variables.values()])
     _, columns = table(tree, "Most gained")
     gained = int(np.argmax(found.columns.value))
@@ -284,9 +285,9 @@ def test_two_evaluations_stand_side_by_side(compared):
 def test_an_evaluation_beside_itself_does_not_differ(tmp_path):
     one = [made_evaluation(days=3, parts=False)]
     tree = parse(read(compare_report(str(tmp_path), one, one, ("A", "B"))))
-    _, headlines = table(tree, "Mean R² over columns")
-    assert headlines["learned columns"][0] == 0
-    assert headlines["learned columns"][2] == "not told apart"
+    _, headlines = table(tree, "Mean over columns")
+    assert headlines["skill"][0] == 0
+    assert headlines["skill"][2] == "not told apart"
     assert "No column differs." in [words(paragraph) for paragraph in tree.iter("p")]
 
 
@@ -315,7 +316,7 @@ def test_a_browser_opens_the_page_without_errors(page, tmp_path):
 
 
 def test_what_is_no_number_is_a_dash_without_a_value():
-    assert score(float("nan")) == figure(float("nan")) == Cell("\N{EM DASH}")
+    assert figure(float("nan")) == Cell("\N{EM DASH}")
 
 
 def test_one_is_counted_without_an_s():

@@ -5,7 +5,8 @@ from leapray.climsim.calendar import STEPS_PER_DAY
 from leapray.climsim.grid import Grid
 from leapray.climsim.schema import TARGETS
 from leapray.evaluation.accumulate import Batch, Prediction, Truth
-from leapray.evaluation.zonal import EDGES, bands
+from leapray.evaluation.zonal import DAYS, EDGES, bands
+from tests.target_statistics import UNIT
 
 GRID = Grid(np.array([-85.0, 5.0, 8.0, 45.0]), np.zeros(4), np.array([1.0, 1.0, 3.0, 2.0]))
 
@@ -13,7 +14,7 @@ GRID = Grid(np.array([-85.0, 5.0, 8.0, 45.0]), np.zeros(4), np.array([1.0, 1.0, 
 def evaluated(truth: np.ndarray, prediction: np.ndarray, steps: np.ndarray):
     """Bands of ``(time, 4, 368)``."""
     accumulated = Truth(timed=True, weighed=False, grid=GRID)
-    one = Prediction("p", accumulated)
+    one = Prediction("p", accumulated, UNIT)
     batch = Batch(truth.reshape(-1, 368), np.repeat(steps, 4), np.tile(np.arange(4), len(steps)), grid=GRID)
     accumulated.take(batch)
     one.take(batch, prediction.reshape(-1, 368))
@@ -27,7 +28,7 @@ def test_bands_are_of_ten_degrees_from_south_to_north():
 
 def test_skill_is_of_daily_means_weighted_by_area():
     rng = np.random.default_rng(0)
-    days, per_day = 5, 3
+    days, per_day = 12, 3
     steps = np.concatenate([day * STEPS_PER_DAY + np.arange(per_day) * 20 for day in range(days)])
     truth = rng.normal(2.0, 1.0, (days * per_day, 4, TARGETS.width))
     prediction = truth + rng.normal(0.3, 0.4, truth.shape)
@@ -43,13 +44,17 @@ def test_skill_is_of_daily_means_weighted_by_area():
         assert np.isnan(part[empty]).all()
 
 
-def test_what_does_not_vary_from_day_to_day_has_no_skill():
+def test_what_does_not_vary_from_day_to_day_and_few_days_have_no_skill():
     rng = np.random.default_rng(1)
-    truth = rng.normal(size=(2, 4, TARGETS.width))
+    steps = np.arange(DAYS) * STEPS_PER_DAY
+    truth = rng.normal(size=(DAYS, 4, TARGETS.width))
     truth[:, :, 3] = 0.1
-    found = evaluated(truth, truth + 0.1, np.array([0, STEPS_PER_DAY]))
-    assert np.isnan(found.r2[9, 3])
+    silent = TARGETS["cam_out_NETSW"].start
+    truth[:, :, silent] *= 1e-4
+    found = evaluated(truth, truth + 0.1, steps)
+    assert np.isnan(found.r2[9, [3, silent]]).all()
     assert np.isfinite(found.r2[9, 4])
     np.testing.assert_allclose(found.bias[9], 0.1)
-    one_day = evaluated(truth, truth, np.array([0, 1]))
-    assert np.isnan(one_day.r2).all()
+    few = evaluated(truth[1:], truth[1:] + 0.1, steps[1:])
+    assert np.isnan(few.r2).all()
+    np.testing.assert_allclose(few.bias[9], 0.1)

@@ -15,6 +15,8 @@ from leapray.models.registry import build_network
 from leapray.recipe import Choice
 
 TINY = {
+    "climatology": {},
+    "ridge": {},
     "linear": {},
     "mlp": {"hidden": [16], "confidence": True},
     "low-res-aqua": {"encoder": [8], "lstm_hidden": 4, "lstm_layers": 1, "gru_hidden": 2, "head": [8], "confidence": True},

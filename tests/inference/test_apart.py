@@ -24,6 +24,7 @@ from leapray.inference import predict as predicting
 from leapray.inference.actors import Actors
 from leapray.inference.parts import member_directory
 from leapray.inference.predict import predict
+from leapray.inference.weights import Combination
 from leapray.models.directory import save_model
 from leapray.models.registry import build_network
 from leapray.recipe import Choice
@@ -87,7 +88,7 @@ def places() -> list[str]:
 
 def test_models_apart_predict_what_they_predict_together(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None) -> None:
     weights = np.random.default_rng(0).dirichlet(np.ones(3), TARGETS.width).T
-    given = {"weights": weights, "members": True, "names": NAMES}
+    given = {"weights": Combination.of(weights), "members": True, "names": NAMES}
     with ThreadPoolExecutor(1) as pool:
         seen = pool.submit(settles, lambda: len(alive("_Model")) >= 3)
         done = predict(models, str(flat), str(tmp_path / "apart"), apart=True, **given)

@@ -11,7 +11,7 @@ from leapray.climsim.schema import ABLATED, EXACT, EXACT_SOURCE, FLUXES, INPUTS,
 from leapray.data.moments import Moments
 from leapray.data.transform import Fitting, Transform
 from leapray.inference.emulators import Emulators, Members
-from leapray.inference.weights import mean_weights
+from leapray.inference.weights import Combination, mean_weights
 from leapray.models.directory import save_model
 from leapray.models.emulator import Emulator
 from leapray.models.registry import build_network
@@ -19,6 +19,7 @@ from leapray.recipe import Choice
 from tests.samples import random_rows
 
 CPU = torch.device("cpu")
+ALONE = Combination.of(mean_weights(1))
 ROWS = 600
 X = np.asfortranarray(random_rows(ROWS, seed=3)[:, : INPUTS.width])
 WATER = slice(TARGETS["ptend_q0001"].start, TARGETS["ptend_q0003"].stop)
@@ -54,27 +55,40 @@ def with_physics(y: np.ndarray) -> np.ndarray:
 def test_each_column_is_the_weighted_mean_and_the_physics_comes_last(scaling: str) -> None:
     members = [emulator(0), emulator(1, scaling), emulator(2)]
     weights = np.random.default_rng(0).dirichlet(np.ones(3), TARGETS.width).T
-    predicted = Emulators(Members(members, CPU), weights).predict(X, members=True)
+    predicted = Emulators(Members(members, CPU), Combination.of(weights)).predict(X, members=True)
     own = outputs(members)
     np.testing.assert_allclose(predicted.ensemble, with_physics(np.einsum("mc,mnc->nc", weights, own)), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(np.stack(predicted.members), own, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(predicted.ensemble[:, EXACT], -X[:, EXACT_SOURCE] / STEP_SECONDS)
 
 
+def test_a_column_that_falls_back_is_its_constant_and_then_goes_through_the_physics() -> None:
+    members = [emulator(0), emulator(1)]
+    weights, constant = np.full((2, TARGETS.width), 0.5), np.zeros(TARGETS.width)
+    temperature, rain = TARGETS["ptend_t"].start + 30, TARGETS["cam_out_PRECC"].start
+    weights[:, [temperature, rain]] = 0.0
+    constant[temperature], constant[rain] = 1.5, -2.0
+    predicted = Emulators(Members(members, CPU), Combination(weights, constant)).predict(X).ensemble
+    assert (predicted[:, temperature] == 1.5).all()
+    assert (predicted[:, rain] == 0).all()
+    own = outputs(members)
+    np.testing.assert_allclose(predicted[:, :30], own[:, :, :30].mean(axis=0), rtol=1e-4, atol=1e-6)
+
+
 def test_members_are_given_only_when_they_are_asked_for() -> None:
-    assert Emulators(Members([emulator(0)], CPU), mean_weights(1)).predict(X).members == ()
+    assert Emulators(Members([emulator(0)], CPU), ALONE).predict(X).members == ()
 
 
 def test_one_emulator_is_predicted_as_it_predicts_itself() -> None:
     one = emulator(0)
     with torch.inference_mode():
         expected = one(torch.from_numpy(X)).numpy()
-    np.testing.assert_allclose(Emulators(Members([one], CPU), mean_weights(1)).predict(X).ensemble, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(Emulators(Members([one], CPU), ALONE).predict(X).ensemble, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("rows", [1, 7, ROWS, 2 * ROWS])
 def test_how_many_rows_pass_at_a_time_changes_nothing(rows: int) -> None:
-    emulators = Emulators(Members([emulator(0)], CPU), mean_weights(1))
+    emulators = Emulators(Members([emulator(0)], CPU), ALONE)
     expected = emulators.predict(X).ensemble
     emulators.members.rows = rows
     np.testing.assert_allclose(emulators.predict(X).ensemble, expected, rtol=1e-4, atol=1e-6)
@@ -96,21 +110,21 @@ class Large(nn.Module):
 
 def test_batches_are_halved_until_they_fit_into_memory() -> None:
     network = Large(100)
-    emulators = Emulators(Members([Emulator(transform(), network).eval()], CPU), mean_weights(1))
+    emulators = Emulators(Members([Emulator(transform(), network).eval()], CPU), ALONE)
     predicted = emulators.predict(X)
     assert network.taken == [512, 256, 128, *[64] * 9, 24]
     assert emulators.members.rows == 64
-    plain = Emulators(Members([Emulator(transform(), Large(ROWS)).eval()], CPU), mean_weights(1))
+    plain = Emulators(Members([Emulator(transform(), Large(ROWS)).eval()], CPU), ALONE)
     np.testing.assert_array_equal(predicted.ensemble, plain.predict(X).ensemble)
 
 
 def test_a_device_without_room_for_one_row_says_so() -> None:
     with pytest.raises(torch.OutOfMemoryError):
-        Emulators(Members([Emulator(transform(), Large(0))], CPU), mean_weights(1)).predict(X)
+        Emulators(Members([Emulator(transform(), Large(0))], CPU), ALONE).predict(X)
 
 
 def test_models_are_loaded_from_their_directories(tmp_path: Path) -> None:
     choice, one = Choice(name="mlp", options={"hidden": [8]}), emulator(5)
     save_model(str(tmp_path), one.network.state_dict(), choice, one.transform)
-    loaded = Emulators(Members.load([str(tmp_path)], CPU), mean_weights(1))
-    np.testing.assert_array_equal(loaded.predict(X).ensemble, Emulators(Members([one], CPU), mean_weights(1)).predict(X).ensemble)
+    loaded = Emulators(Members.load([str(tmp_path)], CPU), ALONE)
+    np.testing.assert_array_equal(loaded.predict(X).ensemble, Emulators(Members([one], CPU), ALONE).predict(X).ensemble)

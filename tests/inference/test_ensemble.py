@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from sklearn.metrics import r2_score
 from typer.testing import CliRunner
 
 from leapray import storage
 from leapray.cli import app
 from leapray.climsim.schema import LEARNED, TARGETS
+from leapray.console import digits
 from leapray.data.flat import list_pieces, read_piece
 from leapray.data.moments import Moments
 from leapray.data.transform import Fitting
@@ -91,8 +91,20 @@ def as_older(done: Ensembled) -> list[dict[str, str]]:
     ]
 
 
-def learned(y: np.ndarray, prediction: np.ndarray) -> float:
-    return r2_score(y[:, LEARNED], prediction[:, LEARNED])
+def skill(home: Path, y: np.ndarray, prediction: np.ndarray) -> float:
+    """By its definition, against the rows that the first model was trained on."""
+    known = load_model(models(home)[0]).emulator.transform.statistics
+    gained = np.square(y - known.mean).mean(axis=0) - np.square(y - prediction).mean(axis=0)
+    return float(np.maximum(gained / np.maximum(y.var(axis=0), known.variance), -1)[LEARNED].mean())
+
+
+def combined(done: Ensembled, members: list[np.ndarray]) -> np.ndarray:
+    """The members' mean by the weights told, and the training mean where a column falls back to it."""
+    weights = done.weights.matrix()
+    mean = weights[0] * members[0] + weights[1] * members[1]
+    for name, value in done.weights.fallback.items():
+        mean[:, TARGETS.columns.index(name)] = value
+    return mean
 
 
 @pytest.fixture(scope="module")
@@ -102,27 +114,28 @@ def done(home: Path, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None
 
 def test_on_the_blend_months_the_solved_weights_score_at_least_the_plain_mean(done: Ensembled, home: Path) -> None:
     _, x, y = truth(home, BLEND)
-    members, weights = [tendencies(model, x) for model in models(home)], done.weights.matrix()
+    members = [tendencies(model, x) for model in models(home)]
     blend = done.weights.figures["blend"]
-    assert (blend["rows"], blend["columns"]) == (len(y), LEARNED.sum())
-    assert blend["ensemble"] == pytest.approx(learned(y, weights[0] * members[0] + weights[1] * members[1]), abs=1e-6)
-    assert blend["mean"] == pytest.approx(learned(y, (members[0] + members[1]) / 2), abs=1e-6)
-    assert blend["members"] == pytest.approx({"swa": learned(y, members[0]), "ema": learned(y, members[1])}, abs=1e-6)
+    assert blend["rows"] == len(y)
+    assert blend["ensemble"] == pytest.approx(skill(home, y, combined(done, members)), abs=1e-6)
+    assert blend["mean"] == pytest.approx(skill(home, y, (members[0] + members[1]) / 2), abs=1e-6)
+    assert blend["members"] == pytest.approx({"swa": skill(home, y, members[0]), "ema": skill(home, y, members[1])}, abs=1e-6)
+    assert blend["attainable"] == pytest.approx(skill(home, y, y), abs=1e-9)
     assert blend["ensemble"] >= max(blend["mean"], *blend["members"].values())
-    # without one of two members the other is all there is
-    assert blend["worth"]["swa"] == pytest.approx(blend["members"]["ema"] - blend["ensemble"])
+    # networks that were never trained are beaten by the training mean in most columns
+    assert 0 < len(done.weights.fallback) < LEARNED.sum()
 
 
 def test_the_test_months_are_predicted_with_the_physics_last_and_scored(done: Ensembled, home: Path) -> None:
     ids, x, y = truth(home, TEST)
-    members, weights = [tendencies(model, x) for model in models(home)], done.weights.matrix()
+    members = [tendencies(model, x) for model in models(home)]
     found_ids, values = read(f"{done.predictions}/low_res")
     assert found_ids == ids
-    np.testing.assert_allclose(values, with_physics(x, weights[0] * members[0] + weights[1] * members[1]), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(values, with_physics(x, combined(done, members)), rtol=1e-5, atol=1e-7)
     test = done.weights.figures["test"]
-    assert test["ensemble"] == pytest.approx(learned(y, values), abs=1e-9)
-    assert test["mean"] == pytest.approx(learned(y, with_physics(x, (members[0] + members[1]) / 2)), abs=1e-6)
-    assert test["members"]["swa"] == pytest.approx(learned(y, with_physics(x, members[0])), abs=1e-6)
+    assert test["ensemble"] == pytest.approx(skill(home, y, values), abs=1e-9)
+    assert test["mean"] == pytest.approx(skill(home, y, with_physics(x, (members[0] + members[1]) / 2)), abs=1e-6)
+    assert test["members"]["swa"] == pytest.approx(skill(home, y, with_physics(x, members[0])), abs=1e-6)
     assert test["from_mean"]["value"] == pytest.approx(test["ensemble"] - test["mean"])
     assert test["from_mean"]["low"] <= test["from_mean"]["value"] <= test["from_mean"]["high"]
     assert test["from_best"]["value"] == pytest.approx(test["ensemble"] - test["members"][test["best"]])
@@ -130,7 +143,7 @@ def test_the_test_months_are_predicted_with_the_physics_last_and_scored(done: En
 
 def test_the_weights_are_kept_for_predict_and_drawn(done: Ensembled, home: Path) -> None:
     kept = read_weights(done.url)
-    np.testing.assert_array_equal(kept.of_models(models(home)[::-1]), done.weights.matrix()[::-1])
+    np.testing.assert_array_equal(kept.of_models(models(home)[::-1]).weights, done.weights.combination([1, 0]).weights)
     assert kept.method == "solved"
     assert storage.read_bytes(f"{done.directory}/ensemble.png").startswith(b"\x89PNG")
 
@@ -150,8 +163,8 @@ def test_the_verb_shows_the_members_and_says_where_everything_is(done: Ensembled
     assert result.exit_code == 0
     *_, last = result.output.splitlines()
     assert last == f"wrote the weights of 2 members to {done.url}, predictions of the test months to {done.predictions}"
-    assert f"{done.weights.figures['test']['ensemble']:.4f}" in result.output
-    assert "test months: ensemble less the plain mean" in result.output
+    assert digits(done.weights.figures["test"]["ensemble"]) in result.output
+    assert "test months: skill of the ensemble less the plain mean" in result.output
 
 
 def test_what_was_cut_off_goes_on_with_what_is_there(done: Ensembled, home: Path, tmp_path: Path) -> None:

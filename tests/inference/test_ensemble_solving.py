@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import minimize
-from sklearn.metrics import r2_score
 
 from leapray.climsim.schema import LEARNED, TARGETS
 from leapray.evaluation.groups import GROUPS, group_mask
+from leapray.evaluation.metrics import TargetStatistics
 from leapray.inference.ensemble.products import ErrorProducts
 from leapray.inference.ensemble.solving import ONE, by_column, held_out, solve, weigh
+from tests.target_statistics import UNIT
 
 ROOTS = arrays(np.float64, st.tuples(st.integers(1, 8), st.integers(1, 6)), elements=st.floats(-10, 10, width=32))
 
@@ -24,6 +25,10 @@ def made(rows: int, noise: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.nd
     truth = generator.normal(size=(rows, TARGETS.width))
     spread = np.broadcast_to(noise.reshape(len(noise), 1, -1), (len(noise), 1, TARGETS.width))
     return truth, truth + spread * generator.normal(size=(len(noise), rows, TARGETS.width))
+
+
+def products_of(truth: np.ndarray, predictions: np.ndarray, statistics: TargetStatistics = UNIT) -> ErrorProducts:
+    return ErrorProducts.of(truth, predictions, statistics)
 
 
 @cache
@@ -91,7 +96,7 @@ def test_members_without_errors_count_alike(members: int) -> None:
 
 def test_independent_errors_are_weighed_by_the_inverse_of_their_variance() -> None:
     noise = np.array([0.3, 0.5, 1.0])
-    weights = weigh(ErrorProducts.of(*made(2_000, noise)), ONE)["all"]
+    weights = weigh(products_of(*made(2_000, noise)), ONE)["all"]
     np.testing.assert_allclose(weights, noise**-2 / (noise**-2).sum(), atol=5e-3)
 
 
@@ -113,27 +118,34 @@ def test_a_member_without_error_takes_all(size: float) -> None:
 def test_each_group_has_the_weights_that_are_best_in_it() -> None:
     noise = np.full((2, TARGETS.width), 0.4)
     noise[0, group_mask("wind")] = 0.8
-    weights = weigh(ErrorProducts.of(*made(4_000, noise)), GROUPS)
+    weights = weigh(products_of(*made(4_000, noise)), GROUPS)
     np.testing.assert_allclose(weights["wind"], [0.2, 0.8], atol=0.01)
     for group in GROUPS.keys() - {"wind"}:
         np.testing.assert_allclose(weights[group], [0.5, 0.5], atol=0.02)
 
 
-def test_a_group_that_does_not_vary_takes_the_weights_of_all() -> None:
+def test_a_group_that_offers_nothing_takes_the_weights_of_all() -> None:
     truth, predictions = made(50, np.array([0.3, 0.6]))
     truth[:, TARGETS["ptend_t"]] = 2.5
-    weights = weigh(products := ErrorProducts.of(truth, predictions), GROUPS)
-    np.testing.assert_array_equal(weights["temperature"], solve(products.unexplained()))
+    variance = np.ones(TARGETS.width)
+    variance[TARGETS["ptend_t"]] = 0
+    products = products_of(truth, predictions, TargetStatistics(np.full(TARGETS.width, 0.0), variance, ""))
+    np.testing.assert_array_equal(weigh(products, GROUPS)["temperature"], solve(products.unexplained()))
 
 
-def test_r2_is_that_of_scikit_learn_and_leaves_out_what_does_not_vary() -> None:
+def test_skill_is_its_definition() -> None:
     truth, predictions = made(60, np.array([0.3, 0.6, 0.9]))
-    truth[:, 7] = -1.0
-    weights = by_column(weigh(products := ErrorProducts.of(truth, predictions), GROUPS), GROUPS)
+    truth[:, 7] = truth[:, 7] * 1e-6
+    statistics = TargetStatistics(np.full(TARGETS.width, 0.2), np.linspace(0.5, 3, TARGETS.width), "")
+    products = products_of(truth, predictions, statistics)
+    weights = by_column(weigh(products, GROUPS), GROUPS)
     mean = np.einsum("mc,mnc->nc", weights, predictions)
-    varying = LEARNED & (np.arange(TARGETS.width) != 7)
-    assert products.varying.sum() == LEARNED.sum() - 1
-    assert products.r2(weights) == pytest.approx(r2_score(truth[:, varying], mean[:, varying]), abs=1e-12)
+    gained = np.square(truth - statistics.mean).mean(axis=0) - np.square(truth - mean).mean(axis=0)
+    skill = np.maximum(gained / np.maximum(truth.var(axis=0), statistics.variance), -1)
+    assert products.skill(weights) == pytest.approx(skill[LEARNED].mean(), abs=1e-12)
+    fallback = np.zeros(int(LEARNED.sum()), bool)
+    fallback[3:9] = True
+    assert products.skill(weights, fallback) == pytest.approx(np.where(fallback, 0, skill[LEARNED]).mean(), abs=1e-12)
 
 
 def test_error_correlations_are_those_of_numpy_about_zero() -> None:
@@ -142,7 +154,7 @@ def test_error_correlations_are_those_of_numpy_about_zero() -> None:
     errors = (predictions - truth)[:, :, LEARNED]
     size = np.sqrt(np.square(errors).sum(axis=1))
     expected = np.einsum("mnc,knc->mkc", errors, errors) / (size[:, None] * size[None])
-    np.testing.assert_allclose(ErrorProducts.of(truth, predictions).correlation(), expected.mean(axis=2), atol=1e-12)
+    np.testing.assert_allclose(products_of(truth, predictions).correlation(), expected.mean(axis=2), atol=1e-12)
 
 
 @settings(deadline=None, max_examples=20)
@@ -151,10 +163,10 @@ def test_products_of_parts_add_up_to_those_of_the_whole(cuts: list[int]) -> None
     truth, predictions = made(30, np.array([0.3, 0.6]))
     scale = 10.0 ** np.random.default_rng(0).integers(-40, 10, TARGETS.width)
     truth, predictions = truth * scale, predictions * scale
-    total, edges = ErrorProducts.empty(2), [0, *sorted(cuts), 30]
+    total, edges = ErrorProducts.empty(2, UNIT), [0, *sorted(cuts), 30]
     for start, stop in pairwise(edges):
-        total += ErrorProducts.of(truth[start:stop], predictions[:, start:stop])
-    whole = ErrorProducts.of(truth, predictions)
+        total += products_of(truth[start:stop], predictions[:, start:stop])
+    whole = products_of(truth, predictions)
     np.testing.assert_allclose(total.products, whole.products, rtol=1e-9)
     np.testing.assert_allclose(total.unexplained(), whole.unexplained(), rtol=1e-9)
 
@@ -162,9 +174,9 @@ def test_products_of_parts_add_up_to_those_of_the_whole(cuts: list[int]) -> None
 def test_groups_are_chosen_where_they_help_on_days_held_out_and_not_where_nothing_tells_them_apart() -> None:
     noise = np.full((2, TARGETS.width), 0.4)
     noise[0, group_mask("wind")] = 0.8
-    helped = held_out((ErrorProducts.of(*made(400, noise, 1)), ErrorProducts.of(*made(400, noise, 2))))
+    helped = held_out((products_of(*made(400, noise, 1)), products_of(*made(400, noise, 2))))
     alike = np.full((4, TARGETS.width), 0.6)
-    vain = held_out((ErrorProducts.of(*made(40, alike, 1)), ErrorProducts.of(*made(40, alike, 2))))
+    vain = held_out((products_of(*made(40, alike, 1)), products_of(*made(40, alike, 2))))
     assert helped is not None
     assert vain is not None
     assert helped.groups == GROUPS
@@ -173,4 +185,4 @@ def test_groups_are_chosen_where_they_help_on_days_held_out_and_not_where_nothin
 
 
 def test_nothing_is_held_out_where_all_rows_are_in_one_half() -> None:
-    assert held_out((ErrorProducts.empty(2), ErrorProducts.of(*made(40, np.array([0.3, 0.6]))))) is None
+    assert held_out((ErrorProducts.empty(2, UNIT), products_of(*made(40, np.array([0.3, 0.6]))))) is None

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from leapray.climsim.schema import LEARNED, TARGETS
+from leapray.console import digits
 from leapray.evaluation.groups import GROUPS, group_mask
+from leapray.evaluation.metrics import TargetStatistics
 from leapray.inference.ensemble.choosing import choose
 from leapray.inference.ensemble.members import Candidate
 from leapray.inference.ensemble.products import ErrorProducts
@@ -10,6 +12,7 @@ from leapray.inference.ensemble.table import show
 from leapray.inference.weights import Weights
 from leapray.recipe import Ensemble
 from leapray.recipe.ensemble import Weighing
+from tests.target_statistics import UNIT
 
 NAMES = ("swa", "ema", "old")
 MEMBERS = [Candidate(name) for name in NAMES]
@@ -26,19 +29,19 @@ def halves(seed: int = 0) -> tuple[ErrorProducts, ErrorProducts]:
     spread[2] = np.where(group_mask("wind"), 0.2, 1.5)
     truth = generator.normal(size=(2, 300, TARGETS.width))
     predictions = truth[:, None] + spread * generator.normal(size=(2, 3, 300, TARGETS.width))
-    return ErrorProducts.of(truth[0], predictions[0]), ErrorProducts.of(truth[1], predictions[1])
+    return ErrorProducts.of(truth[0], predictions[0], UNIT), ErrorProducts.of(truth[1], predictions[1], UNIT)
 
 
-def r2(weights: Weights) -> float:
+def skill(weights: Weights) -> float:
     first, second = halves()
-    return (first + second).r2(weights.matrix())
+    return (first + second).skill(weights.matrix())
 
 
 def test_auto_takes_groups_where_they_do_better_on_days_held_out() -> None:
     auto, one, groups = (choose(settings(groups=name), MEMBERS, halves()) for name in ("auto", "one", "by-variable"))
     assert auto.groups == GROUPS
     np.testing.assert_array_equal(auto.matrix(), groups.matrix())
-    assert r2(auto) > r2(one) > auto.figures["blend"]["mean"]
+    assert skill(auto) > skill(one) > auto.figures["blend"]["mean"]
     tried = auto.figures["blend"]["groups"]["held_out"]
     assert tried["by-variable"] > tried["one"]
     assert set(one.groups) == {"all"}
@@ -46,7 +49,7 @@ def test_auto_takes_groups_where_they_do_better_on_days_held_out() -> None:
 
 def test_rows_without_days_are_weighed_as_one_group() -> None:
     first, second = halves()
-    weights = choose(settings(), MEMBERS, (ErrorProducts.empty(3), first + second))
+    weights = choose(settings(), MEMBERS, (ErrorProducts.empty(3, UNIT), first + second))
     assert set(weights.groups) == {"all"}
     assert weights.figures["blend"]["groups"] == {
         "held_out": None,
@@ -91,8 +94,61 @@ def test_the_table_has_every_member_with_its_weights_and_scores(
     lines = capsys.readouterr().out.splitlines()
     for member in weights.members:
         line = next(line.split() for line in lines if line.split()[:1] == [member.name])
-        assert line[1:3] == [f"{member.weights['all']:.3f}", f"{weights.figures['blend']['members'][member.name]:.4f}"]
-    assert any(f"{weights.figures['blend']['ensemble']:.4f}" in line for line in lines if line.split()[:1] == ["ensemble"])
+        assert line[1:3] == [f"{member.weights['all']:.3f}", digits(weights.figures["blend"]["members"][member.name])]
+    assert any(digits(weights.figures["blend"]["ensemble"]) in line for line in lines if line.split()[:1] == ["ensemble"])
+
+
+def of_columns(good: np.ndarray) -> tuple[ErrorProducts, ErrorProducts]:
+    """Two halves of rows on which two members are good in some columns ``(368,)`` and far worse than the mean in the others."""
+    generator = np.random.default_rng(3)
+    truth = generator.normal(size=(2, 300, TARGETS.width))
+    predictions = truth[:, None] + np.where(good, 0.5, 3.0) * generator.normal(size=(2, 2, 300, TARGETS.width))
+    return ErrorProducts.of(truth[0], predictions[0], KNOWN), ErrorProducts.of(truth[1], predictions[1], KNOWN)
+
+
+KNOWN = TargetStatistics(np.linspace(-0.1, 0.1, TARGETS.width), np.ones(TARGETS.width), "known")
+
+
+def test_a_column_that_no_member_predicts_better_than_the_training_mean_falls_back_to_it(capsys: pytest.CaptureFixture[str]) -> None:
+    good = ~TARGETS.mask(["ptend_u"], range(20, 24))
+    weights = choose(settings(), MEMBERS[:2], of_columns(good))
+    lost = [f"ptend_u_{level}" for level in range(20, 24)]
+    assert weights.fallback == {name: KNOWN.mean[TARGETS.columns.index(name)] for name in lost}
+    blend = weights.figures["blend"]
+    # with the mean in the four columns, of skill 0, instead of what all members lose there
+    assert blend["ensemble"] > max(blend["members"].values())
+    show(weights)
+    out = capsys.readouterr().out.replace("\n", " ")
+    assert all(name in out for name in lost)
+    assert choose(settings("mean"), MEMBERS[:2], of_columns(good)).fallback == {}
+
+
+def test_the_ensemble_is_at_least_its_best_member_where_the_bound_of_skill_counts() -> None:
+    generator = np.random.default_rng(0)
+    truth = generator.normal(size=(2, 400, TARGETS.width))
+    # the first is better where it counts; the second only loses less in columns that are below -1 for both
+    ruined = group_mask("cloud")
+    spread = np.array([np.where(ruined, 30.0, 0.5), np.where(ruined, 3.0, 0.8)])[:, None]
+    predictions = truth[:, None] + spread * generator.normal(size=(2, 2, 400, TARGETS.width))
+    # one column each in which the other member is good, so that none falls back
+    predictions[:, 0][..., ruined][:, :, ::2] = truth[..., ruined][..., ::2]
+    found = tuple(ErrorProducts.of(y, f, UNIT) for y, f in zip(truth, predictions, strict=True))
+    weights = choose(settings(groups="one"), MEMBERS[:2], found)
+    blend = weights.figures["blend"]
+    assert blend["ensemble"] >= max(blend["members"].values()) - 1e-12
+
+
+def test_silent_columns_do_not_decide_the_weights() -> None:
+    generator = np.random.default_rng(1)
+    truth = generator.normal(size=(2, 300, TARGETS.width))
+    silent = TARGETS.mask(["ptend_q0003"], range(13, 15))
+    truth[..., silent] *= 1e-9
+    spread = np.array([np.where(silent, 1e-3, 0.3), np.where(silent, 1e-5, 0.9)])[:, None]
+    predictions = truth[:, None] + spread * generator.normal(size=(2, 2, 300, TARGETS.width))
+    found = tuple(ErrorProducts.of(y, f, UNIT) for y, f in zip(truth, predictions, strict=True))
+    weights = choose(settings(groups="one"), MEMBERS[:2], found)
+    # by R2 the second, whose error is a million times smaller there, would take all
+    assert weights.members[0].weights["all"] == pytest.approx(0.9, abs=0.01)
 
 
 def test_methods_are_named_as_the_recipe_names_them() -> None:

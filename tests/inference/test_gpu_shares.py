@@ -14,7 +14,7 @@ import numpy as np, ray, torch
 from leapray import cluster
 from leapray.inference.actors import plan_actors
 from leapray.inference.apart import released
-from leapray.inference.weights import mean_weights
+from leapray.inference.weights import Combination, mean_weights
 from tests.samples import random_rows
 
 class OnCpu:
@@ -34,7 +34,7 @@ class Predictor:
     def __init__(self, models, actors):
         from leapray.inference import apart
         apart._Model = OnCpu
-        self.apart = apart.Apart(models, mean_weights(len(models)), actors)
+        self.apart = apart.Apart(models, Combination.of(mean_weights(len(models))), actors)
     def look(self, inputs):
         rows = len(self.apart.predict(np.asfortranarray(inputs)).ensemble)
         return rows, [int(gpu) for model in self.apart._begun for gpu in ray.get(model.gpus.remote())]

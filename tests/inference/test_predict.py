@@ -17,6 +17,7 @@ from leapray.data.transform import Fitting
 from leapray.errors import UserError
 from leapray.inference.parts import member_directory
 from leapray.inference.predict import predict
+from leapray.inference.weights import Combination
 from leapray.models.directory import load_model, save_model
 from leapray.models.registry import build_network
 from leapray.recipe import Choice
@@ -118,7 +119,7 @@ def test_inputs_that_are_not_finite_are_refused_and_leave_no_part(flat: Path, mo
 
 def test_members_are_weighted_by_column_and_kept_as_they_are(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None) -> None:
     weights = np.linspace(0, 1, TARGETS.width)
-    done = predict(models, str(flat), str(tmp_path / "predictions"), weights=np.stack([weights, 1 - weights]), members=True)
+    done = predict(models, str(flat), str(tmp_path / "predictions"), weights=Combination.of(np.stack([weights, 1 - weights])), members=True)
     expected_ids, x = flat_inputs(flat)
     own = [tendencies(model, x) for model in models]
     ids, values = read(done.url)
@@ -157,9 +158,15 @@ def test_a_finished_prediction_returns_without_a_cluster(
 
 
 def test_a_place_is_bound_to_weights_members_and_rows(flat: Path, models: list[str], tmp_path: Path, ray_cluster: None) -> None:
-    url, weights = str(tmp_path / "predictions"), np.full((1, TARGETS.width), 0.5)
+    url, weights = str(tmp_path / "predictions"), Combination.of(np.full((1, TARGETS.width), 0.5))
     predict(models[:1], str(flat), url, weights=weights)
-    for change in ({"weights": 2 * weights}, {"members": True}, {"selection": Selection(stride=2)}, {"kind": "low-res"}):
+    for change in (
+        {"weights": Combination.of(2 * weights.weights)},
+        {"weights": Combination(weights.weights, weights.constant + 1)},
+        {"members": True},
+        {"selection": Selection(stride=2)},
+        {"kind": "low-res"},
+    ):
         with pytest.raises(UserError, match="holds a prediction of other settings"):
             predict(models[:1], str(flat), url, **({"weights": weights} | change))
 

@@ -49,7 +49,7 @@ def test_without_models_those_of_the_list_that_count_are_taken(listed: Path) -> 
     models, weights, names = weighted_models(str(listed))
     assert names == ["a", "c"]
     assert models == [str(listed.parent / name / "model") for name in names]
-    np.testing.assert_array_equal(weights, np.repeat([[0.75], [0.25]], TARGETS.width, axis=1))
+    np.testing.assert_array_equal(weights.weights, np.repeat([[0.75], [0.25]], TARGETS.width, axis=1))
 
 
 def test_given_models_are_known_by_their_weights_in_any_order(listed: Path, tmp_path: Path) -> None:
@@ -57,7 +57,22 @@ def test_given_models_are_known_by_their_weights_in_any_order(listed: Path, tmp_
     models = [str(tmp_path / "moved" / "model"), str(tmp_path / "a" / "model")]
     found, weights, names = weighted_models(str(listed), models)
     assert (found, names) == (models, ["moved", "a"])
-    np.testing.assert_array_equal(weights[:, 0], [0.25, 0.75])
+    np.testing.assert_array_equal(weights.weights[:, 0], [0.25, 0.75])
+    assert (weights.constant == 0).all()
+
+
+def test_columns_that_fall_back_have_the_training_mean_and_no_weights(listed: Path) -> None:
+    values = storage.read_json(str(listed)) | {"fallback": {"ptend_t_3": 1e-5}}
+    storage.write_json(str(listed), values)
+    _, combination, _ = weighted_models(str(listed))
+    place = TARGETS.columns.index("ptend_t_3")
+    assert (combination.weights[:, place] == 0).all()
+    assert np.flatnonzero(combination.constant).tolist() == [place]
+    assert combination.constant[place] == 1e-5
+    assert (combination.weights.sum(axis=0) == (np.arange(TARGETS.width) != place)).all()
+    storage.write_json(str(listed), values | {"fallback": {"ptend_t_60": 1e-5}})
+    with pytest.raises(UserError, match="ptend_t_60"):
+        weighted_models(str(listed))
 
 
 @pytest.mark.parametrize("change", [{"seed": 99}, {"seed": 0, "rows": 60}])

@@ -99,6 +99,7 @@ def test_options_are_filled_in():
         ("mlp", {"activation": "tanh"}, ["activation", "tanh", "relu"]),
         ("low-res-aqua", {"head": [0]}, ["head.0", "0", "greater than 0"]),
         ("low-res-high-res", {"pooling": "max"}, ["pooling", "max", "attention"]),
+        ("linear", {"hidden": [3], "width": 1}, ["network linear takes no options, but network.options gives hidden, width"]),
         ("low-res-aqua", {"dropout": 1.5}, ["dropout", "1.5", "less than 1"]),
         ("low-res-aqua", {"encoder": []}, ["encoder", "at least one"]),
         ("nowhere.at_all:Net", {}, ["nowhere.at_all:Net", "cannot import"]),

@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 
 from leapray import storage
-from leapray.climsim.calendar import Month, month_of_step, month_range
+from leapray.climsim.calendar import Month, month_of_step, month_range, parse_file_name
 from leapray.data.flat.headers import Header, Part, first_id, read_header
 from leapray.data.flat.layout import check_columns, narrow_columns
 from leapray.data.flat.places import PLACE, competition_rows, months_unknown, steps_unknown
 from leapray.data.flat.selection import Selection, Share
 from leapray.errors import UserError
 from leapray.evaluation.tables import SUFFIXES, belongs
-from leapray.faults import told
+from leapray.faults import shown, told
 
 _HEADERS_AT_ONCE = 16
 
@@ -195,7 +195,10 @@ def survey(source: str, *, targets: bool = True, sample_id: bool = True, notice:
     Raises UserError for a file that cannot be read, and for a missing or repeated column or one of another type.
     """
     place = storage.absolute(source)
-    sizes = {path: size for path, size in storage.list_sizes(place).items() if belongs(path, place)}
+    listed = storage.list_sizes(place)
+    sizes = {path: size for path, size in listed.items() if belongs(path, place)}
+    if not sizes and any(map(parse_file_name, listed)):
+        raise UserError(f"{source}: holds netCDF files; run `leapray convert {shown(source)} DEST` first and use DEST")
     if not sizes:
         raise UserError(f"{source}: " + (f"no {' or '.join(SUFFIXES)} files" if storage.exists(place) else "no such file or folder"))
     with ThreadPoolExecutor(_HEADERS_AT_ONCE) as pool:

@@ -12,13 +12,18 @@ from matplotlib.figure import Figure
 from leapray.climsim.grid import REFERENCE_PRESSURE, hybrid_levels, pressure
 from leapray.climsim.schema import LEARNED
 from leapray.evaluation.plots.quantity import PROFILES, Quantity
-from leapray.evaluation.plots.style import png, ticks
+from leapray.evaluation.plots.style import DARK, png, ticks
 from leapray.evaluation.results import Zonal
+from leapray.evaluation.zonal import DAYS
 
 _LATITUDES = (-60, -30, -15, 0, 15, 30, 60)
 _CONTOURS = (0.7, 0.9)
 _SKILL_COLORS, _BIAS_COLORS = "viridis", "PuOr_r"
-_GRID: dict[str, Any] = {"left": 0.06, "right": 0.985, "bottom": 0.075, "top": 0.95, "wspace": 0.16, "hspace": 0.27}
+_GRID: dict[str, Any] = {"left": 0.055, "bottom": 0.075, "top": 0.94, "hspace": 0.3}
+_SKILL_GRID: dict[str, Any] = _GRID | {"right": 0.92, "wspace": 0.07}
+_BIAS_GRID: dict[str, Any] = _GRID | {"right": 0.99, "wspace": 0.05}
+_BAR = (0.94, 0.075, 0.014, 0.84)
+"""Left, bottom, width and height of the colour bar that all panels share."""
 _WIDTH, _HEIGHT, _DPI = 13.5, 7.4, 140
 _NO_DATA = "#c8c8c8"
 _NOTABLE = 0.25
@@ -26,7 +31,10 @@ _NOTABLE = 0.25
 
 
 def zonal_skill(zonal: Zonal) -> bytes:
-    """A PNG of R2 of daily zonal means (FACTS section 6): sine of latitude against pressure, from 0 to 1, with lines at 0.7 and 0.9."""
+    """A PNG of R2 of daily zonal means: sine of latitude against pressure, from 0 to 1, with lines at 0.7 and 0.9.
+
+    Grey is where no R2 is told; where none is told at all, the panels say why.
+    """
     return png(_skill_figure(zonal))
 
 
@@ -36,19 +44,26 @@ def zonal_bias(zonal: Zonal) -> bytes:
 
 
 def _skill_figure(zonal: Zonal) -> Figure:
-    figure, panels = _panels()
+    figure, panels = _panels(_SKILL_GRID)
+    few = "" if np.isfinite(zonal.r2).any() else f"fewer than {DAYS} days:\nno R² over days"
     for axes, quantity in zip(panels, PROFILES, strict=True):
         r2 = _section(zonal.r2, quantity)
         mesh = _draw(axes, zonal, r2, cmap=_SKILL_COLORS, vmin=0, vmax=1)
         if np.isfinite(r2).any() and np.nanmin(r2) < _CONTOURS[-1] and np.nanmax(r2) > _CONTOURS[0]:
             lines = axes.contour(*_middles(zonal), r2, levels=_CONTOURS, colors=("white", "black"), linewidths=1.1)
             axes.clabel(lines, fmt="%.1f", fontsize=8)
-        _dress(figure, axes, quantity, mesh, f"R² of daily zonal mean {quantity.symbol}", "min")
+        if few:
+            axes.text(0.5, 0.5, few, transform=axes.transAxes, ha="center", va="center", fontsize=11, color=DARK)
+        _dress(axes, f"{quantity.words}, {quantity.symbol}")
+    if not few:
+        bar = figure.colorbar(mesh, cax=figure.add_axes(_BAR), extend="min", ticks=ticks(5))
+        bar.set_label("R² of daily zonal means", fontsize=9)
+        bar.ax.tick_params(labelsize=8)
     return figure
 
 
 def _bias_figure(zonal: Zonal) -> Figure:
-    figure, panels = _panels()
+    figure, panels = _panels(_BIAS_GRID)
     for axes, quantity in zip(panels, PROFILES, strict=True):
         bias = _section(zonal.bias, quantity) * quantity.factor
         finite = np.abs(bias[np.isfinite(bias)])
@@ -60,13 +75,17 @@ def _bias_figure(zonal: Zonal) -> Figure:
         axes.plot(
             sines[negative], pressures[negative], "o", markersize=2.2, markerfacecolor="black", markeredgecolor="white", markeredgewidth=0.4
         )
-        _dress(figure, axes, quantity, mesh, f"bias of {quantity.symbol} ({quantity.unit}); dots: negative", "both")
+        _dress(axes, f"{quantity.words}: bias of {quantity.symbol}")
+        bar = figure.colorbar(mesh, ax=axes, pad=0.02, extend="both", ticks=ticks(5))
+        # above the bar, where the labels of its neighbours do not reach
+        bar.ax.set_title(quantity.unit, fontsize=8.5, loc="left")
+        bar.ax.tick_params(labelsize=8)
     return figure
 
 
-def _panels() -> tuple[Figure, np.ndarray]:
+def _panels(grid: dict[str, Any]) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(_WIDTH, _HEIGHT), dpi=_DPI)
-    return figure, figure.subplots(2, 3, sharey=True, gridspec_kw=_GRID).ravel()
+    return figure, figure.subplots(2, 3, sharey=True, gridspec_kw=grid).ravel()
 
 
 def _section(values: np.ndarray, quantity: Quantity) -> np.ndarray:
@@ -86,13 +105,13 @@ def _draw(axes: Axes, zonal: Zonal, values: np.ndarray, **colors: Any) -> Scalar
     return axes.pcolormesh(np.sin(np.radians(zonal.edges)), interfaces, values, **colors)
 
 
-def _dress(figure: Figure, axes: Axes, quantity: Quantity, mesh: ScalarMappable, label: str, extend: str) -> None:
+def _dress(axes: Axes, title: str) -> None:
     axes.set_xticks(np.sin(np.radians(_LATITUDES)), [f"{abs(lat)}°{'S' if lat < 0 else 'N' if lat else ''}" for lat in _LATITUDES])
     axes.set_ylim(1000, 0)
     axes.tick_params(labelsize=8)
-    if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
+    place = axes.get_subplotspec()
+    if place.is_first_col():  # type: ignore[union-attr]
         axes.set_ylabel("pressure (hPa)", fontsize=9)
-    axes.set_title(quantity.words, fontsize=9.5, loc="left")
-    bar = figure.colorbar(mesh, ax=axes, pad=0.02, extend=extend, ticks=ticks(5))
-    bar.set_label(label, fontsize=8.5)
-    bar.ax.tick_params(labelsize=8)
+    if place.is_last_row():  # type: ignore[union-attr]
+        axes.set_xlabel("latitude (equal areas)", fontsize=9)
+    axes.set_title(title, fontsize=9.5, loc="left")

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from leapray.climsim.schema import FLUXES, TENDENCIES
-from leapray.evaluation.plots.style import BELOW, DARK, HEADLINE, LIGHT, STAR, dress, png, shortened
+from leapray.console import digits
+from leapray.evaluation.plots.style import BELOW, DARK, HEADLINE, LIGHT, STAR, dress, mark_outside, png, shortened
 
 Record = Mapping[str, Any]
 
@@ -29,6 +30,8 @@ _GROUP_LINES = (
 _LOG_SPAN = 10
 """A loss that spans more than this factor is drawn on a logarithmic axis."""
 
+_SHOWN_LOSSES, _FAR, _MARGIN = 0.995, 3, 1.05
+"""Share of training losses that is usual; factor above the usual from which a loss lies outside of the axis; room around all."""
 _LONGEST_TITLE = 80
 
 
@@ -61,11 +64,31 @@ def _draw_losses(axes: Axes, validations: Sequence[Record]) -> None:
     validated = [record["val_loss"] for record in validations]
     axes.plot(steps, losses, color=LIGHT, linewidth=0.9, label="training")
     axes.plot(_steps(validations), validated, color=DARK, linewidth=2, marker="o", markersize=4, label="validation")
-    low, high = min(*losses, *validated), max(*losses, *validated)
+    low, high = _loss_limits(losses, validated)
     if low > 0 and high / low > _LOG_SPAN:
         axes.set_yscale("log")
+        axes.set_ylim(low / _MARGIN, high * _MARGIN)
+    else:
+        axes.set_ylim(low - (_MARGIN - 1) * (high - low), high + (_MARGIN - 1) * (high - low))
+    mark_outside(axes, _steps(validations), validated, DARK)
+    if above := int((losses > high).sum()):
+        axes.text(
+            0.02, 0.98, f"{above} training losses above, up to {digits(losses.max())}", transform=axes.transAxes, va="top", fontsize=8
+        )
     axes.set_ylabel("loss (of scaled targets)")
     axes.legend(frameon=False)
+
+
+def _loss_limits(training: np.ndarray, validated: Sequence[float]) -> tuple[float, float]:
+    """Lowest and highest loss on the axis: without the few highest of training, and without validations far above all others."""
+    finite = training[np.isfinite(training)]
+    most, usual = (float(np.quantile(finite, share)) if finite.size else 0.0 for share in (1.0, _SHOWN_LOSSES))
+    high = most if most <= _FAR * usual else usual
+    far = _FAR * max(high, float(np.median(validated)))
+    shown = [high, *(value for value in validated if value <= far)]
+    low = min([*shown, *finite.tolist()])
+    top = max(shown)
+    return low, top if top > low else low + max(abs(low), 1.0)
 
 
 def _training_curve(validations: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
@@ -82,12 +105,18 @@ def _draw_scores(axes: Axes, validations: Sequence[Record]) -> None:
     steps, headline = _steps(validations), [record["r2"] for record in validations]
     groups = _groups(validations)
     best = int(np.argmax(headline))
-    axes.plot(steps, headline, color=DARK, linewidth=2.4, marker="o", markersize=4, zorder=3, label=f"{headline[best]:.4f}  all learned")
+    axes.set_ylim(*_score_limits([headline, *groups.values()]))
+    axes.plot(
+        steps, headline, color=DARK, linewidth=2.4, marker="o", markersize=4, zorder=3, label=f"{digits(headline[best])}  all learned"
+    )
+    mark_outside(axes, steps, headline, DARK)
     for (name, values), (color, dashes) in zip(groups.items(), _GROUP_LINES, strict=True):
         marker = "." if len(steps) == 1 else None
-        axes.plot(steps, values, color=color, linewidth=1.1, linestyle=dashes, marker=marker, label=f"{values[best]:.4f}  {name}")
-    axes.plot(steps[best], headline[best], "*", color=STAR, markersize=16, markeredgecolor="black", zorder=4)
-    axes.set_ylim(*_score_limits([headline, *groups.values()]))
+        axes.plot(steps, values, color=color, linewidth=1.1, linestyle=dashes, marker=marker, label=f"{digits(values[best])}  {name}")
+        mark_outside(axes, steps, values, color, written=0)
+    # at the edge where the best itself lies beyond it
+    place = float(np.clip(headline[best], *axes.get_ylim()))
+    axes.plot(steps[best], place, "*", color=STAR, markersize=16, markeredgecolor="black", zorder=4, clip_on=False)
     axes.set_ylabel(f"{HEADLINE} (validation)")
     axes.legend(
         title=f"R² at the best step, {steps[best]:,}", alignment="left", frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0)
@@ -95,9 +124,9 @@ def _draw_scores(axes: Axes, validations: Sequence[Record]) -> None:
 
 
 def _score_limits(curves: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Lowest and highest R2 on the axis, for curves of which the first is the headline."""
+    """Lowest and highest R2 on the axis: down to ``BELOW`` 0, or the best of the middle curve where that is negative."""
     low, high = min(map(min, curves)), max(map(max, curves))
-    low = max(low, min(max(curves[0]), 0.0) - BELOW)
+    low = max(low, min(float(np.median([max(curve) for curve in curves])), 0.0) - BELOW)
     margin = 0.05 * max(high - low, 0.1)
     return low - margin, high + margin
 

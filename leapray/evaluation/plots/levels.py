@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from leapray.climsim.grid import REFERENCE_PRESSURE, pressure
 from leapray.climsim.schema import LEARNED, LEVELS
+from leapray.console import digits
 from leapray.evaluation.plots.quantity import PROFILES, Quantity
 from leapray.evaluation.plots.style import BELOW, DARK, LIGHT, LINES, MIDDLE, dress, shortened, svg, ticks
 
@@ -63,11 +64,16 @@ def _skill_figure(curves: Sequence[Curve]) -> Figure:
         shown = np.concatenate([_profile(curve.values, quantity) for curve in curves])
         lowest = float(np.nanmin(shown, initial=1.0))
         axes.set_xlim(max(min(lowest - 0.03, 0.0), -BELOW), 1.02)
-        for curve, line in zip(curves, LINES, strict=False):
-            _draw(axes, curve, quantity, line)
-        below = int((_profile(curves[0].values, quantity) < -BELOW).sum())
-        if below:
-            axes.text(0.03, 0.02, f"{below} below {-BELOW:g}", transform=axes.transAxes, fontsize=8, color=DARK)
+        for index, (curve, line) in enumerate(zip(curves, LINES, strict=False)):
+            _draw(axes, curve, quantity, line, cut=True)
+            below = np.flatnonzero(_profile(curve.values, quantity) < -BELOW)
+            # side by side, for the curves may lie outside on the same levels
+            place = np.full(len(below), 0.02 + 0.04 * index)
+            axes.plot(place, below, "<", color=line["color"], markersize=5, transform=axes.get_yaxis_transform())
+        values = _profile(curves[0].values, quantity)
+        if count := int((values < -BELOW).sum()):
+            told = f"{count} below {-BELOW:g}, down to {digits(float(np.nanmin(values)))}"
+            axes.text(0.03, 0.985, told, transform=axes.transAxes, va="top", fontsize=7.5, color=DARK)
         _entitle(axes, quantity, f"R² of {quantity.symbol}")
     return figure
 
@@ -85,11 +91,13 @@ def _difference_figure(difference: Curve) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, curve: Curve, quantity: Quantity, line: dict[str, Any]) -> None:
+def _draw(axes: Axes, curve: Curve, quantity: Quantity, line: dict[str, Any], cut: bool = False) -> None:
     if curve.band is not None:
         low, high = (_profile(end, quantity) for end in curve.band)
         axes.fill_betweenx(np.arange(LEVELS), low, high, color=line["color"], alpha=0.25, linewidth=0)
-    axes.plot(_profile(curve.values, quantity), np.arange(LEVELS), **line)
+    values = _profile(curve.values, quantity)
+    # a line to a value beyond the axis would run along levels that it does not belong to
+    axes.plot(np.where(values < axes.get_xlim()[0], np.nan, values) if cut else values, np.arange(LEVELS), **line)
 
 
 def _bias_figure(truth: np.ndarray, biases: Sequence[Curve]) -> Figure:

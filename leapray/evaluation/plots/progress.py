@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from leapray.evaluation.plots.style import BOLD, DARK, HEADLINE, MIDDLE, STAR, dress, entitle, number, png, score_limits
+from leapray.console import digits
+from leapray.evaluation.plots.style import BOLD, DARK, HEADLINE, MIDDLE, STAR, dress, entitle, png, score_limits
 from leapray.evaluation.plots.trials import FINISHED, STOPPED, UNSCORED, Tried, best_of
 
 _FAR_RIGHT = 0.85
@@ -49,7 +50,7 @@ def _draw_best(axes: Axes, scores: np.ndarray, best: int) -> None:
     axes.step(np.flatnonzero(known) + 1, running[known], where="post", color=DARK, linewidth=2, label="best so far")
     axes.plot(best + 1, scores[best], "*", color=STAR, markersize=16, markeredgecolor="black", zorder=4)
     offset, side = ((-9, -13), "right") if best + 1 > _FAR_RIGHT * len(scores) else ((9, -13), "left")
-    axes.annotate(number(scores[best]), (best + 1, scores[best]), offset, textcoords="offset points", ha=side, fontsize=10, **BOLD)
+    axes.annotate(digits(scores[best]), (best + 1, scores[best]), offset, textcoords="offset points", ha=side, fontsize=10, **BOLD)
 
 
 def _draw_trials(axes: Axes, trials: Sequence[Tried], scores: np.ndarray) -> None:

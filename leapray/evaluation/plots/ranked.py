@@ -10,18 +10,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from leapray.console import digits
 from leapray.evaluation.intervals import LEVEL
-from leapray.evaluation.plots.style import DARK, HEADLINE, LIGHT, MIDDLE, dress, entitle, number, png, score_limits, shortened, ticks
+from leapray.evaluation.plots.style import DARK, HEADLINE, LIGHT, MIDDLE, dress, entitle, png, score_limits, shortened, ticks
 
 _LONGEST_NAME = 34
 _WIDTH, _NARROW, _ROW, _ABOVE, _BELOW = 13.5, 8.5, 0.34, 0.85, 0.6
 """Inches: of the figure with both panels and with one, of an entry, above and below the panels."""
 _LETTER = 0.085
 """Inches that a letter of a name takes."""
-_SCORES, _SCORE_TEXT, _DIFFERENCE_TEXT = 4.4, 0.95, 2.45
-"""Inches: of the left panel beside a right one, and of the figures written beside each panel."""
+_SCORES, _SCORE_TEXT, _DIGIT, _SPACE = 4.4, 0.95, 0.077, 0.25
+"""Inches: of the left panel beside a right one, of the figures beside it, of a digit of those beside the right one, and around them."""
 _LEAST_MARGIN = 0.001
 """Differences of less are not told apart by the right panel."""
+_WIDE, _FAR = 0.5, 5
+"""The right panel holds every difference up to the first; a larger one only up to so many times the median."""
 _PERCENT = f"{LEVEL:.0%} interval"
 
 
@@ -58,13 +61,14 @@ def _figure(entries: Sequence[Ranked], title: str) -> Figure:
     left = 0.35 + _LETTER * max(map(len, names))
     compared = any(entry.difference for entry in ranked)
     width = _WIDTH if compared else _NARROW
+    beside = _SPACE + _DIGIT * max(len(_difference_text(entry)) for entry in ranked)
     right = left + _SCORES + _SCORE_TEXT if compared else width
     figure = Figure(figsize=(width, height), dpi=120)
     scores = figure.add_axes((left / width, bottom, (right - left - _SCORE_TEXT) / width, tall))
     lowest = _draw_scores(scores, ranked)
     panels = [scores]
     if compared:
-        panels.append(figure.add_axes((right / width, bottom, (width - right - _DIFFERENCE_TEXT) / width, tall)))
+        panels.append(figure.add_axes((right / width, bottom, (width - right - beside) / width, tall)))
         _draw_differences(panels[1], ranked, lowest)
     for axes in panels:
         dress(axes)
@@ -91,7 +95,7 @@ def _draw_scores(axes: Axes, ranked: Sequence[Ranked]) -> float:
         if entry.chosen_r2 is not None and entry.chosen_r2 >= lowest:
             axes.plot(entry.chosen_r2, row, "D", markersize=6.5, markerfacecolor="white", markeredgecolor=MIDDLE)
         _draw_dot(axes, row, entry.r2, entry.interval, entry.r2 >= lowest, DARK)
-        _write(axes, row, number(entry.r2))
+        _write(axes, row, digits(entry.r2))
     axes.set_xlabel(f"{HEADLINE}, test months")
     handles = [Line2D([], [], color=DARK, marker="o", linewidth=1.8, label="test" + _of_days(ranked))]
     if chosen:
@@ -116,21 +120,33 @@ def _draw_band(axes: Axes, base: Ranked) -> None:
 
 def _draw_differences(axes: Axes, ranked: Sequence[Ranked], lowest: float) -> None:
     """Right panel; entries of an R2 below ``lowest`` are arrows here as at the left."""
-    shown = [0.0, *(value for entry in ranked if entry.difference and entry.r2 >= lowest for value in entry.difference)]
+    found = np.array([entry.difference for entry in ranked if entry.difference and entry.r2 >= lowest] or [(0.0, 0.0, 0.0)])
+    reach = max(_WIDE, _FAR * float(np.median(np.abs(found))))
+    shown = [0.0, *found[np.abs(found) <= reach]]
     margin = max(0.06 * np.ptp(shown), _LEAST_MARGIN)
-    axes.set_xlim(min(shown) - margin, max(shown) + margin)
+    left, right = min(shown) - margin, max(shown) + margin
+    axes.set_xlim(left, right)
     axes.axvline(0, color=MIDDLE, linewidth=1, linestyle="--", zorder=1)
     for row, entry in enumerate(ranked):
         if entry.difference:
             value, low, high = entry.difference
             color = LIGHT if low <= 0 <= high else DARK
-            _draw_dot(axes, row, value, (low, high), entry.r2 >= lowest, color)
-            _write(axes, row, f"{number(value, '+')}  [{number(low, '+')}, {number(high, '+')}]")
-        elif entry.is_base:
-            _write(axes, row, "base")
+            if value > right and entry.r2 >= lowest:
+                axes.plot(0.988, row, ">", color=color, markersize=8, transform=axes.get_yaxis_transform(), clip_on=False)
+            else:
+                _draw_dot(axes, row, value, (low, high), entry.r2 >= lowest and value >= left, color)
+        _write(axes, row, _difference_text(entry))
     axes.set_xlabel("difference in R² from the base")
     labels = {LIGHT: f"{_PERCENT} (same days for both) holds 0", DARK: "does not"}
     _legend(axes, [Line2D([], [], color=color, marker="o", linewidth=1.8, label=label) for color, label in labels.items()])
+
+
+def _difference_text(entry: Ranked) -> str:
+    """A difference and its interval, as they stand beside the right panel."""
+    if entry.difference:
+        value, low, high = (digits(number, "+") for number in entry.difference)
+        return f"{value}  [{low}, {high}]"
+    return "base" if entry.is_base else ""
 
 
 def _draw_dot(axes: Axes, row: int, value: float, ends: tuple[float, float] | None, seen: bool, color: str) -> None:

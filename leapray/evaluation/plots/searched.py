@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import LogLocator
 
-from leapray.evaluation.plots.style import number, shortened, ticks
+from leapray.console import digits
+from leapray.evaluation.plots.style import shortened, ticks
 from leapray.evaluation.plots.trials import UNSCORED, Tried
 
 _LOG_SPAN = 20
@@ -50,7 +51,7 @@ def score_axis(trials: Sequence[Tried], limits: tuple[float, float]) -> Searched
     marks = [tick for tick in ticks(6).tick_values(low, high) if low <= tick <= high]
     decimals = max(len(f"{mark:g}".partition(".")[2]) for mark in marks)
     marked = [((mark - low) / (high - low), f"{mark:.{decimals}f}") for mark in marks]
-    texts = [number(trial.score) for trial in trials]
+    texts = [digits(trial.score) for trial in trials]
     below = any(trial.state != UNSCORED and trial.score < low for trial in trials)
     return Searched("validation\nR²", heights, texts, [(0.0, "below"), *_apart(marked, after=0.0)] if below else marked)
 

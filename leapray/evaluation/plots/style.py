@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from leapray.climsim.schema import LEARNED
+from leapray.console import digits
 
 DARK, MIDDLE, LIGHT, PALE, STAR = "#12263f", "#5b6b80", "#9aa0a8", "#dddddd", "#ffc20a"
 ON_LINES: dict[str, Any] = {"bbox": {"boxstyle": "square,pad=0.12", "facecolor": "white", "alpha": 0.85, "linewidth": 0}}
@@ -76,14 +77,27 @@ def score_limits(scores: Sequence[float], around: Sequence[float] = ()) -> tuple
     return float(shown.min() - margin), float(shown.max() + margin)
 
 
+def mark_outside(axes: Axes, places: Sequence[float], values: Sequence[float], color: str, written: int = 3) -> None:
+    """Triangles at the lower and upper edge where values lie beyond the axis, and beside the first ``written`` of them the value."""
+    low, high = axes.get_ylim()
+    for place, value in zip(places, values, strict=True):
+        if low <= value <= high or not np.isfinite(value):
+            continue
+        edge, marker, offset, side = (0.0, "v", 5, "bottom") if value < low else (1.0, "^", -5, "top")
+        across = axes.get_xaxis_transform()
+        axes.plot(place, edge, marker, color=color, markersize=7, markeredgecolor="white", transform=across, clip_on=False, zorder=5)
+        if written > 0:
+            look: dict[str, Any] = {"va": side, "fontsize": 8, "color": color, "zorder": 6} | ON_LINES
+            axes.annotate(digits(value), (place, edge), (6, offset), xycoords=across, textcoords="offset points", **look)
+        written -= 1
+
+
 def ticks(count: int) -> MaxNLocator:
     """At most so many intervals between round numbers."""
     return MaxNLocator(count, steps=(1, 2, 2.5, 5, 10))
 
 
-def number(value: float, sign: str = "") -> str:
-    """A score in four decimals, and one beyond all scales in powers of ten; ``sign`` as in format strings."""
-    return f"{value:{sign}.4f}" if abs(value) < 100 else f"{value:{sign}.1e}".replace("e+0", "e")
+number = digits
 
 
 def plain(text: str) -> str:

@@ -6,19 +6,22 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from leapray.console import digits
 from leapray.evaluation.plots.levels import MOST, Curve
 from leapray.evaluation.plots.quantity import SCALARS, Quantity
-from leapray.evaluation.plots.style import BELOW, DARK, LINES, MIDDLE, dress, number, png, shortened, svg, ticks
+from leapray.evaluation.plots.style import BELOW, DARK, LINES, MIDDLE, dress, png, shortened, svg, ticks
 from leapray.evaluation.results import Joint
 
 _HATCHES = ("", "////", "....", "xxxx")
 _THICK = 0.8
 """Share of a scalar's room that its bars take."""
 _LONGEST_NAME = 40
+_COLORS = "cividis_r"
 
 
 def scalar_bars(curves: Sequence[Curve]) -> bytes:
@@ -53,7 +56,7 @@ def _bar_figure(curves: Sequence[Curve]) -> Figure:
             label=shortened(curve.name, _LONGEST_NAME),
         )
         for place, value in zip(places, r2, strict=True):
-            axes.text(max(value, 0.0) + 0.008, place, number(value), va="center", fontsize=7.5, color=DARK)
+            axes.text(max(value, 0.0) + 0.008, place, digits(value), va="center", fontsize=7.5, color=DARK)
     axes.axvline(0, color=MIDDLE, linewidth=0.8)
     lowest = min(float(np.nanmin([curve.values[quantity.columns][0] for quantity in SCALARS])) for curve in curves)
     axes.set_xlim(max(min(lowest, 0.0), -BELOW), 1.0)
@@ -68,25 +71,25 @@ def _bar_figure(curves: Sequence[Curve]) -> Figure:
 
 def _joint_figure(joint: Joint) -> Figure:
     figure = Figure(figsize=(13.5, 6.9), dpi=140)
-    room = {"left": 0.055, "right": 0.99, "bottom": 0.08, "top": 0.95, "wspace": 0.3, "hspace": 0.32}
+    room = {"left": 0.055, "right": 0.92, "bottom": 0.08, "top": 0.95, "wspace": 0.3, "hspace": 0.32}
     panels = figure.subplots(2, len(SCALARS) // 2, gridspec_kw=room).ravel()
+    scale = LogNorm(1, max(joint.counts.max(), 2))
     for axes, quantity, edges, counts in zip(panels, SCALARS, joint.edges, joint.counts, strict=True):
-        _draw_joint(figure, axes, quantity, edges * quantity.factor, counts)
+        _draw_joint(axes, quantity, edges * quantity.factor, counts, scale)
+    bar = figure.colorbar(ScalarMappable(scale, _COLORS), cax=figure.add_axes((0.945, 0.08, 0.012, 0.87)))
+    bar.set_label("rows in a bin", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
     return figure
 
 
-def _draw_joint(figure: Figure, axes: Axes, quantity: Quantity, edges: np.ndarray, counts: np.ndarray) -> None:
+def _draw_joint(axes: Axes, quantity: Quantity, edges: np.ndarray, counts: np.ndarray, scale: LogNorm) -> None:
     even = np.allclose(np.diff(edges), edges[1] - edges[0], rtol=1e-6, atol=0)
     if not even and edges[0] <= 0:
         # a logarithmic axis has no 0: the bin of what hardly rains is as wide as the next
         edges = np.concatenate([[edges[1] ** 2 / edges[2]], edges[1:]])
     if counts.max() > 0:
         # truth, the first axis, lies along x
-        shown = np.ma.masked_equal(counts, 0).T
-        mesh = axes.pcolormesh(edges, edges, shown, norm=LogNorm(1, max(counts.max(), 2)), cmap="cividis_r")
-        bar = figure.colorbar(mesh, ax=axes, pad=0.02)
-        bar.ax.tick_params(labelsize=7)
-        bar.ax.set_xlabel("rows", fontsize=7.5, labelpad=9)
+        axes.pcolormesh(edges, edges, np.ma.masked_equal(counts, 0).T, norm=scale, cmap=_COLORS)
     if not even:
         axes.set(xscale="log", yscale="log")
         axes.minorticks_off()

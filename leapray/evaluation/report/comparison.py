@@ -14,13 +14,12 @@ from leapray.evaluation.comparison import Comparison, compare_evaluations
 from leapray.evaluation.intervals import LEVEL, Difference
 from leapray.evaluation.plots.levels import Curve, difference_profiles, skill_profiles
 from leapray.evaluation.plots.surface import scalar_bars
-from leapray.evaluation.report.page import Cell, Picture, Section, Table, counted, render, score, span, text
+from leapray.evaluation.report.page import Cell, Picture, Section, Table, counted, figure, render, span, text, written
 from leapray.evaluation.report.skill import drawn, summary
 from leapray.evaluation.report.write import FILE
 from leapray.evaluation.results import FILE as NUMBERS
 from leapray.evaluation.results import Evaluation, read_evaluations
 
-_HEADLINES = {"learned": "learned columns", "scored": "scored columns", "all": "all columns"}
 _MOST_COLUMNS = 10
 """Columns that the tables of gains and losses show."""
 
@@ -37,7 +36,7 @@ def compare_report(directory: str, a: Sequence[Evaluation], b: Sequence[Evaluati
     found = compare_evaluations(base, other)
     beside = [replace(one, name=f"{one.name} ({name})") for evaluations, name in zip((a, b), names, strict=True) for one in evaluations[1:]]
     sections = [_differences(found), _levels(base, other, found), _columns(found), summary([base, other, *beside])]
-    lead = f"{names[1]} less {names[0]}: {_sentence(found.headlines['learned'])} in R² on {counted(found.rows, 'row')}."
+    lead = f"{names[1]} less {names[0]}: {_sentence(found.headlines['skill'])} in skill on {counted(found.rows, 'row')}."
     url = storage.join(directory, FILE)
     storage.write_bytes(url, render(f"{names[1]} against {names[0]}", lead, sections).encode())
     return url
@@ -55,18 +54,18 @@ def compare_reports(directory: str, evaluations: Sequence[str]) -> str:
 
 
 def _sentence(by: Difference) -> str:
-    within = f", {by.level:.0%} within {by.low:+.4f} to {by.high:+.4f}," if np.isfinite(by.low) else ""
-    return f"{by.value:+.4f}{within}"
+    within = f", {by.level:.0%} within {written(by.low, '+')} to {written(by.high, '+')}," if np.isfinite(by.low) else ""
+    return f"{written(by.value, '+')}{within}"
 
 
 def _differences(found: Comparison) -> Section:
     words = [f"Each is the R² of {found.other} less that of {found.base}.", drawn(found.days)]
-    if not np.isfinite(found.headlines["learned"].low):
+    if not np.isfinite(found.headlines["skill"].low):
         words = [f"Each is the R² of {found.other} less that of {found.base}. Rows of fewer than two days tell no intervals."]
     tables = [
-        _table("Mean R² over columns", {_HEADLINES[name]: by for name, by in found.headlines.items()}),
-        _table("Mean R² over the learned columns of a group", found.groups),
-        _table("Mean R² over the learned columns of a variable", found.variables),
+        _table("Mean over columns", found.headlines),
+        _table("Skill of a group of variables", found.groups),
+        _table("Skill of a variable", found.variables),
     ]
     return Section("differences", "Differences", words, tables)
 
@@ -78,9 +77,9 @@ def _table(caption: str, found: Mapping[str, Difference]) -> Table:
 
 def _cells(value: float, low: float, high: float) -> list[Cell]:
     if not np.isfinite([low, high]).all():
-        return [score(value, "+"), Cell(""), Cell("")]
+        return [figure(value, "+"), Cell(""), Cell("")]
     better = "better" if low > 0 else "worse" if high < 0 else "not told apart"
-    return [score(value, "+"), span(low, high, "+"), text(better)]
+    return [figure(value, "+"), span(low, high, "+"), text(better)]
 
 
 def _levels(base: Evaluation, other: Evaluation, found: Comparison) -> Section:

@@ -8,7 +8,7 @@ from typing import Any
 from leapray.evaluation.intervals import LEVEL
 from leapray.evaluation.plots import Ranked, ensemble_overview, learning_curve, ranking
 from leapray.evaluation.report.material import Material, Record
-from leapray.evaluation.report.page import Cell, Picture, Section, Table, count, figure, score, span, text
+from leapray.evaluation.report.page import Cell, Picture, Section, Table, count, figure, span, text, written
 from leapray.evaluation.results import Evaluation
 
 _MOST_RUNS = 12
@@ -24,7 +24,7 @@ def training(runs: Mapping[str, Sequence[Record]]) -> Section | None:
     rows = [
         [
             text(name),
-            score(max(record["r2"] for record in records)),
+            figure(max(record["r2"] for record in records)),
             count(records[-1]["epoch"]),
             count(records[-1]["step"]),
             figure(sum(record.get("seconds", 0.0) + record.get("val_seconds", 0.0) for record in records)),
@@ -102,9 +102,9 @@ def _variant_row(entry: Record) -> list[Cell]:
     return [
         text(entry["name"]),
         text(entry["state"]),
-        score(entry.get("validation_r2")),
-        score(entry.get("test_r2")),
-        score(by["value"] if by else None, "+"),
+        figure(entry.get("validation_r2")),
+        figure(entry.get("test_r2")),
+        figure(by["value"] if by else None, "+"),
         span(by["low"], by["high"], "+") if by else Cell(""),
         count(entry["epochs"]) if entry.get("epochs") is not None else Cell(""),
         figure(entry.get("seconds")),
@@ -112,7 +112,7 @@ def _variant_row(entry: Record) -> list[Cell]:
 
 
 def _both(figures: Mapping[str, Any]) -> str:
-    return f"the ensemble's R² is {figures['ensemble']:.4f}, the plain mean's {figures['mean']:.4f}"
+    return f"the ensemble's R² is {written(figures['ensemble'])}, the plain mean's {written(figures['mean'])}"
 
 
 def _tested(test: Mapping[str, Any], split: str) -> list[str]:
@@ -122,7 +122,8 @@ def _tested(test: Mapping[str, Any], split: str) -> list[str]:
     best = f"{test.get('best')}, the best single member on the {split} months"
     for key, other in (("from_mean", "the plain mean"), ("from_best", best)):
         if by := test.get(key):
-            words.append(f"It differs from {other} by {by['value']:+.4f}, {by['level']:.0%} within {by['low']:+.4f} to {by['high']:+.4f}.")
+            value, low, high = (written(by[key], "+") for key in ("value", "low", "high"))
+            words.append(f"It differs from {other} by {value}, {by['level']:.0%} within {low} to {high}.")
     return words
 
 
@@ -147,8 +148,8 @@ def _weight_table(found: Mapping[str, Any], blend: Mapping[str, Any]) -> Table:
         [
             text(member["name"]),
             *(figure(member["weights"][group]) for group in groups),
-            score(single.get(member["name"])),
-            score(worth.get(member["name"]), "+"),
+            figure(single.get(member["name"])),
+            figure(worth.get(member["name"]), "+"),
         ]
         for member in found["members"]
     ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from leapray.evaluation.plots.style import number
+from leapray.console import digits
 
 _PNG = b"\x89PNG"
 
@@ -78,18 +78,9 @@ def text(words: object) -> Cell:
     return Cell(str(words), words=True)
 
 
-def score(value: float | None, sign: str = "") -> Cell:
-    """A cell of R2 or of a difference of such, in four decimals."""
-    return Cell("", None) if value is None else _cell(value, number(value, sign))
-
-
-def figure(value: float | None, digits: int = 4) -> Cell:
-    """A cell of a physical number of so many digits."""
-    return Cell("", None) if value is None else _cell(value, f"{value:.{digits}g}")
-
-
-def _cell(value: float, shown: str) -> Cell:
-    return Cell(_written(value, shown), value if math.isfinite(value) else None)
+def figure(value: float | None, sign: str = "") -> Cell:
+    """A cell of a number in three significant digits, of a difference with its ``sign`` ``+``; a dash for what is no number."""
+    return Cell("", None) if value is None else Cell(written(value, sign), value if math.isfinite(value) else None)
 
 
 def count(value: int) -> Cell:
@@ -98,7 +89,7 @@ def count(value: int) -> Cell:
 
 def span(low: float, high: float, sign: str = "") -> Cell:
     """A cell of an interval."""
-    return Cell(f"{_written(low, number(low, sign))} to {_written(high, number(high, sign))}")
+    return Cell(f"{written(low, sign)} to {written(high, sign)}")
 
 
 def counted(number: int, noun: str) -> str:
@@ -106,5 +97,6 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def _written(value: float, shown: str) -> str:
-    return shown.replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "\N{EM DASH}"
+def written(value: float, sign: str = "") -> str:
+    """A number for a sentence, in three significant digits."""
+    return digits(value, sign).replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "\N{EM DASH}"

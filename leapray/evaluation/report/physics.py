@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from leapray.climsim.schema import TARGETS
-from leapray.evaluation.climsim import UNITS
+from leapray.evaluation.climsim import TOLD, UNITS, VARYING
 from leapray.evaluation.plots.latitude import zonal_bias, zonal_skill
 from leapray.evaluation.plots.levels import MOST, Curve, bias_profiles
 from leapray.evaluation.plots.quantity import PROFILES, SCALARS
 from leapray.evaluation.plots.rain import precipitation
 from leapray.evaluation.plots.surface import joint_densities
-from leapray.evaluation.report.page import Cell, Picture, Section, Table, figure, score, text
+from leapray.evaluation.report.page import Cell, Picture, Section, Table, counted, figure, text
 from leapray.evaluation.results import ClimSim, Evaluation
+from leapray.evaluation.zonal import DAYS
 
 _METRICS = {"mae": "MAE", "rmse": "RMSE", "bias": "bias", "crps": "CRPS", "r2": "R² (ClimSim's)"}
 
@@ -22,7 +23,13 @@ def maps(subject: Evaluation) -> Section | None:
     if subject.zonal is None:
         return None
     picture = Picture(zonal_skill(subject.zonal), f"R² of daily zonal means of {subject.name} by latitude and pressure, six tendencies")
-    words = ["R² over days of means over bands of 10° of latitude, weighted by area; white and black lines are at 0.7 and 0.9."]
+    days = len(subject.moments.blocks)
+    words = [
+        "R² over days of means over bands of 10° of latitude, weighted by area; white and black lines are at 0.7 and 0.9. "
+        "Grey: targets that are not learned, and means that hardly vary from day to day.",
+        f"These are {counted(days, 'day')} of {counted(round(subject.rows / days), 'row')} on average. R² needs at least {DAYS} days; "
+        "where a day holds few time steps, its mean also follows the hour.",
+    ]
     return Section("maps", "Skill by latitude and pressure", words, [picture])
 
 
@@ -41,13 +48,21 @@ def biases(evaluations: Sequence[Evaluation]) -> Section:
             text(quantity.words),
             text(quantity.unit),
             figure(float(subject.mean[quantity.columns][0]) * quantity.factor),
-            *(figure(float(evaluation.bias[quantity.columns][0]) * quantity.factor, 3) for evaluation in evaluations),
+            *(figure(float(evaluation.bias[quantity.columns][0]) * quantity.factor) for evaluation in evaluations),
         ]
         for quantity in SCALARS
     ]
     header = ["surface flux", "unit", "mean of truth", *(f"bias of {evaluation.name}" for evaluation in evaluations)]
     content.append(Table("Biases at the surface", header, rows))
-    return Section("bias", "Bias", ["Bias is the mean of prediction less truth over all rows, which are not weighted by area."], content)
+    return Section(
+        "bias",
+        "Bias",
+        [
+            "Bias is the mean of prediction less truth over all rows, which are not weighted by area.",
+            "On the maps, dots mark negative biases.",
+        ],
+        content,
+    )
 
 
 def scalars(subject: Evaluation) -> Section | None:
@@ -82,6 +97,12 @@ def own_metrics(evaluations: Sequence[Evaluation]) -> Section | None:
             "ClimSim's metrics are of energy fluxes, weighted by mass and area, over time in each column of the grid, then averaged over "
             "columns: its R² is below the competition's, which pools time and place, wherever a column varies little."
         )
+        words.append(
+            "Two things differ from the official code. It weights winds by mass, area and wind speed; here they are not weighted. "
+            "It averages R² over all grid columns, and so gets minus infinity where one is constant; here R² is over the grid columns "
+            f"with at least {VARYING:g} of the variance of the competition's training set, a level where fewer than {TOLD:.0%} of them "
+            "vary is left out of a variable's mean, and a dash stands where no level is left."
+        )
         content.append(_metric_table(subject.name, subject.climsim, subject.moments.score().by_variable()))
     beside = [(evaluation.name, evaluation.climsim) for evaluation in evaluations if evaluation.climsim is not None]
     if len(beside) > 1:
@@ -101,8 +122,8 @@ def _metric_table(name: str, metrics: ClimSim, competition: dict[str, float]) ->
         [
             text(variable),
             _unit(variable),
-            *(figure(values[metric]) if metric != "r2" else score(values[metric]) for metric in told),
-            score(competition[variable]),
+            *(figure(values[metric]) for metric in told),
+            figure(competition[variable]),
         ]
         for variable, values in found.items()
     ]

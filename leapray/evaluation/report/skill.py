@@ -10,7 +10,7 @@ from leapray.evaluation.groups import GROUPS, by_group
 from leapray.evaluation.intervals import LEVEL, difference, interval
 from leapray.evaluation.plots.levels import MOST, Curve, skill_profiles
 from leapray.evaluation.plots.surface import scalar_bars
-from leapray.evaluation.report.page import Cell, Picture, Section, Table, count, figure, score, span, text
+from leapray.evaluation.report.page import Cell, Picture, Section, Table, count, figure, span, text
 from leapray.evaluation.results import Evaluation
 from leapray.evaluation.worst import worst_columns
 
@@ -22,7 +22,7 @@ _FEW_DAYS = 10
 def ordered(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     """The subject, which comes first, then the others from the best headline down."""
     subject, *others = evaluations
-    return [subject, *sorted(others, key=lambda other: other.moments.score().learned, reverse=True)]
+    return [subject, *sorted(others, key=lambda other: other.moments.score().skill, reverse=True)]
 
 
 def drawn(days: int) -> str:
@@ -48,7 +48,7 @@ def summary(evaluations: Sequence[Evaluation]) -> Section:
     header += ["less the subject", f"{percent} within"] if len(evaluations) > 1 else []
     rows = [[*_scores(one), *(_less(one, subject) if len(evaluations) > 1 else ()), *_extent(one)] for one in evaluations]
     headlines = Table("Mean R² over columns", [*header, "rows", "days"], rows, marked=1)
-    rows = [[text(one.name), *map(score, by_group(one.moments.score().r2).values())] for one in evaluations]
+    rows = [[text(one.name), *map(figure, by_group(one.moments.score().r2).values())] for one in evaluations]
     groups = Table("Mean R² over the learned columns of a group of variables", ["", *GROUPS], rows, marked=1)
     return Section("summary", "Summary", words, [headlines, groups])
 
@@ -73,8 +73,8 @@ def worst(subject: Evaluation) -> Section:
     rows = [
         (
             text(column.column),
-            score(column.r2),
-            figure(column.std, 3),
+            figure(column.r2),
+            figure(column.std),
             text(column.units),
             _percent(column.bias_share),
             _percent(column.worst_day_share),
@@ -92,7 +92,7 @@ def _scores(evaluation: Evaluation) -> list[Cell]:
     found = evaluation.moments.score()
     ends = interval(evaluation.moments) if evaluation.timed else None
     within = span(ends.low, ends.high) if ends else Cell("")
-    return [text(evaluation.name), score(found.learned), within, *(score(getattr(found, mean)) for mean, _ in _MEANS[1:])]
+    return [text(evaluation.name), figure(found.learned), within, *(figure(getattr(found, mean)) for mean, _ in _MEANS[1:])]
 
 
 def _less(evaluation: Evaluation, subject: Evaluation) -> list[Cell]:
@@ -100,8 +100,8 @@ def _less(evaluation: Evaluation, subject: Evaluation) -> list[Cell]:
     if evaluation is subject:
         return [Cell(""), Cell("")]
     by = difference(subject.moments, evaluation.moments) if evaluation.timed else None
-    value = evaluation.moments.score().learned - subject.moments.score().learned
-    return [score(value, "+"), span(by.low, by.high, "+") if by else Cell("")]
+    value = evaluation.moments.score().skill - subject.moments.score().skill
+    return [figure(value, "+"), span(by.low, by.high, "+") if by else Cell("")]
 
 
 def _extent(evaluation: Evaluation) -> list[Cell]:
@@ -110,7 +110,7 @@ def _extent(evaluation: Evaluation) -> list[Cell]:
 
 def _variable_table(evaluations: Sequence[Evaluation]) -> Table:
     found = [evaluation.moments.score().by_variable() for evaluation in evaluations]
-    rows = [[text(variable.name), text(variable.long_name), *(score(r2[variable.name]) for r2 in found)] for variable in TARGETS.variables]
+    rows = [[text(variable.name), text(variable.long_name), *(figure(r2[variable.name]) for r2 in found)] for variable in TARGETS.variables]
     return Table("R² by variable, the mean over its learned columns", ["", "", *(evaluation.name for evaluation in evaluations)], rows)
 
 

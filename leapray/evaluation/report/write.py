@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from leapray import storage
 from leapray.evaluation.report.making import ensemble, provenance, training, variants
 from leapray.evaluation.report.material import Material
-from leapray.evaluation.report.page import Section, counted, render
+from leapray.evaluation.report.page import Section, counted, render, written
 from leapray.evaluation.report.physics import biases, maps, own_metrics, rain, scalars
 from leapray.evaluation.report.skill import levels, ordered, summary, worst
 from leapray.evaluation.results import Evaluation
@@ -45,5 +45,5 @@ def _page(evaluations: Sequence[Evaluation], material: Material) -> str:
     ]
     others = f", beside {counted(len(evaluations) - 1, 'other')}" if len(evaluations) > 1 else ""
     days = f" of {counted(len(subject.moments.blocks), 'day')}" if subject.timed else ""
-    lead = f"{subject.name}{others}: R² {subject.moments.score().learned:.4f} on {counted(subject.rows, 'row')}{days}."
+    lead = f"{subject.name}{others}: R² {written(subject.moments.score().learned)} on {counted(subject.rows, 'row')}{days}."
     return render(material.title, lead, [section for section in found if section is not None])

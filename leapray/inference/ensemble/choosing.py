@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from leapray.climsim.schema import TARGETS
 from leapray.errors import UserError
 from leapray.evaluation.groups import GROUPS
 from leapray.evaluation.intervals import Difference, Interval, difference, interval
 from leapray.inference.ensemble.members import Candidate
 from leapray.inference.ensemble.passes import Scored
-from leapray.inference.ensemble.products import ErrorProducts
+from leapray.inference.ensemble.products import ErrorProducts, names_of
 from leapray.inference.ensemble.solving import ONE, HeldOut, by_column, held_out, weigh
 from leapray.inference.weights import Member, Weights, mean_weights
 from leapray.recipe import Ensemble
@@ -25,14 +26,17 @@ Groups = Mapping[str, tuple[str, ...]]
 def choose(settings: Ensemble, members: Sequence[Candidate], halves: tuple[ErrorProducts, ErrorProducts] | None) -> Weights:
     """The weights that a recipe asks for, with figures of the months that choose, where there are any.
 
-    Raises UserError where weights are to be solved and no learned column of the truth varies.
+    Where weights are solved for, a learned column that no member predicts better than the training mean falls back to that mean. Raises
+    UserError where weights are to be solved and no learned column of the truth varies.
     """
     groups, tried, why = _groups(settings, halves)
     names = [member.name for member in members]
     products = None if halves is None else halves[0] + halves[1]
-    if products is not None and not products.varying.any():
+    if products is not None and not products.varies:
         raise UserError("ensemble: the targets of the blend months are constant, expected months in which they vary")
+    solved = settings.weights.method == "solved"
     found = _weigh(settings, groups, products, names)
+    lost = names_of(products.lost) if solved and products is not None else []
     figures: dict[str, Any] = {}
     if products is not None:
         held = None if tried is None else {"one": tried.one, "by-variable": tried.by_variable}
@@ -47,7 +51,8 @@ def choose(settings: Ensemble, members: Sequence[Candidate], halves: tuple[Error
         )
         for index, member in enumerate(members)
     )
-    return Weights(method=settings.weights.method, groups=dict(groups), members=listed, figures=figures)
+    fallback = {} if products is None else {name: float(products.statistics.mean[TARGETS.columns.index(name)]) for name in lost}
+    return Weights(method=settings.weights.method, groups=dict(groups), members=listed, fallback=fallback, figures=figures)
 
 
 def _groups(settings: Ensemble, halves: tuple[ErrorProducts, ErrorProducts] | None) -> tuple[Groups, HeldOut | None, str]:
@@ -67,7 +72,7 @@ def _weigh(settings: Ensemble, groups: Groups, products: ErrorProducts | None, n
     """Weights ``(M,)`` by group."""
     if settings.weights.method == "solved":
         assert products is not None
-        return weigh(products, groups)
+        return _at_least_the_best(weigh(products, groups), groups, products)
     fixed = settings.weights.fixed
     given = np.array([1.0 if fixed is None else fixed.get(name, 0.0) for name in names])
     # what is left without a member may be members that count nothing
@@ -75,19 +80,35 @@ def _weigh(settings: Ensemble, groups: Groups, products: ErrorProducts | None, n
     return dict.fromkeys(groups, given / given.sum())
 
 
+def _at_least_the_best(weights: dict[str, np.ndarray], groups: Groups, products: ErrorProducts) -> dict[str, np.ndarray]:
+    """The solved weights, or the best member alone where that has more skill.
+
+    The programme that is solved leaves out that no column's skill is below -1, so it may buy much in columns that count no more.
+    """
+    singles = np.eye(products.members)
+    scores = [products.skill(by_column(dict.fromkeys(groups, one), groups), products.lost) for one in singles]
+    if products.skill(by_column(weights, groups), products.lost) >= max(scores):
+        return weights
+    return dict.fromkeys(groups, singles[int(np.argmax(scores))])
+
+
 def _figures(settings: Ensemble, groups: Groups, products: ErrorProducts, names: Sequence[str]) -> dict[str, Any]:
-    def r2(kept: list[int]) -> float:
+    """Skill before the physics: of members and plain mean as they are, and of the ensemble with what falls back to the training mean."""
+
+    def skill(kept: list[int]) -> float:
         some = products.of_members(kept)
-        return some.r2(by_column(_weigh(settings, groups, some, [names[index] for index in kept]), groups))
+        fallback = some.lost if settings.weights.method == "solved" else None
+        return some.skill(by_column(_weigh(settings, groups, some, [names[index] for index in kept]), groups), fallback)
 
     everyone = list(range(len(names)))
-    whole = r2(everyone)
-    without = {name: r2([other for other in everyone if other != index]) - whole for index, name in enumerate(names) if len(names) > 1}
+    whole = skill(everyone)
+    without = {name: skill([other for other in everyone if other != index]) - whole for index, name in enumerate(names) if len(names) > 1}
     return {
         "rows": products.truth.count,
-        "columns": int(products.varying.sum()),
-        "members": {name: r2([index]) for index, name in enumerate(names)},
-        "mean": products.r2(mean_weights(len(names))),
+        "attainable": products.attainable,
+        "statistics": products.statistics.origin,
+        "members": {name: products.of_members([index]).skill(np.ones((1, TARGETS.width))) for index, name in enumerate(names)},
+        "mean": products.skill(mean_weights(len(names))),
         "ensemble": whole,
         "worth": {name: without.get(name) for name in names},
         "correlation": products.correlation().tolist(),
@@ -95,23 +116,33 @@ def _figures(settings: Ensemble, groups: Groups, products: ErrorProducts, names:
 
 
 def test_figures(scored: Scored, names: Sequence[str], blend: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the test months tell: R2 of ensemble, plain mean and members, and how the first differs, with intervals by days.
+    """What the test months tell: skill and R2 of ensemble, plain mean and members, and how the first's skill differs, with intervals by
+    days.
 
     The best single member is that of the months that choose, or else, where there are none, of the test months themselves.
     """
-    members = dict(zip(names, scored.members, strict=True))
-    r2 = {name: moments.score().learned for name, moments in members.items()}
-    ranking = blend["members"] if blend is not None else r2
+    moments = {
+        "ensemble": scored.ensemble,
+        "mean": scored.mean,
+        **{f"member {name}": one for name, one in zip(names, scored.members, strict=True)},
+    }
+    scores = {key: one.score() for key, one in moments.items()}
+    members = {name: scores[f"member {name}"] for name in names}
+    skill = {name: score.skill for name, score in members.items()}
+    ranking = blend["members"] if blend is not None else skill
     best = max(ranking, key=lambda name: ranking[name])
     return {
-        "rows": scored.ensemble.score().rows,
-        "members": r2,
-        "mean": scored.mean.score().learned,
-        "ensemble": scored.ensemble.score().learned,
+        "rows": scores["ensemble"].rows,
+        "attainable": scores["ensemble"].attainable,
+        "members": skill,
+        "mean": scores["mean"].skill,
+        "ensemble": scores["ensemble"].skill,
+        "r2": {"members": {name: score.learned for name, score in members.items()}}
+        | {key: scores[key].learned for key in ("mean", "ensemble")},
         "interval": _plain(interval(scored.ensemble)),
         "best": best,
         "from_mean": _plain(difference(scored.mean, scored.ensemble)),
-        "from_best": _plain(difference(members[best], scored.ensemble)),
+        "from_best": _plain(difference(moments[f"member {best}"], scored.ensemble)),
     }
 
 

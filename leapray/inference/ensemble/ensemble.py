@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from leapray import cluster, storage
+from leapray.data.transform import Transform
 from leapray.errors import UserError
+from leapray.evaluation.metrics import TargetStatistics
 from leapray.evaluation.plots import ensemble_overview
 from leapray.evaluation.tables import files
 from leapray.inference.ensemble.choosing import TEST_FIGURES, choose, test_figures
@@ -18,9 +21,10 @@ from leapray.inference.ensemble.files import lay_out
 from leapray.inference.ensemble.members import Candidate, candidates
 from leapray.inference.ensemble.months import CHOOSING, TEST, Portion, portions
 from leapray.inference.ensemble.passes import accumulate, apply
-from leapray.inference.parts import member_directory
+from leapray.inference.parts import member_directory, write_statistics
 from leapray.inference.predict import predict
 from leapray.inference.weights import FILE, Weights, read_weights
+from leapray.models.directory import load_info
 from leapray.recipe import Ensemble, Recipe
 from leapray.settings import claim
 
@@ -88,6 +92,14 @@ class _Work:
         self.choosing, self.test = portions(recipe.data, CHOOSING, notice), portions(recipe.data, TEST, notice)
         self._check()
 
+    @cached_property
+    def statistics(self) -> TargetStatistics:
+        """What skill is measured against: the rows that the first model was trained on, or without models the competition's."""
+        model = next((member.model for member in self.members if member.model is not None), None)
+        if model is None:
+            return TargetStatistics.of_competition()
+        return Transform.from_dict(load_info(model).transform, f"{model}: transform").statistics
+
     def _check(self) -> None:
         if not self.choosing and self.settings.weights.method == "solved":
             raise UserError("ensemble.weights: solved needs months, expected a source with blend or validation months")
@@ -112,7 +124,7 @@ class _Work:
             for portion in self.choosing:
                 self._predict(portion, self._place(_BLEND, portion), lambda member: member.validation, None)
             places = [self._place(_BLEND, portion) for portion in self.choosing]
-            halves = accumulate(self.choosing, places, self.names, self.recipe.data.bad_rows, self._noted("solve"))
+            halves = accumulate(self.choosing, places, self.names, self.statistics, self.recipe.data.bad_rows, self._noted("solve"))
         weights = choose(self.settings, self.members, halves)
         if halves is not None:
             weights.figures["blend"]["months"] = {portion.source: portion.months for portion in self.choosing}
@@ -129,10 +141,20 @@ class _Work:
             places.append(self._place(_TEST, portion))
             members_at.append(storage.join(self.directory, _APART, portion.source) if apart else places[-1])
             if apart:
-                made_of = {"weights": weights.model_dump(mode="json", include={"groups", "members"}), "rows": portion.mark}
+                made_of = {"weights": weights.model_dump(mode="json", include={"groups", "members", "fallback"}), "rows": portion.mark}
                 claim(places[-1], _SETTINGS, made_of, "predictions of an ensemble", ".parquet")
+                write_statistics(places[-1], self.statistics)
             self._predict(portion, members_at[-1], lambda member: member.test, None if apart else weights)
-        scored = apply(self.test, members_at, places, self.names, weights.matrix(), self.recipe.data.bad_rows, self._noted("score"))
+        scored = apply(
+            self.test,
+            members_at,
+            places,
+            self.names,
+            weights.combination(),
+            self.statistics,
+            self.recipe.data.bad_rows,
+            self._noted("score"),
+        )
         figures = test_figures(scored, self.names, weights.figures.get("blend"))
         figures["months"] = {portion.source: portion.months for portion in self.test}
         return weights.model_copy(update={"figures": weights.figures | {TEST_FIGURES: figures}})
@@ -153,7 +175,7 @@ class _Work:
                 [str(member.model) for member in models],
                 portion.path,
                 place,
-                weights=None if weights is None else weights.matrix(),
+                weights=None if weights is None else weights.combination(),
                 members=True,
                 names=[member.name for member in models],
                 selection=portion.selection,

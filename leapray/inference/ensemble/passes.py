@@ -17,11 +17,12 @@ from leapray.data import flat
 from leapray.data.clean import Tally, clean
 from leapray.data.tasks import run_tasks
 from leapray.evaluation.intervals import TimedMoments
+from leapray.evaluation.metrics import TargetStatistics
 from leapray.inference.ensemble.files import BLOCK_ROWS, PartReader
 from leapray.inference.ensemble.months import Portion
 from leapray.inference.ensemble.products import ErrorProducts
 from leapray.inference.parts import member_directory, part, part_writer
-from leapray.inference.weights import mean_weights
+from leapray.inference.weights import Combination, mean_weights
 from leapray.models.emulator import Physics
 from leapray.training.scoring import days
 
@@ -68,7 +69,12 @@ def _tasks(portions: Sequence[Portion], members: Sequence[str], places: Sequence
 
 
 def accumulate(
-    portions: Sequence[Portion], places: Sequence[str], names: Sequence[str], bad_rows: str, progress: Update
+    portions: Sequence[Portion],
+    places: Sequence[str],
+    names: Sequence[str],
+    statistics: TargetStatistics,
+    bad_rows: str,
+    progress: Update,
 ) -> tuple[ErrorProducts, ErrorProducts]:
     """Error products of the members' predictions of these portions, which lie below ``places``, kept apart in two halves by days.
 
@@ -77,15 +83,15 @@ def accumulate(
     tasks = _tasks(portions, places, places)
 
     def products(number: int) -> tuple[ErrorProducts, ErrorProducts]:
-        halves = [ErrorProducts.empty(len(names)) for _ in range(2)]
+        halves = [ErrorProducts.empty(len(names), statistics) for _ in range(2)]
         for block, predictions in tasks[number].blocks(names, bad_rows):
             half = days(block.row) // _HALF_DAYS % 2
             for index in np.unique(half).tolist():
                 rows = half == index
-                halves[index] += ErrorProducts.of(block.targets[rows], predictions[:, rows])
+                halves[index] += ErrorProducts.of(block.targets[rows], predictions[:, rows], statistics)
         return halves[0], halves[1]
 
-    first, second = ErrorProducts.empty(len(names)), ErrorProducts.empty(len(names))
+    first, second = ErrorProducts.empty(len(names), statistics), ErrorProducts.empty(len(names), statistics)
     for found in run_tasks(products, len(tasks), progress):
         first, second = first + found[0], second + found[1]
     return first, second
@@ -96,20 +102,21 @@ def apply(
     members: Sequence[str],
     places: Sequence[str],
     names: Sequence[str],
-    weights: np.ndarray,
+    combination: Combination,
+    statistics: TargetStatistics,
     bad_rows: str,
     progress: Update,
 ) -> Scored:
-    """Score the ensemble with ``weights (M, 368)`` and its members, whose predictions lie below ``members``, the physics applied last.
+    """Score the ensemble of this combination and its members, whose predictions lie below ``members``, the physics applied last.
 
     The parts of the ensemble's predictions that are not below ``places`` yet are written.
     """
     tasks = _tasks(portions, members, places)
-    physics = Physics()
+    physics, plain = Physics(), Combination.of(mean_weights(len(names)))
 
     def score(number: int) -> Scored:
         task = tasks[number]
-        found = Scored(TimedMoments(), TimedMoments(), tuple(TimedMoments() for _ in names))
+        found = _nothing(len(names), statistics)
         with ExitStack() as stack:
             there = storage.exists(part(task.place, task.number))
             write = None if there else stack.enter_context(part_writer(task.place, task.number))
@@ -119,9 +126,9 @@ def apply(
                 def corrected(values: np.ndarray, states: torch.Tensor = states) -> np.ndarray:
                     return physics(states, torch.from_numpy(values)).numpy()
 
-                ensemble = corrected(weighted(predictions, weights))
+                ensemble = corrected(combination(predictions))
                 found.ensemble.update(day, block.targets, ensemble)
-                found.mean.update(day, block.targets, corrected(weighted(predictions, mean_weights(len(names)))))
+                found.mean.update(day, block.targets, corrected(plain(predictions)))
                 for moments, values in zip(found.members, predictions, strict=True):
                     moments.update(day, block.targets, corrected(values))
                 if write is not None:
@@ -129,9 +136,8 @@ def apply(
         return found
 
     results = run_tasks(score, len(tasks), progress)
-    return sum(results, Scored(TimedMoments(), TimedMoments(), tuple(TimedMoments() for _ in names)))
+    return sum(results, _nothing(len(names), statistics))
 
 
-def weighted(predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Members' predictions ``(M, n, 368)`` averaged with weights by column ``(M, 368)``: ``(n, 368)``."""
-    return sum((values * weight for values, weight in zip(predictions, weights, strict=True)), np.zeros(predictions.shape[1:]))
+def _nothing(members: int, statistics: TargetStatistics) -> Scored:
+    return Scored(TimedMoments(statistics), TimedMoments(statistics), tuple(TimedMoments(statistics) for _ in range(members)))

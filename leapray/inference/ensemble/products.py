@@ -1,75 +1,107 @@
 """What solving for weights needs of truth and predictions, streamed: products of the members' errors by column, merged exactly.
 
-Shapes: M members, C = 293 learned columns, n rows. With weights ``w`` the ensemble's squared error in column c, summed over rows, is
+Shapes: M members, C learned columns, n rows. With weights ``w`` the ensemble's squared error in column c, summed over rows, is
 ``w' E_c w`` with ``E_c[m, k] = sum (f_m - y) (f_k - y)``: rows are read once, whatever weights are tried.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
-from leapray.climsim.schema import LEARNED
+from leapray.climsim.schema import LEARNED, TARGETS
 from leapray.evaluation.groups import group_mask
-from leapray.evaluation.metrics import ErrorMoments
+from leapray.evaluation.metrics import LOWEST_SKILL, ByColumn, ErrorMoments, TargetStatistics
 
 
-@dataclass
+@dataclass(frozen=True)
 class ErrorProducts:
-    """``products (C, M, M)`` and the moments of the truth; ``+`` merges those of two parts of a set."""
+    """``products (C, M, M)`` and the moments of the truth; ``+`` merges those of two parts of a set.
+
+    ``statistics`` are those of the training rows, against which skill is measured.
+    """
 
     products: np.ndarray
+    statistics: TargetStatistics
     truth: ErrorMoments = field(default_factory=ErrorMoments)
     """Of the truth, beside the plain mean of the members."""
 
     @classmethod
-    def empty(cls, members: int) -> ErrorProducts:
-        return cls(np.zeros((int(LEARNED.sum()), members, members)))
+    def empty(cls, members: int, statistics: TargetStatistics) -> ErrorProducts:
+        return cls(np.zeros((int(LEARNED.sum()), members, members)), statistics)
 
     @classmethod
-    def of(cls, truth: np.ndarray, predictions: np.ndarray) -> ErrorProducts:
+    def of(cls, truth: np.ndarray, predictions: np.ndarray, statistics: TargetStatistics) -> ErrorProducts:
         """Of one batch: truth ``(n, 368)`` and predictions ``(M, n, 368)``, physical."""
         errors = predictions.transpose(2, 0, 1)[LEARNED] - truth.T[LEARNED][:, None]
-        return cls(errors @ errors.swapaxes(1, 2), ErrorMoments.of(truth, predictions.mean(axis=0)))
+        return cls(errors @ errors.swapaxes(1, 2), statistics, ErrorMoments.of(truth, predictions.mean(axis=0)))
 
     def __add__(self, other: ErrorProducts) -> ErrorProducts:
-        return ErrorProducts(self.products + other.products, self.truth + other.truth)
+        return ErrorProducts(self.products + other.products, self.statistics, self.truth + other.truth)
 
     @property
     def members(self) -> int:
         return self.products.shape[1]
 
-    @property
-    def varying(self) -> np.ndarray:
-        """bool ``(C,)``: columns whose truth has a variance, without which there is no R2."""
-        return (self.truth.low < self.truth.high)[LEARNED] & (self._deviation > 0)
+    @cached_property
+    def _unit(self) -> np.ndarray:
+        """What a squared error summed over rows is measured in, ``(C,)``: as skill has it, and 0 where nothing varies."""
+        variance = np.where(self._varies, self.truth.deviation[LEARNED], 0.0)
+        return np.maximum(variance, self.truth.count * self.statistics.variance[LEARNED])
 
     @property
-    def _deviation(self) -> np.ndarray:
-        """Sum of the squared deviations of each learned column of the truth, ``(C,)``."""
-        return self.truth.deviation[LEARNED]
+    def _varies(self) -> np.ndarray:
+        return (self.truth.low < self.truth.high)[LEARNED] & (self.truth.deviation[LEARNED] > 0)
+
+    @property
+    def varies(self) -> bool:
+        """Whether any learned column of the truth varies."""
+        return bool(self._varies.any())
+
+    @cached_property
+    def _of_mean(self) -> np.ndarray:
+        """Attainable skill of each column, which is what the training mean leaves to gain, ``(C,)``."""
+        truth = self.truth.to_array()
+        return ByColumn.of(truth, self.statistics).attainable[LEARNED]
+
+    @property
+    def attainable(self) -> float:
+        """Skill of a perfect emulator on these rows."""
+        return float(self._of_mean.mean())
+
+    @cached_property
+    def lost(self) -> np.ndarray:
+        """bool ``(C,)``: columns that no member predicts better than the training mean, and in which one could be better."""
+        own = np.diagonal(self.products, axis1=1, axis2=2).min(axis=1)
+        return (self._unit > 0) & (own >= self._of_mean * self._unit) & (own > 0)
 
     def unexplained(self, group: str | None = None) -> np.ndarray:
-        """Mean over the columns of a group, or over all, of ``E_c / Var_c``, ``(M, M)``: with weights ``w``, mean 1 - R2 is ``w' A w``.
+        """Mean over the columns of a group, or over all, of ``E_c`` in the unit of skill, ``(M, M)``: with weights ``w`` skill is what is
+        attainable less ``w' A w``, but for the bound at -1.
 
-        0 where no column of the group varies.
+        Columns that are lost to all members are left out. 0 where no column of the group is left.
         """
-        columns = self.varying if group is None else self.varying & group_mask(group)[LEARNED]
+        columns = (self._unit > 0) & ~self.lost
+        if group is not None:
+            columns &= group_mask(group)[LEARNED]
         if not columns.any():
             return np.zeros((self.members, self.members))
-        return (self.products[columns] / self._deviation[columns][:, None, None]).mean(axis=0)
+        return (self.products[columns] / self._unit[columns][:, None, None]).mean(axis=0)
 
-    def r2(self, weights: np.ndarray) -> float:
-        """Mean R2 over the varying learned columns of the ensemble with ``weights (M, 368)``."""
-        columns = self.varying
-        chosen = weights[:, LEARNED].T[columns]
-        error = np.einsum("cm,cmk,ck->c", chosen, self.products[columns], chosen)
-        return float(1 - (error / self._deviation[columns]).mean())
+    def skill(self, weights: np.ndarray, fallback: np.ndarray | None = None) -> float:
+        """Skill of the ensemble with ``weights (M, 368)``, before the physics; the training mean in columns of ``fallback (C,)``."""
+        chosen = weights[:, LEARNED].T
+        error = np.einsum("cm,cmk,ck->c", chosen, self.products, chosen)
+        silent = self._unit == 0
+        lost = np.where(silent, np.where(error > 0, -LOWEST_SKILL, 0.0), error / np.where(silent, 1.0, self._unit))
+        skill = np.maximum(self._of_mean - lost, LOWEST_SKILL)
+        return float((skill if fallback is None else np.where(fallback, 0.0, skill)).mean())
 
     def correlation(self) -> np.ndarray:
-        """Correlation of the members' errors about 0, mean over columns, ``(M, M)``; a member without error correlates with none."""
-        products = self.products[self.varying]
+        """Correlation of the members' errors about 0, ``(M, M)``, mean over columns that vary; 0 of a member without error."""
+        products = self.products[self._varies]
         size = np.sqrt(np.diagonal(products, axis1=1, axis2=2))
         scale = size[:, :, None] * size[:, None, :]
         correlation = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0).mean(axis=0)
@@ -78,4 +110,9 @@ class ErrorProducts:
 
     def of_members(self, kept: list[int]) -> ErrorProducts:
         """The same of some of the members."""
-        return ErrorProducts(self.products[:, kept][:, :, kept], self.truth)
+        return ErrorProducts(self.products[:, kept][:, :, kept], self.statistics, self.truth)
+
+
+def names_of(columns: np.ndarray) -> list[str]:
+    """Names of learned columns by a mask ``(C,)`` of them."""
+    return [TARGETS.columns[place] for place in np.flatnonzero(LEARNED)[columns]]

@@ -1,4 +1,4 @@
-"""Weights of an ensemble: those that minimise the mean over columns of squared error over variance, not negative, with sum 1.
+"""Weights of an ensemble: those of the highest skill, not negative, with sum 1, as a quadratic programme that leaves out the bound at -1.
 
 Shapes: M members.
 """
@@ -44,7 +44,7 @@ def solve(unexplained: np.ndarray) -> np.ndarray:
 def weigh(products: ErrorProducts, groups: Mapping[str, tuple[str, ...]]) -> dict[str, np.ndarray]:
     """Weights ``(M,)`` solved for in each group: one of :data:`ONE`, or those of ``GROUPS``.
 
-    A group of which no column varies takes the weights of all.
+    A group of which no column counts takes the weights of all.
     """
     whole = solve(products.unexplained())
     if groups == ONE:
@@ -63,7 +63,7 @@ def by_column(weights: Mapping[str, np.ndarray], groups: Mapping[str, tuple[str,
 
 @dataclass(frozen=True)
 class HeldOut:
-    """R2 of one vector of weights and of one for each group, solved on half of the days and scored on the other half, and the reverse."""
+    """Skill of one vector of weights and of one for each group, solved on half of the days and scored on the other, and the reverse."""
 
     one: float
     by_variable: float
@@ -75,11 +75,11 @@ class HeldOut:
 
 def held_out(halves: tuple[ErrorProducts, ErrorProducts]) -> HeldOut | None:
     """Whether groups help on days that they were not solved on; None where one of the halves has no rows or nothing that varies."""
-    if any(not half.varying.any() for half in halves):
+    if any(not half.varies for half in halves):
         return None
 
-    def mean_r2(groups: Mapping[str, tuple[str, ...]]) -> float:
+    def mean_skill(groups: Mapping[str, tuple[str, ...]]) -> float:
         pairs = (halves, halves[::-1])
-        return float(np.mean([score.r2(by_column(weigh(solved, groups), groups)) for solved, score in pairs]))
+        return float(np.mean([score.skill(by_column(weigh(solved, groups), groups), solved.lost) for solved, score in pairs]))
 
-    return HeldOut(mean_r2(ONE), mean_r2(GROUPS))
+    return HeldOut(mean_skill(ONE), mean_skill(GROUPS))

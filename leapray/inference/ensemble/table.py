@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from leapray.console import say, table
+from leapray.console import digits, say, table
 from leapray.inference.weights import Weights
 
 
@@ -21,22 +21,29 @@ def show(weights: Weights) -> None:
     rows = [list(share[: len(header)]) for share in shares]
     summary = [[name, *[""] * (len(header) - 1)] for name in ("plain mean", "ensemble")]
     if blend is not None:
-        header += [f"{split} R2", "without it", "least like"]
+        header += [f"{split} skill", "worth", "least like"]
         for index, row in enumerate(rows):
-            row += [_number(blend["members"][row[0]]), _number(blend["worth"][row[0]], "+"), _least_like(blend, index)]
+            row += [digits(blend["members"][row[0]]), digits(blend["worth"][row[0]], "+"), _least_like(blend, index)]
         for row, key in zip(summary, ("mean", "ensemble"), strict=True):
-            row += [_number(blend[key]), "", ""]
+            row += [digits(blend[key]), "", ""]
     if test is not None:
-        header.append("test R2")
+        header += ["test skill", "test R2"]
         for row in rows:
-            row.append(_number(test["members"][row[0]]))
+            row += [digits(test["members"][row[0]]), digits(test["r2"]["members"][row[0]])]
         for row, key in zip(summary, ("mean", "ensemble"), strict=True):
-            row.append(_number(test[key]))
+            row += [digits(test[key]), digits(test["r2"][key])]
     told = [] if blend is None and test is None else summary
-    table("R2 of the members over the learned columns", tuple(header), [tuple(row) for row in rows + told])
+    attainable = next((figures["attainable"] for figures in (test, blend) if figures is not None), None)
+    of = "" if attainable is None else f", of an attainable {digits(attainable)}"
+    table(f"Skill of the members over the learned columns{of}", tuple(header), [tuple(row) for row in rows + told])
     if blend is not None:
         say(f"weights: {blend['groups']['why']}")
-        say(f"{split} figures are before the physics, over the learned columns that vary there; test figures are after it")
+        say(f"{split} figures are before the physics, test figures after it; worth is the skill without the member less that with it")
+        if weights.fallback:
+            say(
+                f"{len(weights.fallback)} columns fall back to the training mean, which no member beats on the {split} months: "
+                + ", ".join(weights.fallback)
+            )
     for line in _test_lines(test) if test is not None else ():
         say(line)
 
@@ -44,7 +51,8 @@ def show(weights: Weights) -> None:
 def _test_lines(test: Mapping[str, Any]) -> list[str]:
     beside = {"the plain mean": test["from_mean"], f"{test['best']}, the best member": test["from_best"]}
     return [
-        f"test months: ensemble less {name} {found['value']:+.4f}, {found['level']:.0%} within {found['low']:+.4f} and {found['high']:+.4f}"
+        f"test months: skill of the ensemble less {name} {digits(found['value'], '+')}, "
+        f"{found['level']:.0%} interval {digits(found['low'], '+')} to {digits(found['high'], '+')}"
         if found is not None
         else f"test months: no interval of the ensemble less {name} can be told from so few days"
         for name, found in beside.items()
@@ -59,7 +67,3 @@ def _least_like(blend: Mapping[str, Any], index: int) -> str:
         return ""
     value, other = min(others)
     return f"{names[other]} {value:.2f}"
-
-
-def _number(value: float | None, sign: str = "") -> str:
-    return "" if value is None else f"{value:{sign}.4f}"

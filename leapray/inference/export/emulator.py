@@ -5,12 +5,12 @@ Shapes: b rows; n inputs of the host's layout; i = 556 raw inputs; m members; t 
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leapray.climsim.schema import ABLATED_LEVELS, EXACT_LEVELS, INPUTS, STEP_SECONDS, TARGETS
+from leapray.climsim.schema import ABLATED_LEVELS, EXACT_LEVELS, INPUTS, STEP_SECONDS
 from leapray.inference.export.layouts import V2RH557, Kaggle556
+from leapray.inference.weights import Combination
 from leapray.models.emulator import Emulator
 
 INSIDE = (
@@ -22,7 +22,6 @@ INSIDE = (
     f"{EXACT_LEVELS[0]} to {EXACT_LEVELS[-1]} is -state_q0002 / {STEP_SECONDS} s; no water species loses more in a step than there is",
     "the fluxes at the surface, all of cam_out, are not negative",
     "inputs are not modified; the number of rows is free",
-    "float32 inputs cannot hold state_q0002 of levels 13 to 16, as small as 1e-51: where the network looks at it, float64 is better",
 )
 """What the exported module does, in words, for the json beside it."""
 
@@ -31,23 +30,26 @@ class CoupledEmulator(nn.Module):
     """Raw inputs of a host's layout ``(b, n)`` to physical tendencies and fluxes ``(b, 368)``, always finite.
 
     float32 inputs give float32 outputs, any other type float64; all between them is float64 but the networks. The mean of the members'
-    physical predictions is taken with ``weights (m, 368)`` before the physics, which is applied once, as in prediction.
+    physical predictions is taken with the weights of ``combination`` before the physics, which is applied once, as in prediction.
     """
 
     weights: Tensor
+    constant: Tensor
     input_means: Tensor
     target_means: Tensor
 
-    def __init__(self, emulators: Sequence[Emulator], weights: np.ndarray, layout: Kaggle556 | V2RH557) -> None:
+    def __init__(self, emulators: Sequence[Emulator], combination: Combination, layout: Kaggle556 | V2RH557) -> None:
         super().__init__()
         self.layout = layout
         self.width = layout.width
         self.members = nn.ModuleList(emulators)
         self.physics = emulators[0].physics
-        inputs, targets = emulators[0].transform.inputs, [emulator.transform.targets for emulator in emulators]
-        self.register_buffer("weights", torch.from_numpy(weights).unsqueeze(1))
+        inputs = emulators[0].transform.inputs
+        self.register_buffer("weights", torch.from_numpy(combination.weights).unsqueeze(1))
+        self.register_buffer("constant", torch.from_numpy(combination.constant))
         self.register_buffer("input_means", inputs.inverse(torch.zeros(1, inputs.mean.numel()))[0, : INPUTS.width].clone())
-        self.register_buffer("target_means", torch.stack([scaling.inverse(torch.zeros(1, TARGETS.width)) for scaling in targets]))
+        means = [torch.from_numpy(emulator.transform.statistics.mean).unsqueeze(0) for emulator in emulators]
+        self.register_buffer("target_means", torch.stack(means))
         self.largest = torch.finfo(torch.float32).max
 
     def forward(self, x_bn: Tensor) -> Tensor:
@@ -55,7 +57,7 @@ class CoupledEmulator(nn.Module):
         x_bi = self.layout(x_bn, self.input_means)
         y_mbt = torch.stack([member.tendencies(x_bi) for member in self.members])  # type: ignore[operator]
         y_mbt = torch.where(y_mbt.isfinite(), y_mbt, self.target_means)
-        y_bt = self.physics(x_bi, (self.weights * y_mbt).sum(0))
+        y_bt = self.physics(x_bi, (self.weights * y_mbt).sum(0) + self.constant)
         if x_bn.dtype == torch.float32:
             y_bt = y_bt.clamp(-self.largest, self.largest).to(torch.float32)
         return y_bt

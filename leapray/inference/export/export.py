@@ -11,7 +11,7 @@ import hashlib
 import io
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,8 @@ from leapray.errors import UserError
 from leapray.faults import told
 from leapray.inference.export.emulator import INSIDE, CoupledEmulator
 from leapray.inference.export.layouts import HostLayout, host_layout
-from leapray.inference.export.selftest import RULE, SelfTest, self_test
-from leapray.inference.weights import mean_weights, weighted_models
+from leapray.inference.export.selftest import RULE, EntryDifference, SelfTest, entry_difference, self_test
+from leapray.inference.weights import Combination, mean_weights, weighted_models
 from leapray.models.directory import Model, load_model
 
 INFO_FILE = "emulator.json"
@@ -69,18 +69,19 @@ def export(models: Sequence[str], destination: str, form: str, *, layout: str = 
     host = host_layout(layout)
     if not (models or weights):
         raise UserError("export needs at least one model directory, and got none")
-    models, matrix, names = (
-        weighted_models(weights, models) if weights else (models, mean_weights(len(models)), storage.short_names(models))
+    models, combination, names = (
+        weighted_models(weights, models) if weights else (models, Combination.of(mean_weights(len(models))), storage.short_names(models))
     )
     _require_own(destination)
-    counting = np.flatnonzero(matrix.any(axis=1)).tolist()
+    counting = np.flatnonzero(combination.weights.any(axis=1)).tolist()
     members = {names[index]: load_model(models[index]) for index in counting}
-    matrix, emulators = matrix[counting], [model.emulator for model in members.values()]
-    emulator = CoupledEmulator(emulators, matrix, host.to_columns()).eval().requires_grad_(False)
+    combination, emulators = combination.of_members(counting), [model.emulator for model in members.values()]
+    emulator = CoupledEmulator(emulators, combination, host.to_columns()).eval().requires_grad_(False)
     test = self_test(emulator, [member.transform for member in emulators])
+    found = entry_difference(emulator, emulators[0].transform)
     digests = _write(emulator, test, FORMATS[form], destination, _users_own(members.values()))
     storage.write_bytes(storage.join(destination, SELFTEST_FILE), test.content())
-    storage.write_json(storage.join(destination, INFO_FILE), _info(form, host, members, matrix, digests, test))
+    storage.write_json(storage.join(destination, INFO_FILE), _info(form, host, members, combination, digests, test, found))
     return Exported(destination, tuple(digests), len(members), len(test.inputs))
 
 
@@ -149,7 +150,13 @@ _FILES = {INFO_FILE, SELFTEST_FILE, *(name for form in FORMATS.values() for name
 
 
 def _info(
-    form: str, host: HostLayout, members: Mapping[str, Model], weights: np.ndarray, digests: Mapping[str, str], test: SelfTest
+    form: str,
+    host: HostLayout,
+    members: Mapping[str, Model],
+    combination: Combination,
+    digests: Mapping[str, str],
+    test: SelfTest,
+    entries: EntryDifference,
 ) -> dict[str, Any]:
     return {
         "format": form,
@@ -169,10 +176,12 @@ def _info(
                 "weights_sha256": model.info.weights_sha256,
                 "weights": {variable.name: float(row[TARGETS[variable.name].start]) for variable in TARGETS.variables},
             }
-            for (name, model), row in zip(members.items(), weights, strict=True)
+            for (name, model), row in zip(members.items(), combination.weights, strict=True)
         ],
+        "fallback": [name for name, own in zip(TARGETS.columns, np.any(combination.weights, axis=0), strict=True) if not own],
         "schema_hash": schema_hash(),
         "selftest": {"file": SELFTEST_FILE, "rows": len(test.inputs), "rule": RULE},
+        "float32": asdict(entries),
         "versions": {"leapray": leapray.__version__, "torch": str(torch.__version__)},
     }
 
