@@ -41,9 +41,14 @@ def test_the_demo_ends_with_an_ensemble_a_submission_a_report_and_emulators_that
     assert list(scores)[-1] == "ceiling"
     assert {"ensemble", "climatology", "ridge"} <= set(scores)
     assert MEMBERS - {"greedy"} <= set(scores) - {"ensemble", "climatology", "ridge", "ceiling"} <= MEMBERS
-    assert abs(scores["climatology"].learned) < 0.05 < scores["ridge"].learned < scores["ceiling"].learned < 0.95
+    skill = {name: score.skill for name, score in scores.items()}
+    # the physics moves what is next to 0
+    assert abs(skill["climatology"]) < 0.05 < skill["ridge"] < skill["ceiling"] < scores["ceiling"].attainable
+    assert list(skill.values()) == sorted(skill.values())
     written = json.loads((tmp_path / "scores.json").read_text())
-    assert written["ensemble"]["learned"] == scores["ensemble"].learned
+    assert written["ensemble"]["skill"] == scores["ensemble"].skill
+    assert written["ensemble"]["r2"] == scores["ensemble"].learned
+    assert written["ensemble"]["skill_by_variable"] == scores["ensemble"].skill_by_variable()
 
     test, sample = str(tmp_path / "flat" / "low-res-test"), str(tmp_path / "sample_submission.csv")
     submitted = score_files(str(tmp_path / "submission.csv"), test, sample)

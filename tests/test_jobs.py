@@ -73,7 +73,7 @@ def test_a_verb_as_a_job_tells_its_progress_in_lines_and_its_result_last(head: H
     first, *lines = [line for line in told.splitlines() if line and "job_manager" not in line and "Running entrypoint" not in line]
     assert first.startswith("leapray ")
     assert "on the cluster at" in first
-    assert lines[-1].startswith(f"wrote {Path(recipe).with_suffix('')}/model: validation R2")
+    assert lines[-1].startswith(f"wrote {Path(recipe).with_suffix('')}/model: validation skill")
     assert sum(line.startswith("train  step") for line in lines) >= 2
     assert not [line for line in lines if "\r" in line or "\x1b" in line or "ray" in line.lower().replace("leapray", "")], told
 

@@ -74,6 +74,7 @@ def test_overrides_reach_any_depth_and_keep_their_type(tmp_path: Path) -> None:
         ("training.start={transform: any}", "key 'training.start.model' is missing"),
         ("resources={workers: 2, gpus_per_worker: 0.5}", "gpus_per_worker 0.5 of 2 workers: only a lone worker can share a GPU"),
         ("resources.gpus_per_worker=1.5", "resources.gpus_per_worker is 1.5: input should be less than or equal to 1"),
+        ("resources.cpu_threading=both", "resources.cpu_threading is 'both': input should be 'rows' or 'operators'"),
         ("resources.gpus_per_worker=0", "resources.gpus_per_worker is 0: input should be greater than 0"),
         (
             "data.sources.low_res.blend={start: 0001-03, stop: 0001-04}",

@@ -1,4 +1,4 @@
-"""What a contestant may use and what it used: one core, a process of its own, and its anonymous memory.
+"""What a contestant may use and what it used: one core, a process of its own, a busy neighbour, and its anonymous memory.
 
 Anonymous memory (``RssAnon``) is what a process holds for itself; pages of files and of Ray's shared object store are not in it.
 """
@@ -6,6 +6,8 @@ Anonymous memory (``RssAnon``) is what a process holds for itself; pages of file
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -37,6 +39,22 @@ def one_core() -> Iterator[None]:
         yield
     finally:
         _bind(allowed)
+
+
+@contextmanager
+def one_busy_process() -> Iterator[None]:
+    """Another process that computes without a pause for the length of the block. It ends with this one at the latest."""
+    parent = os.getpid()
+    code = f"import os; print(flush=True)\nwhile os.getppid() == {parent}: sum(range(100_000))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        # it has begun
+        process.stdout.readline()
+        yield
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def _bind(allowed: set[int]) -> None:

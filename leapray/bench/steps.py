@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
+from threading import get_ident
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from leapray.bench.compare import Figures
 from leapray.climsim.schema import INPUTS, SCORED, TARGETS
 from leapray.data.transform import Transform
 from leapray.models.registry import build_network
-from leapray.recipe import Choice, Training
+from leapray.recipe import Choice, CpuThreading, Training
 from leapray.training.feed import Batch
 from leapray.training.loop import Loop, Record
 
@@ -53,6 +54,8 @@ class Setup:
     seconds: float
     steps: int = 0
     """Of a round; every contestant takes as many."""
+    cpu_threading: CpuThreading | None = None
+    """What the threads of a CPU divide in our step (``resources.cpu_threading``)."""
 
     @property
     def training(self) -> Training:
@@ -123,7 +126,9 @@ class Ours:
     def __call__(self) -> Figures:
         records: list[Record] = []
         batches = InMemory(self._held, WARM_STEPS + self._setup.steps)
-        Loop(self._network, batches, self._setup.training, self._setup.device).fit(records.append, report_seconds=_NEVER)
+        setup = self._setup
+        loop = Loop(self._network, batches, setup.training, setup.device, cpu_threading=setup.cpu_threading)
+        loop.fit(records.append, report_seconds=_NEVER)
         return steady(records)
 
 
@@ -241,8 +246,11 @@ def forward_flop(network: nn.Module, inputs: int = INPUTS.width) -> int:
 
 
 def phases(setup: Setup, held: Sequence[Batch]) -> Mapping[str, float]:
-    """Milliseconds that each phase of our step takes where everything waits for the device, so that nothing runs beside anything else."""
-    clock = _Clock(setup.device)
+    """Milliseconds that each phase of our step takes where everything waits for the device, so that nothing runs beside anything else.
+
+    Of threads that divide the rows, these are the phases of the first; that it waits for the others is ``rest``.
+    """
+    clock, own = _Clock(setup.device), get_ident()
 
     class Marked(InMemory):
         def train(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
@@ -255,19 +263,19 @@ def phases(setup: Setup, held: Sequence[Batch]) -> Mapping[str, float]:
     def mark(phase: str) -> Callable[..., None]:
         def hook(*_: object) -> None:
             # a validation passes here as well
-            if network.training:
+            if network.training and get_ident() == own:
                 clock.mark(phase)
 
         return hook
 
     network = setup.build()
-    loop = Loop(network, Marked(held, WARM_STEPS + setup.steps), setup.training, setup.device)
+    loop = Loop(network, Marked(held, WARM_STEPS + setup.steps), setup.training, setup.device, cpu_threading=setup.cpu_threading)
     network.register_forward_pre_hook(mark("data and copy"))
     network.register_forward_hook(mark("forward"))
     loop.loss.register_forward_hook(mark("loss"))
     for parameter in network.parameters():
         # the last of them ends the backward pass
-        parameter.register_post_accumulate_grad_hook(mark("backward"))  # type: ignore[no-untyped-call]
+        parameter.register_hook(mark("backward"))  # type: ignore[no-untyped-call]
     loop.optimizer.register_step_pre_hook(mark("rest"))
     loop.optimizer.register_step_post_hook(mark("optimizer"))
     loop.fit(report_seconds=_NEVER)

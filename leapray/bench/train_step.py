@@ -1,6 +1,8 @@
 """``bench train-step``: our training step against the original's, against the network alone and against the device; and under Ray Train.
 
 On a GPU it trains the base network in the original's batches, on a CPU a small one, in float32 on either side.
+On a CPU with several cores, threads that divide a step's rows are measured beside threads that divide its operators, on an idle machine
+and beside one busy process (:mod:`leapray.bench.cpu_threads`).
 The step is the loop that every training runs, over batches in memory. Under Ray Train it is the verb itself with one worker, over shards
 that were prepared for it, beside the same loop over the same batches without Ray.
 """
@@ -18,6 +20,7 @@ import torch
 
 from leapray import cluster, storage
 from leapray.bench.compare import Bar, Comparison, Figures, Progress, Settings, interleave
+from leapray.bench.cpu_threads import compare_threads
 from leapray.bench.data import COLUMNS, KIND, make_flat
 from leapray.bench.steps import (
     Bare,
@@ -56,7 +59,8 @@ def run(settings: Settings, progress: Progress | None = None) -> list[Comparison
     keep_freed_memory()
     with _one_core_left():
         setup = setup_here(settings.quick)
-        return [*compare_steps(setup, settings, progress), *compare_ray(setup, settings, progress)]
+        found = [*compare_steps(setup, settings, progress), *compare_ray(setup, settings, progress)]
+    return [*found, *compare_threads(setup, settings, progress)]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from leapray.climsim.schema import TARGETS
 from leapray.inference.weights import Combination
 from leapray.models.directory import load_model
 from leapray.models.emulator import Emulator, Physics
+from leapray.models.row_threads import forward_pass
 
 CPU_ROWS, GPU_ROWS = 512, 8192
 """Rows that pass through a network at a time: on a CPU few, whose activations stay in its caches; on a GPU halved where memory ends."""
@@ -70,15 +71,16 @@ class Members:
     def _forward(self, network: nn.Module, scaled: Tensor) -> Tensor:
         parts: list[Tensor] = []
         start = 0
-        while start < len(scaled):
-            try:
-                parts.append(network(scaled[start : start + self.rows]))
-            except torch.OutOfMemoryError:
-                if self.rows == 1:
-                    raise
-                self.rows //= 2
-                continue
-            start += len(parts[-1])
+        with forward_pass(network, self.device) as forward:
+            while start < len(scaled):
+                try:
+                    parts.append(forward(scaled[start : start + self.rows]))
+                except torch.OutOfMemoryError:
+                    if self.rows == 1:
+                        raise
+                    self.rows //= 2
+                    continue
+                start += len(parts[-1])
         return torch.cat(parts)
 
 

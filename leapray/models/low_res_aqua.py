@@ -47,6 +47,8 @@ class LowResAqua(nn.Module):
     start as PyTorch's do, and so does a head of one layer; perceptrons start Xavier-uniform. All of it is the original's.
     """
 
+    recurrent = True
+
     def __init__(self, options: LowResAquaOptions, features: int = 0) -> None:
         super().__init__()
         self.channels = LevelChannels(features, options.features_at)

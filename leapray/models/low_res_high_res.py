@@ -53,6 +53,8 @@ class LowResHighRes(nn.Module):
     and count. Everything starts as PyTorch's layers do.
     """
 
+    recurrent = True
+
     def __init__(self, options: LowResHighResOptions, features: int = 0) -> None:
         super().__init__()
         self.divisor = _INNER

@@ -95,7 +95,8 @@ def _rows_per_s(recipe: Recipe, rows: int, steps: int, device: torch.device) -> 
         if record["event"] == "step":
             records.append((record, time.process_time()))
 
-    Loop(network, batches, training.model_copy(update={"accumulate": accumulate}), device).fit(add, report_seconds=_NEVER)
+    training = training.model_copy(update={"accumulate": accumulate})
+    Loop(network, batches, training, device, cpu_threading=recipe.resources.cpu_threading).fit(add, report_seconds=_NEVER)
     if _alone(device):
         (warm, began), (last, ended) = records[_WARM_RECORDS - 1], records[-1]
         return (last["step"] - warm["step"]) * rows / (ended - began)

@@ -12,7 +12,7 @@ from leapray.recipe.ensemble import Ensemble, Predictions
 from leapray.recipe.load import read_recipe, validate
 from leapray.recipe.recipe import Recipe, parse_recipe
 from leapray.recipe.sections import Choice, Months, Section
-from leapray.recipe.training import EqualAverage, MovingAverage, Resources, Start, Training
+from leapray.recipe.training import CpuThreading, EqualAverage, MovingAverage, Resources, Start, Training
 from leapray.recipe.variants import BASE, Average, Dimension, Finetune, Sweep, Variant
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "SPLITS",
     "Average",
     "Choice",
+    "CpuThreading",
     "Data",
     "Dimension",
     "Ensemble",

@@ -8,6 +8,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from leapray.recipe.sections import Choice, Section, Seed
 
+CpuThreading = Literal["rows", "operators"]
+
 
 class MovingAverage(Section):
     """An exponential moving average of the weights, which is then what is validated and saved; defaults as in FACTS section 4d."""
@@ -106,6 +108,9 @@ class Resources(Section):
     default a training waits for all of them."""
     use_gpu: bool = False
     cpus_per_worker: PositiveInt = 1
+    cpu_threading: CpuThreading | None = None
+    """What the threads of a process that trains on a CPU divide: the rows of a step, or each of its operators. By default ``rows`` for
+    recurrent networks and ``operators`` for all others."""
     gpus_per_worker: Annotated[float, Field(gt=0, le=1)] = 1.0
     """With ``use_gpu``: less than 1 lets several trainings of one worker share a GPU."""
     gpus_per_model: Annotated[float, Field(gt=0, le=1)] | None = None

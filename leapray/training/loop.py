@@ -21,7 +21,7 @@ from leapray.climsim.schema import EXACT, KINDS, LEARNED, SCORED, TARGETS
 from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.evaluation.metrics import ErrorMoments, Score
-from leapray.recipe import Training
+from leapray.recipe import CpuThreading, Training
 from leapray.training.averaging import EpochMean, MovingAverage, WeightAverage, recompute_batch_norm
 from leapray.training.effort import Effort, Meter
 from leapray.training.feed import Batch, Feed
@@ -109,7 +109,15 @@ class Loop:
     Raises UserError for an unknown loss, optimizer or schedule, and for a wrong option of theirs.
     """
 
-    def __init__(self, network: nn.Module, batches: Batches, training: Training, device: torch.device, peers: Peers | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        batches: Batches,
+        training: Training,
+        device: torch.device,
+        peers: Peers | None = None,
+        cpu_threading: CpuThreading | None = None,
+    ) -> None:
         self.network = network
         self.bare = network.module if isinstance(network, DistributedDataParallel) else network
         self.batches = batches
@@ -121,7 +129,7 @@ class Loop:
         self.schedule = self._schedule()
         self.average = self._average()
         self._kinds = torch.tensor([list(KINDS).index(kind) for kind in batches.kinds], device=device)
-        self.step = Step(network, self.loss, self.optimizer, training, self._kinds, self.peers.world)
+        self.step = Step(network, self.loss, self.optimizer, training, self._kinds, self.peers.world, cpu_threading)
         self.block = _GPU_BLOCK if device.type == "cuda" else 1
         """Steps of an epoch between which random numbers go on, and ranks do not meet; cuDNN waits for the device at each beginning."""
         self.done = 0
@@ -224,7 +232,7 @@ class Loop:
         """
         pace = Pace(report_seconds, self.training.checkpoint_seconds)
         feed, served = Feed(iter(()), self.device), -1
-        with Meter(self.device) as meter:
+        with Meter(self.device) as meter, self.step.threads():
             while not self.finished:
                 if self._validation_due:
                     report(self._validate())
@@ -314,8 +322,7 @@ class Loop:
             torch.zeros((2, len(KINDS)), dtype=torch.float64, device=self.device),
         )
         for batch in Feed(self.batches.validate(), self.device):
-            with self.step.autocast():
-                prediction = network(batch.inputs)
+            prediction = self.step.predict(network, batch.inputs)
             kind = self._kinds[batch.source]
             losses = self.loss(prediction, batch.targets, kind).double()
             by_kind.index_add_(1, kind, torch.stack([losses, torch.ones_like(losses)]))

@@ -230,7 +230,7 @@ def _work(config: dict[str, Any], place: Alone) -> None:
     network = build_network(recipe.network.name, recipe.network.options, len(recipe.data.features))
     network = place.wrap(network, device)
     peers = Peers(rank, world, lambda array: place.gather(array, device), place.warned)
-    loop = Loop(network, Stream.of(recipe, prepared, rank, world), recipe.training, device, peers)
+    loop = Loop(network, Stream.of(recipe, prepared, rank, world), recipe.training, device, peers, recipe.resources.cpu_threading)
     # rank 0 decides, so that all continue from the same checkpoint
     found = place.agree(checkpoint.complete(run.checkpoints)[-1:])
     if found:

@@ -93,8 +93,8 @@ class Stopping:
         for number, curve in enumerate(self.earlier):
             trial = _Earlier(f"earlier-{number}")
             scheduler.on_trial_add(None, trial)
-            for validation, r2 in enumerate(curve, start=1):
-                decided = scheduler.on_trial_result(None, trial, {_METRIC: r2, _TIME: validation})
+            for validation, score in enumerate(curve, start=1):
+                decided = scheduler.on_trial_result(None, trial, {_METRIC: score, _TIME: validation})
                 if decided == TrialScheduler.STOP and self.rule == "median":
                     # which takes no more of what it has stopped
                     break

@@ -70,7 +70,7 @@ def test_flat_batches_are_scaled_as_ours(tmp_path: Path) -> None:
     transform = fitting.fit(Moments.of(fitting.columns(block.inputs, block.targets)), {})
     ((x, y),) = flat_batches(flat.paths, transform)
     assert torch.equal(x, transform.scale_inputs(torch.from_numpy(block.inputs)))
-    assert torch.equal(y, transform.scale_targets(torch.from_numpy(block.targets)))
+    assert torch.equal(y, transform.scale_targets(torch.from_numpy(block.targets), torch.from_numpy(block.inputs)))
 
 
 def test_flat_data_of_any_length_has_its_own_steps(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leapray.bench.machine import cores, memory_taken, one_core
+from leapray.bench.machine import _family, cores, memory_taken, one_busy_process, one_core
 
 linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 
@@ -20,6 +20,15 @@ def test_every_thread_is_kept_on_one_core_for_the_block() -> None:
         assert {len(allowed) for allowed in threads} == {1}
         assert cores() == 1
     assert os.sched_getaffinity(0) == before
+
+
+@linux
+def test_the_busy_process_lasts_for_the_block() -> None:
+    before = set(_family(os.getpid()))
+    with one_busy_process():
+        (busy,) = set(_family(os.getpid())) - before
+        assert Path(f"/proc/{busy}/stat").read_text().rpartition(")")[2].split()[0] == "R"
+    assert not Path(f"/proc/{busy}").exists()
 
 
 @linux

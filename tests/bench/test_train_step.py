@@ -1,5 +1,7 @@
 """The bench of the training step: its arithmetic, what its contestants do, and what it tells; its speed is not judged here."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from leapray.bench import train_step
+from leapray.bench import cpu_threads, train_step
 from leapray.bench.compare import Settings
+from leapray.bench.cpu_threads import compare_threads
 from leapray.bench.steps import WARM_STEPS, Bare, InMemory, Original, Ours, Setup, forward_flop, phases, random_batches, steady
 from leapray.bench.train_step import ORIGINAL, _on_gpu, compare_steps, run
 from leapray.climsim.schema import SCORED
@@ -20,6 +23,14 @@ from leapray.recipe import Choice, parse_recipe
 NETWORK = Choice(name="low-res-aqua", options={"encoder": (8,), "lstm_hidden": 4, "lstm_layers": 1, "gru_hidden": 2, "head": ()})
 SETUP = Setup(torch.device("cpu"), NETWORK, "float32", batch_size=16, matrix=32, seconds=0.01, steps=3)
 PHASES = {"data and copy", "forward", "loss", "backward", "optimizer", "rest"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def test_operations_of_the_base_network_are_those_of_its_layers() -> None:
@@ -83,7 +94,9 @@ def test_a_contestant_takes_the_steps_of_a_round(contestant, monkeypatch: pytest
     assert figures["rows/s"] > 0
 
 
-def test_phases_are_parts_of_every_step_after_the_warm_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_phases_are_parts_of_every_step_after_the_warm_ones(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    torch.set_num_threads(threads)
     # a clock that ticks once each time it is read: a phase's time is then how often it ended
     ticks = iter(range(100_000))
     monkeypatch.setattr("leapray.bench.steps._now", lambda device: next(ticks) / 1000)
@@ -104,6 +117,38 @@ def test_steps_are_compared_by_name() -> None:
     assert share.ours == pytest.approx(speed.ours * 3 * forward_flop(SETUP.build()) / 1e12)
     assert (speed.bar, alone.bar.value, share.bar) == (None, 0.95, None)
     assert {row.unit for row in rows} == {"rows/s", "TFLOP/s", "ms"}
+
+
+def test_rows_in_threads_are_compared_idle_and_beside_a_busy_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares, busy, forward = [], [], LowResAqua.forward
+
+    def watched(network: LowResAqua, x: torch.Tensor) -> torch.Tensor:
+        if network.training:
+            shares.append((len(x), torch.get_num_threads(), sum(busy)))
+        return forward(network, x)
+
+    @contextmanager
+    def one_busy_process() -> Iterator[None]:
+        busy.append(1)
+        yield
+        busy.pop()
+
+    monkeypatch.setattr(LowResAqua, "forward", watched)
+    monkeypatch.setattr(cpu_threads, "one_busy_process", one_busy_process)
+    monkeypatch.setattr(cpu_threads, "cores", lambda: 2)
+    rows = compare_threads(SETUP, Settings(Path("unused"), quick=True))
+    assert [(row.case, row.bar and row.bar.value) for row in rows] == [
+        ("idle, best ordinary step", 0.95),
+        ("idle, operators in threads", None),
+        ("busy process, operators in threads", 8),
+        ("busy process, one thread", None),
+    ]
+    assert rows[0].baseline >= rows[1].baseline > 0
+    half, whole = SETUP.batch_size // 2, SETUP.batch_size
+    assert set(shares) == {(half, 1, 0), (whole, 2, 0), (whole, 1, 0), (half, 1, 1), (whole, 2, 1), (whole, 1, 1)}
+    assert torch.get_num_threads() == 1
+    monkeypatch.setattr(cpu_threads, "cores", lambda: 1)
+    assert compare_threads(SETUP, Settings(Path("unused"), quick=True)) == []
 
 
 def test_a_gpu_has_more_bars() -> None:

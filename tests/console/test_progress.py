@@ -9,8 +9,8 @@ def step(number, epoch=1, loss=0.5):
     return {"event": "step", "epoch": epoch, "step": number, "steps": 1000, "loss": loss, "rows_per_s": 12345.6}
 
 
-def validation(number, r2, epoch=1):
-    return step(number, epoch) | {"event": "validation", "val_loss": 0.25, "r2": r2}
+def validation(number, skill, epoch=1):
+    return step(number, epoch) | {"event": "validation", "val_loss": 0.25, "score": skill, "skill": skill}
 
 
 @pytest.fixture
@@ -35,14 +35,14 @@ def test_a_log_gets_at_most_a_line_in_ten_seconds(followed):
 def test_every_validation_is_a_line_of_a_log(followed):
     lines = followed([(0.1, step(1)), (0.2, validation(2, 0.5)), (0.3, step(3)), (0.4, validation(4, 0.625))])
     assert len(lines) == 2
-    assert lines[0].startswith("train  step 2 of 1,000  epoch 1  loss 0.5000  R2 0.5000  12,346 rows/s  validation loss 0.2500")
-    assert "R2 0.6250" in lines[1]
+    assert lines[0].startswith("train  step 2 of 1,000  epoch 1  loss 0.500  skill 0.500  12,346 rows/s  validation loss 0.250")
+    assert "skill 0.625" in lines[1]
 
 
 def test_a_line_between_validations_has_the_score_of_the_last(followed):
     first, _, later = followed([(10, step(1)), (11, validation(2, 0.5)), (30, step(3))])
-    assert "R2" not in first
-    assert "R2 0.5000" in later
+    assert "skill" not in first
+    assert "skill 0.500" in later
     assert "validation loss" not in later
 
 
@@ -69,7 +69,7 @@ def test_a_terminal_of_80_columns_shows_every_figure(output):
         add(step(250, epoch=12, loss=0.125))
     shown = written.getvalue().replace("\r", "\n")
     assert "25%" in shown
-    assert "epoch 12  loss 0.1250  R2 0.5000  12,346 rows/s" in shown
+    assert "epoch 12  loss 0.125  skill 0.500  12,346 rows/s" in shown
 
 
 def test_other_bars_show_what_they_are_told_on_a_terminal_and_nothing_in_a_log(output):

@@ -43,11 +43,18 @@ def test_a_csv_gives_the_mean_and_std_that_it_holds(tmp_path):
     transform = transform_from_statistics(write(tmp_path / "low.csv", table()), STANDARD, ())
     values = figures("low_res_columns")
     mean, std = (np.array([float(v) for v in values[key]]) for key in ("mean", "std"))
+    # of level 12 to 17 cloud liquid, float32 holds nothing
+    beyond = [f"state_q0002_{level}" for level in range(12, 18)]
     for scaling, columns in ((transform.inputs, slice(0, INPUTS.width)), (transform.targets, slice(INPUTS.width, None))):
         varying = ~scaling.constant.numpy()
         np.testing.assert_array_equal(scaling.mean.numpy(), mean[columns])
         np.testing.assert_allclose(scaling.scale.numpy()[varying], std[columns][varying], rtol=1e-15)
-    assert int(transform.inputs.constant.sum()) == 66
+    masked = np.array(INPUTS.columns)[transform.inputs.constant.numpy()].tolist()
+    assert masked == beyond + [f"pbuf_{gas}_{level}" for gas in ("CH4", "N2O") for level in range(27, 60)]
+    np.testing.assert_array_equal(transform.statistics.mean, mean[INPUTS.width :])
+    np.testing.assert_allclose(transform.statistics.variance, std[INPUTS.width :] ** 2, rtol=1e-15)
+    assert transform.statistics.origin == "the training rows of low.csv"
+    assert transform.departures == []
     assert transform.fitted_on["statistics"] == "low.csv"
 
 
@@ -139,7 +146,7 @@ def test_a_transform_is_taken_as_it_stands_and_only_for_its_own_recipe(tmp_path)
         (
             Choice(name="standard", options={"clip": 5}),
             ["air_total"],
-            "data.scaling.options {'clip': 30.0}, but the recipe has {'clip': 5.0}",
+            "data.scaling.options {'clip': 30.0, 'departures': True}, but the recipe has {'clip': 5.0, 'departures': True}",
         ),
     ):
         with pytest.raises(UserError, match=re.escape(f"{url}: was made with {sentence}")):

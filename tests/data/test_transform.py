@@ -14,13 +14,15 @@ from leapray.data.features import FEATURES
 from leapray.data.moments import Moments
 from leapray.data.scaling import ColumnScaling, exp_columns, log_columns
 from leapray.data.statistics import transform_from_statistics
-from leapray.data.transform import LOG_VARIABLES, Fitting, Transform
+from leapray.data.transform import CANDIDATES, LOG_VARIABLES, Fitting, Transform
 from leapray.errors import UserError
 from leapray.recipe import Choice
 
 LOW_RES = str(files("leapray.climsim") / "figures" / "low_res_columns.csv")
 TABLES = ("low_res_columns", "high_res_columns")
+NO_INPUTS = torch.zeros(1, INPUTS.width, dtype=torch.float64)
 MODES = ("standard", "reference", "log-per-variable")
+FLAT = INPUTS.width + TARGETS.width
 FEW = ("liquid_partition", "temperature_difference")
 
 
@@ -53,9 +55,13 @@ def fitted(mode: str, features: tuple[str, ...] = FEW) -> Transform:
     return fitting.fit(Moments.of(fitting.columns(*rows())), {"rows": 400})
 
 
-def test_the_66_constant_gas_columns_are_masked(real: Transform) -> None:
-    constant = [column for column, flag in zip(INPUTS.columns, real.inputs.constant.tolist(), strict=True) if flag]
-    assert constant == [f"pbuf_{gas}_{level}" for gas in ("CH4", "N2O") for level in range(27, 60)]
+def masked(transform: Transform) -> list[str]:
+    return [column for column, flag in zip(INPUTS.columns, transform.inputs.constant.tolist(), strict=True) if flag]
+
+
+def test_66_constant_gas_columns_and_cloud_liquid_that_float32_cannot_hold_are_masked(real: Transform) -> None:
+    gases = [f"pbuf_{gas}_{level}" for gas in ("CH4", "N2O") for level in range(27, 60)]
+    assert masked(real) == [f"state_q0002_{level}" for level in range(12, 18)] + gases
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -78,8 +84,9 @@ def test_log_per_variable_clips_no_recorded_extreme(table: str) -> None:
     clipped, unclipped = (Fitting(Choice(name="log-per-variable", options=options), ()) for options in ({}, {"clip": None}))
     moments = Moments.of(clipped.columns(*rows()))
     # moments of a logarithm are recorded nowhere: those columns keep the ones of the drawn rows
-    known = ~np.append(INPUTS.mask(LOG_VARIABLES), np.zeros(TARGETS.width, bool))
-    mean, std = (np.array([float(v) for v in figures("low_res_columns")[key]]) for key in ("mean", "std"))
+    width = clipped.width
+    known = np.pad(~np.append(INPUTS.mask(LOG_VARIABLES), np.zeros(TARGETS.width, bool)), (0, width - FLAT))
+    mean, std = (np.pad([float(v) for v in figures("low_res_columns")[key]], (0, width - FLAT)) for key in ("mean", "std"))
     mean, m2 = np.where(known, mean, moments.mean), np.where(known, moments.count * std**2, moments.m2)
     real = Moments(moments.count, mean, m2, moments.minimum, moments.maximum)
     assert torch.equal(*(fitting.fit(real, {}).scale_inputs(extremes(table)) for fitting in (clipped, unclipped)))
@@ -134,11 +141,11 @@ def test_raw_columns_come_first_and_then_the_features_in_the_recipes_order(mode:
 def test_a_feature_is_standardised_like_any_column() -> None:
     inputs, targets = rows()
     fitting = Fitting(Choice(name="standard"), ["air_total"])
-    assert fitting.width == INPUTS.width + LEVELS + TARGETS.width
+    assert fitting.width == FLAT + LEVELS + len(CANDIDATES)
     columns = fitting.columns(inputs, targets)
     assert columns.flags.f_contiguous
     total = sum(inputs[:, INPUTS[f"pbuf_{gas}"]] for gas in ("ozone", "CH4", "N2O"))
-    np.testing.assert_allclose(columns[:, INPUTS.width : -TARGETS.width], total, rtol=1e-15)
+    np.testing.assert_allclose(columns[:, INPUTS.width : INPUTS.width + LEVELS], total, rtol=1e-15)
     scaled = fitting.fit(Moments.of(columns), {}).scale_inputs(torch.from_numpy(inputs))[:, INPUTS.width :]
     np.testing.assert_allclose(scaled.numpy(), (total - total.mean(axis=0)) / total.std(axis=0), rtol=1e-6, atol=1e-6)
 
@@ -171,22 +178,22 @@ def test_any_finite_columns_give_finite_bounded_float32(mode: str, values: list[
     transform = fitted(mode)
     x = torch.tensor(values, dtype=torch.float64).repeat(1000)
     inputs, targets = x[: 2 * INPUTS.width].reshape(2, -1), x[-2 * TARGETS.width :].reshape(2, -1)
-    for scaled in (transform.scale_inputs(inputs), transform.scale_targets(targets)):
+    for scaled in (transform.scale_inputs(inputs), transform.scale_targets(targets, inputs)):
         assert scaled.dtype == torch.float32
         assert scaled.isfinite().all()
     if transform.inputs.clip:
         assert transform.scale_inputs(inputs).abs().max() < transform.inputs.clip + 90
-    assert transform.unscale_targets(transform.scale_targets(targets)).isfinite().all()
+    assert transform.unscale_targets(transform.scale_targets(targets, inputs), inputs).isfinite().all()
 
 
 @pytest.mark.parametrize("table", TABLES)
 def test_targets_of_another_kind_stay_within_float32(real: Transform, table: str) -> None:
     values = figures(table)
     recorded = [[float(values[key][i] or 0) for i in range(INPUTS.width, len(values[key]))] for key in ("min", "mean", "max")]
-    scaled = real.scale_targets(torch.tensor(recorded, dtype=torch.float64))
+    scaled = real.scale_targets(torch.tensor(recorded, dtype=torch.float64), NO_INPUTS.expand(3, -1))
     assert scaled.isfinite().all()
     far = torch.full((1, TARGETS.width), 1e-3, dtype=torch.float64)
-    assert real.scale_targets(far).max() == torch.finfo(torch.float32).max
+    assert real.scale_targets(far, NO_INPUTS).max() == torch.finfo(torch.float32).max
 
 
 def test_the_inverse_holds_the_promised_bound(real: Transform) -> None:
@@ -234,7 +241,7 @@ def log_flags(scaling: ColumnScaling) -> torch.Tensor:
 def test_a_constant_target_is_its_mean_whatever_a_network_says(real: Transform) -> None:
     constant = real.targets.constant
     assert int(constant.sum()) == 56
-    physical = real.unscale_targets(torch.full((2, TARGETS.width), 0.7))
+    physical = real.unscale_targets(torch.full((2, TARGETS.width), 0.7), NO_INPUTS.expand(2, -1))
     assert torch.equal(physical[:, constant], real.targets.mean[constant].expand(2, -1))
 
 
@@ -255,7 +262,7 @@ def test_a_saved_transform_is_the_same_to_the_last_bit(mode: str) -> None:
     assert again.feature_names == list(FEW)
     x, y = (torch.from_numpy(part) for part in rows(4, seed=2))
     assert torch.equal(again.scale_inputs(x), transform.scale_inputs(x))
-    assert torch.equal(again.scale_targets(y), transform.scale_targets(y))
+    assert torch.equal(again.scale_targets(y, x), transform.scale_targets(y, x))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -264,7 +271,7 @@ def test_the_transform_scripts_to_the_same_numbers(mode: str) -> None:
     scripted = torch.jit.script(transform)
     x, y = (torch.from_numpy(part) for part in rows(4, seed=3))
     assert torch.equal(scripted.scale_inputs(x * 3), transform.scale_inputs(x * 3))
-    assert torch.equal(scripted.unscale_targets(y.float()), transform.unscale_targets(y.float()))
+    assert torch.equal(scripted.unscale_targets(y.float(), x), transform.unscale_targets(y.float(), x))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -273,14 +280,14 @@ def test_a_rows_numbers_depend_on_no_other_row_and_on_no_memory_layout(mode: str
     inputs, targets = rows(600, seed=4)
     inputs[100] *= 1e6
     inputs[101] = np.nan
-    for scale, values in ((transform.scale_inputs, inputs), (transform.scale_targets, targets)):
-        expected = scale(torch.from_numpy(values))
-        column_by_column = scale(torch.from_numpy(np.asfortranarray(values)))
-        one_by_one = torch.cat([scale(torch.from_numpy(values[row : row + 1])) for row in range(90, 110)])
+    for scale, arrays in ((transform.scale_inputs, [inputs]), (transform.scale_targets, [targets, inputs])):
+        expected = scale(*map(torch.from_numpy, arrays))
+        column_by_column = scale(*(torch.from_numpy(np.asfortranarray(values)) for values in arrays))
+        one_by_one = torch.cat([scale(*(torch.from_numpy(values[row : row + 1]) for values in arrays)) for row in range(90, 110)])
         assert column_by_column.is_contiguous()
         torch.testing.assert_close(column_by_column, expected, rtol=0, atol=0, equal_nan=True)
         torch.testing.assert_close(one_by_one, expected[90:110], rtol=0, atol=0, equal_nan=True)
-        assert scale(torch.from_numpy(values[:0])).shape == (0, expected.shape[1])
+        assert scale(*(torch.from_numpy(values[:0]) for values in arrays)).shape == (0, expected.shape[1])
 
 
 def test_gradients_reach_the_raw_columns() -> None:

@@ -123,6 +123,25 @@ def test_a_device_without_room_for_one_row_says_so() -> None:
         Emulators(Members([Emulator(transform(), Large(0))], CPU), ALONE).predict(X)
 
 
+def test_threads_divide_the_rows_of_a_recurrent_network() -> None:
+    torch.manual_seed(0)
+    options = {"encoder": (8,), "lstm_hidden": 4, "lstm_layers": 1, "gru_hidden": 2, "head": ()}
+    network, shares = build_network("low-res-aqua", options), []
+    one = Emulator(transform(), network).eval()
+    network.register_forward_pre_hook(lambda _, given: shares.append(len(given[0])))
+    predicted, before = {}, torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            predicted[threads] = Emulators(Members([one], CPU), mean_weights(1)).predict(X).ensemble
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert shares == [512, ROWS - 512, 256, 256, *[(ROWS - 512) // 2] * 2]
+    scale = np.abs(predicted[1]).max(axis=0) + 1e-30
+    np.testing.assert_allclose(predicted[2] / scale, predicted[1] / scale, atol=1e-5)
+
+
 def test_models_are_loaded_from_their_directories(tmp_path: Path) -> None:
     choice, one = Choice(name="mlp", options={"hidden": [8]}), emulator(5)
     save_model(str(tmp_path), one.network.state_dict(), choice, one.transform)

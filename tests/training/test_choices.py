@@ -33,6 +33,9 @@ def test_a_recipe_says_the_same_however_it_is_spelt():
         ({"precision": "fp16"}, "precision fp16 needs a GPU"),
         ({"schedule": {"name": "cosine", "options": {"warmup": 1}}}, "warmup is 1 epochs; expected fewer than training.epochs, 1"),
         ({"network": "collections:OrderedDict"}, "torch.nn.Module"),
+        ({"network": "ridge", "start": {"model": "somewhere"}}, "network ridge is solved for and not trained by steps; remove"),
+        ({"network": {"name": "ridge", "options": {"alpha": 0}}}, "alpha is 0"),
+        ({"network": {"name": "climatology", "options": {"alpha": 1}}}, "unknown key 'alpha'"),
         ({"loss": "hubert"}, "'hubert'; known ones are huber, mae"),
     ],
 )

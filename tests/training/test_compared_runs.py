@@ -8,6 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from leapray.cli import app
+from leapray.console import digits
 from leapray.data.prepare import prepare
 from leapray.errors import UserError
 from leapray.evaluation.groups import GROUPS, group_mask
@@ -56,7 +57,7 @@ def test_both_are_scored_on_the_same_test_months(root: Path, compared: Compared)
         assert side.interval is not None
         np.testing.assert_allclose(side.test.r2, expected.score().r2, rtol=0, atol=1e-12)
         for group in GROUPS:
-            assert side.groups[group] == pytest.approx(side.test.r2[group_mask(group)].mean(), abs=1e-12)
+            assert side.groups[group] == pytest.approx(side.test.skill_by_column[group_mask(group)].mean(), abs=1e-12)
     assert (first.name, second.name) == ("a", "b")
     assert first.difference is None
     assert second.difference == difference(*moments)
@@ -77,7 +78,7 @@ def test_runs_whose_data_is_gone_are_compared_by_their_validations(root: Path, t
         assert side.cause.startswith("not tested: ")
         sizes = {group: int(group_mask(group).sum()) for group in GROUPS}
         mean = sum(side.groups[group] * size for group, size in sizes.items()) / sum(sizes.values())
-        assert mean == pytest.approx(side.validation["r2"], abs=1e-9)
+        assert mean == pytest.approx(side.validation["skill"], abs=1e-9)
 
 
 def test_what_is_no_run_is_refused(root: Path, tmp_path: Path) -> None:
@@ -96,6 +97,6 @@ def test_the_verb_prints_both_tables_and_writes_the_figures(root: Path, tmp_path
     second = compared.sides[1]
     assert second.test is not None
     assert second.difference is not None
-    assert f"{second.test.learned:.4f}" in ran.output
-    assert f"{second.difference.value:+.4f}" in ran.output
+    assert digits(second.test.skill) in ran.output
+    assert digits(second.difference.value, "+") in ran.output
     assert '"differing"' in file.read_text()

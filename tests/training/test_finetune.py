@@ -95,14 +95,16 @@ def test_models_are_compared_on_months_that_chose_nothing(root, done):
     for entry in done.entries:
         network = load_model(entry.model).emulator.network
         scores[entry.name] = score_network(network, prepared, "test", torch.device("cpu"))
-        assert entry.test_r2 == pytest.approx(scores[entry.name].score().learned, abs=1e-12)
-    base = scores["base"].score().learned
+        score = scores[entry.name].score()
+        assert (entry.test_skill, entry.test_r2) == pytest.approx((score.skill, score.learned), abs=1e-12)
+        assert entry.attainable == pytest.approx(score.attainable, abs=1e-12)
+    base = scores["base"].score().skill
     for entry in done.entries:
-        assert entry.interval.low < entry.test_r2 < entry.interval.high
+        assert entry.interval.low < entry.test_skill < entry.interval.high
         if entry.name != "base":
-            assert entry.difference.value == pytest.approx(entry.test_r2 - base, abs=1e-12)
+            assert entry.difference.value == pytest.approx(entry.test_skill - base, abs=1e-12)
             assert entry.difference.low <= entry.difference.value <= entry.difference.high
-    ranks = [entry.test_r2 for entry in done.entries]
+    ranks = [entry.test_skill for entry in done.entries]
     assert ranks == sorted(ranks, reverse=True)
     written = json.loads((root / "variants" / "variants.json").read_text())
     assert [variant["name"] for variant in written["variants"]] == [entry.name for entry in done.entries]
@@ -159,8 +161,8 @@ def test_a_base_that_was_scaled_otherwise_is_not_compared(root, tmp_path):
         finetune(parse_recipe(values))
     values["finetune"] |= {"transform": "any"}
     found = {entry.name: entry for entry in finetune(parse_recipe(values)).entries}
-    assert found["base"].test_r2 is None
-    assert found["a"].test_r2 is not None
+    assert found["base"].test_skill is None
+    assert found["a"].test_skill is not None
     assert found["a"].difference is None
 
 

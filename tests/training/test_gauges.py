@@ -12,7 +12,7 @@ from leapray.training.trainer import train
 from tests.samples import sample_recipe, write_flat
 
 STEP = {"event": "step", "step": 4, "steps": 8, "loss": 0.5, "rows_per_s": 100.0, "seconds": 2.0, "data_wait_share": 0.25, "cpus": 1.5}
-VALIDATION = STEP | {"event": "validation", "val_loss": 0.75, "r2": 0.5}
+VALIDATION = STEP | {"event": "validation", "val_loss": 0.75, "skill": 0.25, "r2": 0.5}
 OFTEN = 5
 EXPORT_SECONDS = 60.0
 """Ray's processes report every ten seconds."""
@@ -60,7 +60,7 @@ def test_a_rank_shows_its_share_of_the_rows_and_rank_0_the_training(kept):
     shown.add(STEP)
     shown.add(VALIDATION)
     own = {"rows": 50.0, "rows_per_second": 25.0, "data_wait_share": 0.25, "cpus": 1.5}
-    common = {"step": 4, "steps": 8, "loss": 0.5, "validation_loss": 0.75, "validation_r2": 0.5}
+    common = {"step": 4, "steps": 8, "loss": 0.5, "validation_loss": 0.75, "validation_skill": 0.25, "validation_r2": 0.5}
     assert last(kept) == own | common
     assert kept["leapray_rows"].values == [50.0]
     assert {tuple(metric.tags.items()) for metric in kept.values()} == {(("run", "s3://bucket/run"), ("rank", "0"))}

@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import r2_score
 
 from leapray.climsim.schema import INPUTS, LEARNED, SCORED, TARGETS
+from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.recipe import Choice, Training
 from leapray.training import checkpoint
@@ -23,6 +24,7 @@ class Batches:
     """Rows of a linear map in memory, of two sources in turn, ``world`` ranks sharing them; the arrays are read-only."""
 
     sources, kinds = ("lr", "hr"), ("low-res", "high-res")
+    transform = Transform.identity()
 
     def __init__(self, steps=8, batch=32, validation=(20, 7, 13), rank=0, world=1, good_epochs=99):
         generator = np.random.default_rng(5)
@@ -102,7 +104,18 @@ def test_validation_is_scored_over_the_whole_set_as_scikit_learn_does():
     truth, prediction = predictions(fitted.weights, batches)
     r2 = r2_score(truth, prediction, multioutput="raw_values")[LEARNED]
     record = fitted.best
+    gained = (truth**2).mean(axis=0) - ((truth - prediction) ** 2).mean(axis=0)
+    # the identity's training mean is 0 and its variance 1
+    skill = np.maximum(gained / np.maximum(truth.var(axis=0), 1), -1)[LEARNED]
+    assert record["score"] == record["skill"] == pytest.approx(skill.mean(), abs=1e-6)
+    attainable = (truth**2).mean(axis=0) / np.maximum(truth.var(axis=0), 1)
+    assert record["attainable"] == pytest.approx(attainable[LEARNED].mean(), abs=1e-6)
+    by_variable = np.mean([record["skill_by_variable"][name] * LEARNED[TARGETS[name]].sum() for name in record["skill_by_variable"]])
+    assert by_variable * len(record["skill_by_variable"]) == pytest.approx(skill.sum(), abs=1e-4)
     assert record["r2"] == pytest.approx(r2.mean(), abs=1e-6)
+    assert record["r2_median"] == pytest.approx(np.median(r2), abs=1e-6)
+    assert record["r2_below_zero"] == (r2 < 0).sum()
+    assert (record["r2_varying"], record["r2_silent"]) == (pytest.approx(r2.mean(), abs=1e-6), 0)
     assert record["r2_scored"] == pytest.approx((r2.sum() + 15) / SCORED.sum(), abs=1e-6)
     assert record["leaderboard"] == pytest.approx((r2.sum() + 75) / TARGETS.width, abs=1e-6)
     error = np.abs(truth - prediction)[:, LEARNED].astype(np.float64)
@@ -128,7 +141,7 @@ def test_ranks_merge_their_moments_and_losses():
 
     with ThreadPoolExecutor(2) as pool:
         ranks = [fitted.best for fitted in pool.map(fit, [rank_loop(0), rank_loop(1)])]
-    for key in ("loss", "loss_curve", "val_loss", "r2", "leaderboard", "val_rows"):
+    for key in ("loss", "loss_curve", "val_loss", "score", "skill", "r2", "leaderboard", "val_rows"):
         assert ranks[0][key] == ranks[1][key] == pytest.approx(whole[key], rel=1e-6), key
 
 
@@ -136,7 +149,7 @@ def test_the_best_weights_are_kept_as_they_were():
     kept = []
     loop = Loop(linear(), Batches(good_epochs=3), training(epochs=5), CPU)
     fitted = loop.fit(lambda record: record["event"] == "validation" and kept.append(copy.deepcopy(loop.bare.state_dict())))
-    assert np.argmax([record["r2"] for record in fitted.history]) == 2
+    assert np.argmax([record["score"] for record in fitted.history]) == 2
     assert fitted.best["epoch"] == 3
     assert same(fitted.weights, kept[2])
     assert not same(fitted.weights, kept[4])
@@ -275,9 +288,9 @@ def test_the_average_is_what_is_validated_and_saved():
     assert same(fitted.weights, loop.evaluated.state_dict())
 
 
-def test_validations_are_ranked_by_members_of_their_average_then_by_r2_then_by_age():
-    def record(step, r2, averaged=None):
-        return {"step": step, "r2": r2} | ({"averaged": averaged} if averaged else {})
+def test_validations_are_ranked_by_members_of_their_average_then_by_score_then_by_age():
+    def record(step, score, averaged=None):
+        return {"step": step, "score": score} | ({"averaged": averaged} if averaged else {})
 
     history = [record(1, 0.9), record(2, 0.5), record(3, 0.5), record(4, 0.7)]
     assert [one["step"] for one in ranked(history)] == [1, 4, 2, 3]
@@ -289,7 +302,7 @@ def test_validations_are_ranked_by_members_of_their_average_then_by_r2_then_by_a
     ("best", "last", "steps"), [(0, 0, []), (1, 0, [1]), (2, 0, [1, 4]), (0, 2, [3, 4]), (2, 2, [1, 3, 4]), (9, 9, [1, 2, 3, 4])]
 )
 def test_chosen_validations_are_the_best_and_the_last_each_once_oldest_first(best, last, steps):
-    history = [{"step": step, "r2": r2} for step, r2 in enumerate((0.9, 0.5, 0.5, 0.7), 1)]
+    history = [{"step": step, "score": score} for step, score in enumerate((0.9, 0.5, 0.5, 0.7), 1)]
     assert [record["step"] for record in chosen(history, best, last)] == steps
 
 

@@ -69,7 +69,7 @@ def test_ranks_train_as_one_and_stop_together(tmp_path, world):
         for name, weights in alone.weights.items():
             torch.testing.assert_close(together["weights"][name], weights, rtol=1e-4, atol=1e-5)
         for ours, theirs in zip(together["history"], alone.history, strict=True):
-            for key in ("loss", "loss_curve", "val_loss", "r2", "val_rows"):
+            for key in ("loss", "loss_curve", "val_loss", "score", "skill", "r2", "val_rows"):
                 assert ours[key] == pytest.approx(theirs[key], rel=1e-4), key
             assert [ours[key] for key in ROWS] == [theirs[key] for key in ROWS]
     sentences = {checkpoint.load(f"{tmp_path}/{number}-nan")["sentence"] for number in range(world)}

@@ -24,10 +24,10 @@ def build(choice, epochs, lr=1.0):
     return optimizer, SCHEDULES.build(choice, optimizer, STEPS, epochs)
 
 
-def run(optimizer, schedule, r2):
+def run(optimizer, schedule, scores):
     """The rate of every step of as many epochs as there are validations."""
     rates = []
-    for score in r2:
+    for score in scores:
         for _ in range(STEPS):
             rates.append(optimizer.param_groups[0]["lr"])
             optimizer.step()
@@ -37,8 +37,8 @@ def run(optimizer, schedule, r2):
     return rates
 
 
-def by_epoch(choice, r2, lr=1.0):
-    rates = np.reshape(run(*build(choice, len(r2), lr), r2), (-1, STEPS))
+def by_epoch(choice, scores, lr=1.0):
+    rates = np.reshape(run(*build(choice, len(scores), lr), scores), (-1, STEPS))
     assert (rates == rates[:, :1]).all()
     return rates[:, 0].tolist()
 
@@ -64,8 +64,8 @@ def test_plateau_counts_a_gain_above_the_threshold_only():
 def test_plateau_counts_validations_whatever_their_number_in_an_epoch():
     optimizer, schedule = build(Choice(name="plateau", options={"factor": 0.5, "patience": 1}), 9)
     schedule.epoch_ended()
-    for r2 in [0.5, 0.4, 0.4]:
-        schedule.validated(r2)
+    for scores in [0.5, 0.4, 0.4]:
+        schedule.validated(scores)
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
@@ -94,16 +94,16 @@ def test_cosine_takes_the_shortest_training():
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.name)
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_a_saved_schedule_continues_in_a_fresh_one_as_if_never_stopped(tmp_path, choice, epochs):
-    r2 = [0.1, 0.3, 0.2, 0.2, 0.1, 0.1]
-    undisturbed = run(*build(choice, len(r2)), r2)
-    optimizer, schedule = build(choice, len(r2))
-    run(optimizer, schedule, r2[:epochs])
+    scores = [0.1, 0.3, 0.2, 0.2, 0.1, 0.1]
+    undisturbed = run(*build(choice, len(scores)), scores)
+    optimizer, schedule = build(choice, len(scores))
+    run(optimizer, schedule, scores[:epochs])
     checkpoint.save(str(tmp_path / "saved"), {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()})
-    optimizer, schedule = build(choice, len(r2))
+    optimizer, schedule = build(choice, len(scores))
     state = checkpoint.load(str(tmp_path / "saved"))
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])
-    assert run(optimizer, schedule, r2[epochs:]) == undisturbed[epochs * STEPS :]
+    assert run(optimizer, schedule, scores[epochs:]) == undisturbed[epochs * STEPS :]
 
 
 def test_a_cosine_saved_inside_its_rise_continues(tmp_path):
@@ -178,16 +178,16 @@ def test_a_plateau_no_longer_counts_once_averaging_has_begun():
 @pytest.mark.parametrize("start", [1, 4])
 @pytest.mark.parametrize("epochs", range(7))
 def test_a_saved_rate_of_weight_averaging_continues_in_a_fresh_one(tmp_path, choice, start, epochs):
-    settings, r2 = EqualAverage(start=start, lr=1e-3, anneal=2), [0.1, 0.3, 0.2, 0.2, 0.1, 0.1, 0.1]
-    undisturbed = run(*averaging(choice, len(r2), settings), r2)
-    optimizer, schedule = averaging(choice, len(r2), settings)
-    run(optimizer, schedule, r2[:epochs])
+    settings, scores = EqualAverage(start=start, lr=1e-3, anneal=2), [0.1, 0.3, 0.2, 0.2, 0.1, 0.1, 0.1]
+    undisturbed = run(*averaging(choice, len(scores), settings), scores)
+    optimizer, schedule = averaging(choice, len(scores), settings)
+    run(optimizer, schedule, scores[:epochs])
     checkpoint.save(str(tmp_path / "saved"), {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()})
-    optimizer, schedule = averaging(choice, len(r2), settings)
+    optimizer, schedule = averaging(choice, len(scores), settings)
     state = checkpoint.load(str(tmp_path / "saved"))
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])
-    assert run(optimizer, schedule, r2[epochs:]) == undisturbed[epochs * STEPS :]
+    assert run(optimizer, schedule, scores[epochs:]) == undisturbed[epochs * STEPS :]
 
 
 @pytest.mark.parametrize("options", [{}, {"milestones": []}, {"milestones": [3, 1]}, {"milestones": [2, 2]}, {"milestones": [0]}])

@@ -51,7 +51,7 @@ def prepared_shards(
             write_shard(str(url / f"{index}.parquet"), {name: values[order[start:stop]] for name, values in rows.items()})
         files = tuple(ShardFile(f"{index}.parquet", count, 0) for index, count in enumerate(ROWS[split]))
         manifests.append(Manifest(str(url), "low_res", "low-res", split, "", "", seed, "", "refuse", files, None, {}, 0, {}))
-    fitting = Fitting(Choice(name="standard"), ())
+    fitting = Fitting(Choice(name="standard", options={"departures": False}), ())
     transform = fitting.fit(Moments.of(np.random.default_rng(seed).normal(size=(9, fitting.width))), {})
     return Prepared(str(root), transform, tuple(manifests)), held
 
@@ -66,6 +66,12 @@ def predicted(net: nn.Module, rows: Rows) -> np.ndarray:
         return net.eval()(torch.from_numpy(rows["inputs"]))[:, : TARGETS.width].numpy()
 
 
+def physical(prepared: Prepared, targets: np.ndarray) -> np.ndarray:
+    """Scaled targets in physical units, where none is a departure."""
+    scaling = prepared.transform.targets
+    return targets.astype(np.float64) * scaling.scale.numpy() + scaling.mean.numpy()
+
+
 @pytest.mark.parametrize("split", ROWS)
 @pytest.mark.parametrize("batch", [4096, 3])
 def test_every_row_of_a_split_is_scored_once(tmp_path, split, batch, monkeypatch):
@@ -77,8 +83,10 @@ def test_every_row_of_a_split_is_scored_once(tmp_path, split, batch, monkeypatch
     score = found.score()
     assert score.rows == len(truth)
     assert score.learned == pytest.approx(r2_score(truth[:, LEARNED], prediction[:, LEARNED]), abs=1e-6)
-    expected = ErrorMoments.of(truth, prediction).score()
-    np.testing.assert_allclose(score.r2[SCORED], expected.r2[SCORED], rtol=1e-6, atol=1e-6)
+    expected = ErrorMoments.of(physical(prepared, truth), physical(prepared, prediction)).score(prepared.transform.statistics)
+    for name in ("skill", "attainable", "r2"):
+        ours, theirs = (getattr(figures.columns, name)[SCORED] for figures in (score, expected))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 def test_moments_are_kept_apart_by_the_day_of_the_rows(tmp_path):
@@ -89,8 +97,8 @@ def test_moments_are_kept_apart_by_the_day_of_the_rows(tmp_path):
     assert {day: moments.count for day, moments in sorted(found.items())} == {90: 12, 91: 12, 92: 12, 93: 4}
     for day, moments in found.items():
         these = slice(12 * (day - 90), 12 * (day - 89))
-        expected = ErrorMoments.of(rows["targets"][these], predicted(net, rows)[these])
-        np.testing.assert_allclose(moments.to_array(), expected.to_array(), rtol=1e-5, atol=1e-6)
+        truth, prediction = (physical(prepared, values)[these] for values in (rows["targets"], predicted(net, rows)))
+        np.testing.assert_allclose(moments.to_array(), ErrorMoments.of(truth, prediction).to_array(), rtol=1e-5, atol=1e-6)
 
 
 def test_the_day_of_a_row_is_that_of_its_key_whatever_its_kind_and_column():
@@ -105,7 +113,7 @@ def test_rows_of_unknown_time_are_scored_together(tmp_path):
     net = network()
     found = score_network(net, prepared, "test", CPU)
     assert list(found.blocks) == [-1]
-    expected = ErrorMoments.of(held["test"]["targets"], predicted(net, held["test"])).score().learned
+    expected = ErrorMoments.of(held["test"]["targets"], predicted(net, held["test"])).score(prepared.transform.statistics).learned
     assert found.score().learned == pytest.approx(expected, abs=1e-6)
 
 

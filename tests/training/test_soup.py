@@ -24,8 +24,8 @@ from leapray.training.soup import candidates, greedy, make_average
 from tests.samples import recipe_values
 from tests.training.test_scoring import CPU, predicted, prepared_shards
 
-R2 = {"x": (0.1, 0.5, 0.4, 0.3), "y": (0.2, 0.6, 0.5)}
-"""R2 of the validations that each variant kept."""
+SCORES = {"x": (0.1, 0.5, 0.4, 0.3), "y": (0.2, 0.6, 0.5)}
+"""Scores of the validations that each variant kept."""
 
 
 class NormedOptions(Options):
@@ -57,8 +57,8 @@ def make_run(ours, name, transform, seed=0, finished=True):
     torch.manual_seed(1)
     network = build_network(ours.network.name, ours.network.options)
     generator = torch.Generator().manual_seed(seed + ord(name))
-    for number, r2 in enumerate(R2[name], 1):
-        history.append({"event": "validation", "epoch": number, "step": 10 * number, "r2": r2})
+    for number, score in enumerate(SCORES[name], 1):
+        history.append({"event": "validation", "epoch": number, "step": 10 * number, "score": score, "r2": -score})
         spread = 0.05 if number < 4 else 1.0
         state = {
             key: tensor + spread * torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
@@ -81,7 +81,7 @@ def make(tmp_path, prepared):
 
     def average(**settings):
         ours = recipe(tmp_path, average=settings)
-        for name in R2:
+        for name in SCORES:
             if not Run(ours.variant(name).training.run).finished:
                 make_run(ours, name, prepared[0].transform)
         make_average(ours, "average", prepared[0], CPU)
@@ -102,7 +102,7 @@ def plain_mean(urls):
 
 def test_candidates_are_the_best_of_every_variant_from_the_best_on(tmp_path, prepared):
     ours = recipe(tmp_path, three={"members": 3}, one={"members": 1}, last={"take": "last", "members": 2}, all={"members": 9})
-    for name in R2:
+    for name in SCORES:
         make_run(ours, name, prepared[0].transform)
     found = {name: places(candidate.url for candidate in candidates(ours, name)) for name in ("three", "one", "last", "all")}
     assert found == {
@@ -111,7 +111,7 @@ def test_candidates_are_the_best_of_every_variant_from_the_best_on(tmp_path, pre
         "last": ["y20", "y30", "x30", "x40"],
         "all": ["y20", "x20", "y30", "x30", "x40", "y10", "x10"],
     }
-    assert [candidate.r2 for candidate in candidates(ours, "one")] == [0.6, 0.5]
+    assert [candidate.score for candidate in candidates(ours, "one")] == [0.6, 0.5]
 
 
 def test_variants_that_did_not_finish_give_none(tmp_path, prepared):
@@ -157,7 +157,7 @@ def test_a_greedy_average_takes_in_what_raises_r2_on_the_blend_months_or_without
     splits = ("train", "validation", "blend", "test") if split == "blend" else ("train", "validation", "test")
     prepared, held = prepared_shards(tmp_path / "prepared", splits)
     ours = recipe(tmp_path, average={"members": 4, "greedy": True})
-    for name in R2:
+    for name in SCORES:
         make_run(ours, name, prepared.transform)
     make_average(ours, "average", prepared, CPU)
     members, rest = [], [candidate.url for candidate in candidates(ours, "average")]
@@ -194,7 +194,7 @@ def test_an_average_of_other_settings_is_made_anew(make, settings):
 
 def test_an_average_of_variants_that_were_trained_anew_is_made_anew(make, prepared):
     ours, url = make(members=2)
-    for name in R2:
+    for name in SCORES:
         make_run(ours, name, prepared[0].transform, seed=100)
     make(members=2)
     for name, weights in plain_mean(load_info(url).history[-1]["members"]).items():
@@ -203,7 +203,7 @@ def test_an_average_of_variants_that_were_trained_anew_is_made_anew(make, prepar
 
 def test_an_average_with_batch_normalisation_has_statistics_of_its_own(tmp_path, prepared):
     ours = recipe(tmp_path, "tests.training.test_soup:Normed", average={"members": 2})
-    for name in R2:
+    for name in SCORES:
         make_run(ours, name, prepared[0].transform)
     make_average(ours, "average", prepared[0], CPU)
     url = f"{tmp_path}/variants/average/model"

@@ -134,18 +134,18 @@ WIDE = {
 }
 
 
-def r2(values):
+def score(values):
     """Best, 1, at a learning rate of 1e-3 and a depth of 4 of the deep network."""
     return 1 - abs(log10(values["lr"]) + 3) - abs(values["depth"] - 4) - (values["network"]["name"] == "wide")
 
 
 def searched(sampler, numbers):
-    """Trials one after the other: their values and R2."""
+    """Trials one after the other: their values and scores."""
     found = []
     for number in numbers:
         values = sampler.suggest(number)
-        sampler.tell(number, r2(values))
-        found.append((values, r2(values)))
+        sampler.tell(number, score(values))
+        found.append((values, score(values)))
     return found
 
 
@@ -161,7 +161,7 @@ def test_optuna_suggests_values_of_the_space(space, seed):
         sampler.tell(number, 0.5)
 
 
-def test_optuna_searches_where_r2_is_high():
+def test_optuna_searches_where_the_score_is_high():
     found = [score for _, score in searched(OptunaSampler(WIDE, seed=3), range(40))]
     assert np.mean(found[-10:]) > np.mean(found[:10]) + 1
 
@@ -176,10 +176,10 @@ def test_a_search_that_goes_on_suggests_what_it_would_have_without_a_break():
 def test_an_interrupted_trial_goes_on_with_its_values():
     sampler = OptunaSampler(WIDE, seed=3)
     values = sampler.suggest(0)
-    sampler.tell(0, r2(values))
+    sampler.tell(0, score(values))
     interrupted, later = sampler.suggest(1), sampler.suggest(2)
     restored = OptunaSampler(WIDE, seed=3)
-    restored.restore([(values, r2(values))])
+    restored.restore([(values, score(values))])
     assert restored.suggest(1, interrupted) == interrupted
     assert restored.suggest(2) == later
 
@@ -199,8 +199,8 @@ def test_optuna_has_trials_in_parallel_told_in_any_order_and_those_without_a_sco
     finished = []
     for number in reversed(range(20)):
         if number % 4:
-            sampler.tell(number, r2(drawn[number]))
-            finished.append((drawn[number], r2(drawn[number])))
+            sampler.tell(number, score(drawn[number]))
+            finished.append((drawn[number], score(drawn[number])))
         else:
             sampler.forget(number)
     restored = OptunaSampler(WIDE, seed=3)

@@ -45,11 +45,20 @@ def noted(root: Path) -> list[dict[str, Any]]:
 
 
 def validate(recipe: Recipe, *scores: float) -> None:
-    """Leave validations of these R2 in a trial's run, as a training would."""
+    """Leave validations of these scores in a trial's run, as a training would."""
     run = Run(recipe.training.run)
     records = [
-        {"event": "validation", "epoch": epoch, "step": 6 * epoch, "r2": r2, "seconds": 2.0, "val_seconds": 0.5}
-        for epoch, r2 in enumerate(scores, start=1)
+        {
+            "event": "validation",
+            "epoch": epoch,
+            "step": 6 * epoch,
+            "score": score,
+            "skill": score,
+            "r2": -9.0 - score,
+            "seconds": 2.0,
+            "val_seconds": 0.5,
+        }
+        for epoch, score in enumerate(scores, start=1)
     ]
     steps = [{"event": "step", "epoch": len(scores) + 1, "step": 6 * len(scores) + 1, "loss": 1.0}]
     Path(run.metrics).parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +106,8 @@ def test_what_a_trial_reached_is_its_best_validation_and_all_the_time_that_it_to
     trials = Trials(recipe_of(tmp_path), UNUSED)
     end(trials, trials.next(), "stopped", 0.25, 0.5, 0.375)
     (first,) = trials.done
-    assert (first.r2, first.epochs, first.curve, first.seconds, first.state) == (0.5, 3, (0.25, 0.5, 0.375), 7.5, "stopped")
+    assert (first.score, first.skill, first.r2) == (0.5, 0.5, -9.5)
+    assert (first.epochs, first.curve, first.seconds, first.state) == (3, (0.25, 0.5, 0.375), 7.5, "stopped")
     assert noted(tmp_path) == [first.model_dump(mode="json")]
 
 
@@ -134,7 +144,7 @@ def test_a_trial_that_finished_unnoticed_is_not_begun_again(tmp_path: Path) -> N
     finish(first)
     trials = Trials(recipe, UNUSED)
     assert names(trials) == ["trial 1"]
-    assert [(trial.name, trial.state, trial.r2) for trial in trials.done] == [("trial 0", "finished", 0.25)]
+    assert [(trial.name, trial.state, trial.score) for trial in trials.done] == [("trial 0", "finished", 0.25)]
 
 
 @pytest.mark.parametrize(("stopping", "scores"), [("none", (0.5,)), ("asha", ())])
@@ -195,13 +205,13 @@ def test_a_bad_draw_of_optuna_is_a_trial_that_failed_and_the_next_one_follows(tm
 
 @pytest.fixture
 def reach(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Says what trials come to, by their numbers, where nothing is trained: state and R2."""
+    """Says what trials come to, by their numbers, where nothing is trained: state and score."""
 
     def says(*reached: tuple[str, float]) -> None:
         def work(trials: Trials, *_: object) -> None:
             while (item := trials.next()) is not None:
-                state, r2 = reached[int(item[0].split()[1])]
-                end(trials, item, state, r2, cause="bad luck" if state == "failed" else "")
+                state, score = reached[int(item[0].split()[1])]
+                end(trials, item, state, score, cause="bad luck" if state == "failed" else "")
 
         monkeypatch.setattr(room, "work_off", work)
 
@@ -259,10 +269,10 @@ class Known:
 
 @pytest.mark.parametrize("rule", ["asha", "median"])
 def test_trials_are_compared_with_those_of_an_earlier_start(rule: str) -> None:
-    def decided(r2: float, *earlier: list[float]) -> str:
+    def decided(score: float, *earlier: list[float]) -> str:
         scheduler = Stopping(rule, validations=9, earlier=earlier).scheduler()  # type: ignore[arg-type]
         scheduler.on_trial_add(None, Known())
-        return scheduler.on_trial_result(None, Known(), {"r2": r2, "validation": 1})
+        return scheduler.on_trial_result(None, Known(), {"score": score, "validation": 1})
 
     earlier = [0.2, 0.3, 0.4], [0.1], [0.3, 0.35, 0.5, 0.6]
     assert decided(0.05) == "CONTINUE"
@@ -329,7 +339,7 @@ def test_asha_stops_trials_early_leaves_nothing_behind_and_the_best_recipe_train
     assert not any(alive(actor.pid) for actor in actors)
 
     trained = train(load_recipe(done.url))
-    assert trained.best["r2"] >= done.best.r2 - 1e-4
+    assert trained.best["score"] >= done.best.score - 1e-4
 
 
 def alive(process: int) -> bool:

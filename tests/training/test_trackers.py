@@ -24,8 +24,9 @@ def step(number, loss=0.5):
     return {"event": "step", "epoch": 1, "step": number, "steps": 100, "lr": 0.1, "loss": loss, "rows_per_s": 9.0, "data_wait_s": 0.0}
 
 
-def validation(number, r2=0.25):
-    scores = {"val_loss": 0.75, "r2": r2, "r2_scored": r2, "leaderboard": r2, "r2_by_variable": {"ptend_t": r2}, "val_rows": 8}
+def validation(number, r2=0.25, skill=0.125):
+    scores = {"val_loss": 0.75, "score": skill, "skill": skill, "attainable": 0.5, "skill_by_variable": {"ptend_t": skill}}
+    scores |= {"r2": r2, "r2_median": r2, "r2_scored": r2, "leaderboard": r2, "r2_by_variable": {"ptend_t": r2}, "val_rows": 8}
     return step(number) | {"event": "validation", "loss_curve": [0.5]} | scores
 
 
@@ -58,7 +59,8 @@ def test_tensorboard_draws_what_records_hold(tmp_path):
     assert shown["loss"] == [(10, 2.0), (20, 1.0)]
     assert shown["rows_per_s"] == [(10, 9.0), (20, 9.0)]
     assert [number for number, _ in shown["lr"]] == [10, 20, 30]
-    for tag, value in {"loss_since_validation": 0.5, "val_loss": 0.75, "r2": 0.25, "leaderboard": 0.25, "r2/ptend_t": 0.25}.items():
+    drawn_once = {"loss_since_validation": 0.5, "val_loss": 0.75, "leaderboard": 0.25, "r2": 0.25, "r2/ptend_t": 0.25}
+    for tag, value in (drawn_once | {"skill": 0.125, "attainable": 0.5, "skill/ptend_t": 0.125}).items():
         assert shown[tag] == [(30, value)]
 
 

@@ -14,6 +14,7 @@ from leapray.errors import UserError
 from leapray.models.directory import load_model
 from leapray.recipe import Choice, Resources, parse_recipe
 from leapray.training import checkpoint
+from leapray.training.row_gradients import RowGradients
 from leapray.training.trainer import train
 from tests.samples import read_split, recipe_values, sample_recipe, write_flat
 
@@ -57,15 +58,31 @@ def test_trains_writes_the_best_model_and_returns_at_once_when_asked_again(ray_c
     shards = list(read_split(prepared, "validation"))
     inputs, targets = (np.concatenate([rows[key] for rows in shards]) for key in ("inputs", "targets"))
     emulator = load_model(trained.model_url).emulator
+    x = torch.from_numpy(inputs)
     with torch.no_grad():
-        found = emulator.network(torch.from_numpy(inputs)).numpy()
-    assert trained.best["r2"] == pytest.approx(r2_score(targets[:, LEARNED], found[:, LEARNED]), abs=1e-6)
+        truth, found = (prepared.transform.physical_targets(z, x).numpy() for z in (torch.from_numpy(targets), emulator.network(x)))
+    r2 = r2_score(truth[:, LEARNED], found[:, LEARNED], multioutput="raw_values")
+    assert trained.best["r2"] == pytest.approx(r2.mean(), abs=1e-6)
+    assert trained.best["r2_median"] == pytest.approx(np.median(r2), abs=1e-6)
+    assert trained.best["score"] == trained.best["skill"] == max(record["skill"] for record in trained.history)
     assert trained.best["val_rows"] == len(targets) == VALIDATION_ROWS
 
     files = {path: path.stat().st_mtime_ns for path in Path(trained.run_url).rglob("*") if path.is_file()}
     again = train(recipe, lambda record: pytest.fail("a finished run trained again"))
     assert again == trained
     assert {path: path.stat().st_mtime_ns for path in Path(trained.run_url).rglob("*") if path.is_file()} == files
+
+
+@pytest.mark.parametrize(("how", "divided"), [("rows", True), ("operators", False), (None, False)])
+def test_threads_divide_what_the_recipe_says(ray_cluster, make, monkeypatch, how, divided):
+    steps, add = [], RowGradients.add
+    monkeypatch.setattr(RowGradients, "add", lambda *args: steps.append(1) or add(*args))
+    torch.set_num_threads(2)
+    recipe = make(epochs=1)
+    train(recipe.model_copy(update={"resources": Resources(workers=0, cpu_threading=how)}))
+    assert len(steps) == (TRAINING_ROWS // 16 if divided else 0)
+    # the same run, whatever its threads divide
+    train(recipe)
 
 
 def test_refuses_before_anything_runs(ray_cluster, make, tmp_path):
@@ -154,7 +171,7 @@ def test_a_worker_that_dies_inside_an_epoch_is_replaced_and_the_curve_is_the_sam
 def test_two_workers_and_one_give_the_same_loss_curve(ray_cluster, make):
     one, two = train(make("one")), train(make("two", workers=2))
     np.testing.assert_allclose(curve(two), curve(one), rtol=2e-6)
-    for key in ("val_loss", "r2", "val_rows"):
+    for key in ("val_loss", "score", "skill", "r2", "val_rows"):
         assert [r[key] for r in two.history] == pytest.approx([r[key] for r in one.history], rel=1e-5), key
 
 
@@ -192,6 +209,6 @@ def test_pairs_of_sources_with_features_train_and_the_model_takes_raw_columns(ra
     with torch.no_grad():
         found = emulator.tendencies(torch.from_numpy(block.inputs))
         expected = emulator.transform.unscale_targets(
-            emulator.network(torch.from_numpy(np.stack([scaled[row] for row in block.row.tolist()])))
+            emulator.network(torch.from_numpy(np.stack([scaled[row] for row in block.row.tolist()]))), torch.from_numpy(block.inputs)
         )
     np.testing.assert_array_equal(found.numpy(), expected.numpy())
