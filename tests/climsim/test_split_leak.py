@@ -1,4 +1,4 @@
-"""Why splits are by month: neighbouring steps are nearly the same, so a random split rewards memory (FACTS section 2, leak)."""
+"""Why splits are by month: neighbouring steps are nearly the same, so a random split rewards memory."""
 
 import numpy as np
 from sklearn.metrics import r2_score

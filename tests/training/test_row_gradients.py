@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.parametrizations import spectral_norm
 
-from leapray.climsim.schema import INPUTS, TARGETS
+from leapray.climsim.schema import INPUTS, KINDS, TARGETS
 from leapray.errors import UserError
 from leapray.models.registry import build_network
 from leapray.training import checkpoint
@@ -22,6 +22,7 @@ from leapray.training.step import Step
 from tests.training.test_loop import CPU, Batches, linear, normed, same, timeless, training
 
 AQUA = {"encoder": (8,), "lstm_hidden": 4, "lstm_layers": 2, "gru_hidden": 2, "head": ()}
+KIND_OF_SOURCE = torch.tensor([list(KINDS).index(kind) for kind in ("low-res", "high-res")])
 PAIR = {"name": "pair", "options": {"vertical_difference": 0.1}}
 
 
@@ -48,7 +49,7 @@ def steps(net: nn.Module, batches: list[OnDevice], how: str | None, descend: flo
     torch.set_num_threads(1 if how == "operators" else 3)
     chosen = training(batch_size=len(batches[0].inputs), **settings)
     optimizer = torch.optim.SGD(net.parameters(), descend) if descend else OPTIMIZERS.build(chosen.optimizer, net.parameters())
-    step = Step(net.train(), LOSSES.build(chosen.loss), optimizer, chosen, torch.tensor([0, 1]), cpu_threading=how)
+    step = Step(net.train(), LOSSES.build(chosen.loss), optimizer, chosen, KIND_OF_SOURCE, cpu_threading=how)
     with step.threads():
         return step, [float(step(one)) for one in batches]
 

@@ -1,26 +1,23 @@
 """The inputs of a synthetic world: large-scale state, surface and gases at a step.
 
-Profiles are ``(60, n)``, scalars ``(n,)``. Means and spreads per level follow the tables in ``climsim/figures`` (FACTS section 3).
+Profiles are ``(60, n)``, scalars ``(n,)``. Means and spreads per level follow the tables in ``climsim/figures``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from leapray.climsim.calendar import DAYS_PER_YEAR, STEPS_PER_DAY, Moment
 from leapray.climsim.grid import figures, pressure
-from leapray.climsim.schema import EXACT_LEVELS, INPUTS, LEVELS, MISSING
+from leapray.climsim.schema import INPUTS, LEVELS, MISSING
+from leapray.climsim.synthetic.moisture import HAZE_TOP, HUMIDITY_TOP, Patterns, Scales, cloud_pattern, knots, make_moisture, solve_scales
 from leapray.climsim.synthetic.place import Place, make_place
 from leapray.climsim.synthetic.thermo import GAS_DRY, HEAT_CAPACITY, LATENT_VAPOUR, STEFAN_BOLTZMANN, saturation
 from leapray.climsim.synthetic.weather import WaveField, vertical_loadings
 
-_HUMIDITY_TOP = 20
-"""First level whose humidity is a relative humidity; above it is a nearly passive trace."""
-_CLOUD_TOP, _LIQUID_TOP = EXACT_LEVELS.start, EXACT_LEVELS.stop
-"""First level where cloud liquid follows temperature; above it is only a numerical trace down to 1e-51."""
 _SOLAR_CONSTANT = 1361.0
 _BROAD, _FINE = 10, 24
 _PATTERNS = _BROAD + _FINE
@@ -40,15 +37,6 @@ class Figures:
     high: np.ndarray
 
 
-@dataclass(frozen=True)
-class Scales:
-    """What makes a kind's moisture follow the figures, each ``(60,)``: the logit of relative humidity, and cloud amounts in kg/kg."""
-
-    humidity: np.ndarray
-    liquid: np.ndarray
-    ice: np.ndarray
-
-
 def profile_figures(kind: str, name: str) -> Figures:
     """Published moments of an input profile of a kind; the aqua-planet, of which none are published, takes those of low-res."""
     table = figures("high_res_columns" if kind == "high-res" else "low_res_columns")
@@ -56,26 +44,22 @@ def profile_figures(kind: str, name: str) -> Figures:
     return Figures(*(np.array(table[key][columns], dtype=np.float64) for key in ("mean", "std", "min", "max")))
 
 
-def _knots(**values: float) -> np.ndarray:
-    """``(60,)`` interpolated between values given at levels, ``l12=0.5``."""
-    levels = [int(key[1:]) for key in values]
-    return np.interp(np.arange(LEVELS), levels, list(values.values()))[:, None]
-
-
-_TEMPERATURE_LATITUDE = _knots(l0=0.2, l8=0.1, l12=-0.2, l15=-0.6, l17=-0.88, l19=-0.85, l21=-0.2, l23=0.5, l26=0.8, l30=0.88, l59=0.88)
-_TEMPERATURE_SEASON = _knots(l0=-0.5, l3=0.2, l6=0.8, l12=0.7, l15=0.35, l17=0.15, l21=0.3, l26=0.25, l59=0.28)
-_ZONAL_JETS = _knots(l0=0.2, l12=0.3, l17=0.6, l25=0.65, l45=0.6, l52=0.3, l59=0.1)
-_ZONAL_SEASON = _knots(l0=0.75, l10=0.7, l16=0.3, l22=0.0)
-_ZONAL_TRADES = _knots(l0=0.0, l45=0.2, l52=0.45, l59=0.5)
+_TEMPERATURE_LATITUDE = knots(l0=0.2, l8=0.1, l12=-0.2, l15=-0.6, l17=-0.88, l19=-0.85, l21=-0.2, l23=0.5, l26=0.8, l30=0.88, l59=0.88)
+_TEMPERATURE_SEASON = knots(l0=-0.5, l3=0.2, l6=0.8, l12=0.7, l15=0.35, l17=0.15, l21=0.3, l26=0.25, l59=0.28)
+_POLAR_VORTEX = knots(l4=0.0, l8=16.0, l12=26.0, l16=24.0, l20=16.0, l26=9.0, l40=7.0, l59=8.0)
+"""How much colder, in K, air over the Antarctic is in winter than its mirror image over the Arctic."""
+_MONSOON = knots(l20=0.0, l24=4.0, l28=6.0, l34=4.0, l45=2.0, l59=0.0)
+"""How much warmer, in K, air near 20 N is in summer than its mirror image near 20 S."""
+_CONVECTIVE_CAP = knots(l18=0.0, l24=0.2, l36=0.2, l50=0.0)
+"""Skewness of temperature: convection keeps the upper troposphere from warming far above normal."""
+_ZONAL_JETS = knots(l0=0.2, l12=0.3, l17=0.6, l25=0.65, l45=0.6, l52=0.3, l59=0.1)
+_ZONAL_SEASON = knots(l0=0.75, l10=0.7, l16=0.3, l22=0.0)
+_ZONAL_TRADES = knots(l0=0.0, l45=0.2, l52=0.45, l59=0.5)
 _HUMIDITY_LATITUDE = 0.45
 _HUMIDITY_SPREAD = {"low-res": 0.8, "aqua-planet": 0.8, "high-res": 1.2}
 """Spread of the logit of relative humidity; finer columns see more of what a coarse one averages."""
 _SHARPNESS = 0.6
 """How far high-res weather departs from a normal distribution: sinh(0.6 z) has a kurtosis near 7."""
-_ICE_LIMIT = 2e-5
-"""Ice that any air may hold, kg/kg; moister air may hold more."""
-_CLOUD_WIDTH = 1.15
-_TRACE_WIDTH = 4.0
 
 
 class Climate:
@@ -122,12 +106,18 @@ class Climate:
             "state_u": [(_ZONAL_JETS, jets), (_ZONAL_SEASON, -np.sign(sine) * season), (_ZONAL_TRADES, trades)],
             "state_v": [(_ZONAL_TRADES * 0.5, -season * (1 - sine**2))],
         }
-        state = {}
+        state: dict[str, np.ndarray] = {}
         for name, pattern in zip(parts, ("temperature", "zonal", "meridional"), strict=True):
             known = sum(share * shape for share, shape in parts[name])
             rest = np.sqrt(np.maximum(1 - sum(share**2 for share, _ in parts[name]), 0.05))
             moments = self.figures[name]
-            value = moments.mean[:, None] + moments.std[:, None] * (known + rest * weather[pattern])
+            scatter, shift = weather[pattern], np.zeros(1)
+            if name == "state_t":
+                # weather moves temperature least in the tropics
+                calm = (0.4 + 0.95 * np.abs(sine)) / 0.917
+                scatter = calm * (scatter - _CONVECTIVE_CAP * (np.clip(scatter, -2.5, 2.5) ** 2 - 1))
+                shift = self._continents(sun)
+            value = moments.mean[:, None] + moments.std[:, None] * (known + rest * scatter) + shift
             state[name] = np.clip(value, moments.low[:, None], moments.high[:, None])
         near_ground = np.exp((np.arange(LEVELS)[:, None] - LEVELS + 1) / 3.0)
         drag = 1 - near_ground**2 * (0.2 + 0.1 * np.clip(weather["exchange"], -2, 2))
@@ -138,27 +128,30 @@ class Climate:
         state["state_pmid"] = np.ascontiguousarray(pressure(state["state_ps"]).T)
         return state
 
-    def _moisture(self, state: dict[str, np.ndarray], weather: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        patterns = self._moisture_patterns(state, weather)
-        vapour = patterns["vapour"] * _relative_humidity(self.scales.humidity[:, None], patterns["humidity"])
-        ice = np.minimum(patterns["ice"] * self.scales.ice[:, None], _ICE_LIMIT + 0.1 * vapour)
-        return {"state_q0001": vapour, "state_q0002": patterns["liquid"] * self.scales.liquid[:, None], "state_q0003": ice}
+    def _continents(self, sun: _Sun) -> np.ndarray:
+        """What makes the hemispheres' summers and winters unlike, in K ``(60, n)``; 0 where there is no land."""
+        if self.kind == "aqua-planet":
+            return np.zeros((LEVELS, 1))
+        sine, summer = self.place.sine, max(sun.annual, 0.0)
+        return summer * (_MONSOON * np.exp(-(((sine - 0.34) / 0.2) ** 2)) - _POLAR_VORTEX * np.maximum(-sine, 0) ** 8)
 
-    def _moisture_patterns(self, state: dict[str, np.ndarray], weather: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Vapour at saturation (aloft: the trace itself), and the shapes in space of humidity, liquid and ice before their scales."""
+    def _moisture(self, state: dict[str, np.ndarray], weather: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return make_moisture(self._moisture_patterns(state, weather), self.scales, state["state_t"], weather["trace"])
+
+    def _moisture_patterns(self, state: dict[str, np.ndarray], weather: dict[str, np.ndarray]) -> Patterns:
         temperature, tropics = state["state_t"], np.cos(6 * self.place.latitude) * 1.4
         humidity = _HUMIDITY_LATITUDE * tropics + np.sqrt(1 - _HUMIDITY_LATITUDE**2) * weather["humidity"]
-        cloud = 0.7 * humidity + 0.714 * weather["cloud"]
-        amount = np.maximum(np.exp(_CLOUD_WIDTH * np.minimum(cloud, 2.6)) - 0.4, 0.0)
-        warm = np.minimum(np.exp((temperature - 268.0) / 8.0), 1.0)
-        liquid, ice = amount * warm, amount * (1.0001 - warm)
-        trace = weather["trace"][_CLOUD_TOP:_LIQUID_TOP]
-        liquid[:_CLOUD_TOP] = _lognormal(self.figures["state_q0002"], weather["trace"])[:_CLOUD_TOP]
-        liquid[_CLOUD_TOP:_LIQUID_TOP] = np.where(trace > -1.5, np.exp(_TRACE_WIDTH * trace), 0.0)
-        ice[:_CLOUD_TOP] = np.exp(1.2 * weather["cloud"][:_CLOUD_TOP])
-        vapour = saturation(temperature, state["state_pmid"])
-        vapour[:_HUMIDITY_TOP] = _lognormal(self.figures["state_q0001"], weather["humidity"])[:_HUMIDITY_TOP]
-        return {"vapour": vapour, "humidity": _HUMIDITY_SPREAD[self.kind] * humidity, "liquid": liquid, "ice": ice}
+        saturated = saturation(temperature, state["state_pmid"])
+        vapour = saturated.copy()
+        vapour[:HUMIDITY_TOP] = _lognormal(self.figures["state_q0001"], weather["humidity"])[:HUMIDITY_TOP]
+        return Patterns(
+            vapour=vapour,
+            saturation=saturated,
+            humidity=_HUMIDITY_SPREAD[self.kind] * humidity,
+            cloud=cloud_pattern(humidity, weather["cloud"]),
+            top_liquid=_lognormal(self.figures["state_q0002"], weather["trace"])[:HAZE_TOP],
+            top_ice=_lognormal(self.figures["state_q0003"], weather["cloud"])[:HAZE_TOP],
+        )
 
     def _surface(self, state: dict[str, np.ndarray], weather: dict[str, np.ndarray], sun: _Sun) -> dict[str, np.ndarray]:
         place, aqua = self.place, self.kind == "aqua-planet"
@@ -246,36 +239,14 @@ def _lognormal(moments: Figures, pattern: np.ndarray) -> np.ndarray:
     return np.clip(value, moments.low[:, None], moments.high[:, None])
 
 
-def _relative_humidity(scale: np.ndarray, pattern: np.ndarray) -> np.ndarray:
-    """Relative humidity between 0 and 1.1; 1 above the level where humidity begins, whose vapour is given whole."""
-    relative = 1.1 / (1 + np.exp(-(scale + pattern)))
-    relative[:_HUMIDITY_TOP] = 1.0
-    return relative
-
-
 @lru_cache
 def _calibrated_scales(kind: str) -> Scales:
-    """Solve a kind's scales on a fixed sample across the year.
-
-    Humidity: the mean of vapour equals the published one, by bisection. Clouds: the geometric mean of mean and std does, since tails
-    as heavy as the published ones (std up to 4 000 means) do not show both moments in any sample.
-    """
-    raw = Scales(*(np.zeros(LEVELS) for _ in range(3)))
-    climate = Climate(kind, make_place(kind, 192), _CALIBRATION_SEED, raw)
+    """A kind's scales, with which the means of vapour and cloud water over a fixed sample of the year equal the published ones."""
+    climate = Climate(kind, make_place(kind, 192), _CALIBRATION_SEED, Scales(*np.zeros((2, LEVELS))))
     samples = []
     for step in range(7, DAYS_PER_YEAR * STEPS_PER_DAY, 1999):
         weather = climate._weather(step)
         dry = climate._dry_state(weather, _Sun(Moment.of_step(step), climate.place))
         samples.append(climate._moisture_patterns(dry, weather))
-    pooled = {name: np.concatenate([sample[name] for sample in samples], axis=1) for name in samples[0]}
-    low, high = np.full((LEVELS, 1), -12.0), np.full((LEVELS, 1), 12.0)
-    wanted = climate.figures["state_q0001"].mean
-    for _ in range(30):
-        middle = (low + high) / 2
-        too_wet = (pooled["vapour"] * _relative_humidity(middle, pooled["humidity"])).mean(axis=1) > wanted
-        low, high = np.where(too_wet[:, None], low, middle), np.where(too_wet[:, None], middle, high)
-    amounts = {}
-    for name, column in (("liquid", "state_q0002"), ("ice", "state_q0003")):
-        moments = climate.figures[column]
-        amounts[name] = np.sqrt(moments.mean * moments.std / (pooled[name].mean(axis=1) * pooled[name].std(axis=1)))
-    return replace(raw, humidity=middle[:, 0], **amounts)
+    water = [climate.figures[f"state_q000{n}"].mean for n in (1, 2, 3)]
+    return solve_scales(samples, water[0], water[1] + water[2])

@@ -15,7 +15,7 @@ from leapray.climsim.schema import ABLATED_LEVELS, STEP_SECONDS
 from leapray.climsim.synthetic.thermo import GAS_DRY, HEAT_CAPACITY, LATENT_FUSION, LATENT_VAPOUR, saturation
 
 TOP = ABLATED_LEVELS.stop
-"""First level where the physics moves water and momentum; above it only radiation acts (FACTS section 2, constant targets)."""
+"""First level where the physics moves water and momentum; above it only radiation acts, and these targets are constant in the real data."""
 
 
 @dataclass

@@ -98,8 +98,8 @@ def step_physics(inputs: Mapping[str, np.ndarray], coefficients: Coefficients, s
     convective = convect(column, coefficients.convection, drive, _factor(_PLUME_NOISE, subgrid.plume))
     mix(column, strength, {name: (coefficients.exchange[name][:, None] * factor[name])[:-1] for name in MIXED})
     turbulence = np.vstack([strength, strength[-1:]])
-    form_clouds(column, coefficients.clouds, turbulence, factor["growth"], factor["loss"])
-    rain = precipitate(column, coefficients.clouds, convective, factor["loss"])
+    clear = form_clouds(column, coefficients.clouds, turbulence, factor["growth"], factor["loss"])
+    rain = precipitate(column, coefficients.clouds, convective, factor["loss"], clear)
     _stir_top(column, subgrid.profiles["water"])
     outputs = {
         "state_t": column.temperature,
@@ -112,8 +112,15 @@ def step_physics(inputs: Mapping[str, np.ndarray], coefficients: Coefficients, s
         "cam_out_PRECSC": rain.snow,
     } | radiation.fluxes
     for name in ("state_q0002", "state_q0003"):
-        outputs[name][:TOP] = inputs[name][:TOP]
+        outputs[name] = _stepped(inputs[name], outputs[name])
     return outputs, Budget(column.latent_heating(), radiation.convergence)
+
+
+def _stepped(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Condensate as the model stores it: its tendency added to what was there, which leaves rounding residue in place of some zeros."""
+    stored = np.maximum(before + STEP_SECONDS * ((after - before) / STEP_SECONDS), 0.0)
+    stored[:TOP] = before[:TOP]
+    return stored
 
 
 def _stir_top(column: Column, draws: np.ndarray) -> None:

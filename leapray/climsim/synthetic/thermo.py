@@ -12,11 +12,11 @@ GAS_VAPOUR = 461.0
 STEFAN_BOLTZMANN = 5.670374e-8
 MELTING = 273.16
 ALL_ICE = 253.16
-"""Below this temperature no cloud liquid is left after a step (FACTS sections 1 and 2)."""
+"""Below this temperature no cloud liquid is left after a step, as in E3SM-MMF."""
 
 
 def liquid_fraction(temperature: np.ndarray) -> np.ndarray:
-    """Share of cloud water that is liquid, ``clip((T - 253.16) / 20, 0, 1)`` (FACTS section 1)."""
+    """Share of cloud water that is liquid, ``clip((T - 253.16) / 20, 0, 1)``, as in E3SM-MMF."""
     return np.clip((temperature - ALL_ICE) / (MELTING - ALL_ICE), 0.0, 1.0)
 
 

@@ -48,7 +48,7 @@ class World:
         return step_physics(self._state(step), coefficients(), self._noise(realization).at(step))
 
     def targets(self, step: int, realization: int = 0) -> np.ndarray:
-        """The flat targets ``(n, 368)`` of a step, tendencies as FACTS section 1 defines them."""
+        """The flat targets ``(n, 368)`` of a step, tendencies ``(after - before) / 1200 s``."""
         before, after = self._state(step), self.outputs(step, realization)
         flat = np.empty((self.columns, TARGETS.width))
         for state, tendency in zip(STATE, TENDENCIES, strict=True):

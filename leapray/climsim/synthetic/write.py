@@ -1,4 +1,4 @@
-"""Synthetic steps written as ClimSim file pairs: names, dimensions, attributes and container of the real data (FACTS section 1)."""
+"""Synthetic steps written as ClimSim file pairs: names, dimensions, order of variables, attributes and container of the published files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from leapray import storage
 from leapray.climsim.calendar import Moment, Month, file_name, month_of_step
-from leapray.climsim.schema import KINDS, LEVELS, MLI_VARIABLES, MLO_VARIABLES, Variable
+from leapray.climsim.schema import GASES, KINDS, LEVELS, MLI_VARIABLES, MLO_VARIABLES, Variable
 from leapray.climsim.synthetic.world import World
 from leapray.errors import UserError
 from leapray.settings import claim
@@ -63,19 +63,19 @@ def chosen_steps(start: str, steps: int, stride: int = 1) -> list[int]:
 
 
 def encode(kind: str, step: int, variables: Sequence[Variable], fields: Mapping[str, np.ndarray], container: str = "cdf5") -> bytes:
-    """One file as bytes: profiles ``(lev, ncol)`` and scalars ``(ncol,)`` in float64, ``ymd`` and ``tod`` as 0-d int32."""
+    """One file as bytes: profiles ``(lev, ncol)`` and scalars ``(ncol,)`` in float64, ``ymd`` and ``tod`` as 0-d int32.
+
+    As in the published files, no variable has attributes, and their order is by name with the gases last.
+    """
     moment = Moment.of_step(step)
     file = netCDF4.Dataset("inmemory.nc", "w", format=CONTAINERS[container], memory=1)
     file.setncatts({"ne": np.int32(KINDS[kind].ne), "fv_nphys": np.int32(2), "calendar": "NO_LEAP"})
     file.createDimension("ncol", fields[variables[0].name].shape[-1])
     file.createDimension("lev", LEVELS)
-    for name, value, meaning in (("ymd", moment.ymd, "date YYYYMMDD"), ("tod", moment.second, "seconds of the day")):
-        scalar = file.createVariable(name, "i4", ())
-        scalar.long_name = meaning
-        scalar[...] = value
-    for variable in variables:
+    for name, value in (("ymd", moment.ymd), ("tod", moment.second)):
+        file.createVariable(name, "i4", ())[...] = value
+    for variable in sorted(variables, key=lambda variable: (variable in GASES, variable.name)):
         dimensions = ("ncol",) if variable.levels == 1 else ("lev", "ncol")
         stored = file.createVariable(variable.name, "f8", dimensions)
-        stored.setncatts({"units": variable.units, "long_name": variable.long_name})
         stored[:] = fields[variable.name]
     return bytes(file.close())
