@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from leapray.recipe import Recipe
     from leapray.recipe.experiment import Experiment
 
-_NAMED = 6
-"""Columns that are named in a line."""
-
 app = typer.Typer(
     name="leapray", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train emulators of ClimSim on Ray."
 )
@@ -85,13 +82,13 @@ def _modules(networks: list[str]) -> list[str]:
 
 def in_words(score: Score) -> list[str]:
     """Skill, then R2, each in a line, and a line on the columns that decide R2 where they hardly vary."""
+    from leapray.evaluation.summary import silent_columns
+
     lines = [
         f"skill {digits(score.skill)} of an attainable {digits(score.attainable)}, against {score.statistics.origin}",
         f"R2 over all columns {digits(score.all)}, the scored {digits(score.scored)}, the learned {digits(score.learned)}; over those "
         f"that vary {digits(score.r2_varying)}, median {digits(score.r2_median)}; {score.below_zero} columns below 0",
     ]
-    if silent := score.silent:
-        named = ", ".join(silent[:_NAMED]) + (f" and {len(silent) - _NAMED} more" if len(silent) > _NAMED else "")
-        dominated = "R2 is dominated by" if score.learned < score.r2_varying - 1 else "R2 counts"
-        lines.append(f"{dominated} {len(silent)} columns that hardly vary in these rows: {named}")
+    if sentence := silent_columns(score):
+        lines.append(sentence)
     return lines

@@ -28,7 +28,7 @@ Select = Literal["skill", "r2"]
 VARYING = 1e-3
 """Share of the training variance from which a column counts as varying."""
 LOWEST_SKILL = -1.0
-_ROUNDING = 1e-9
+_ROUNDING, _DECIMALS = 1e-9, 12
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,8 @@ class Score:
     @property
     def skill(self) -> float:
         """The headline: mean skill over the columns that only learning can give."""
-        return float(self.skill_by_column[LEARNED].mean())
+        # the training mean's is 0, and not what rounding leaves of it
+        return round(float(self.skill_by_column[LEARNED].mean()), _DECIMALS)
 
     @property
     def attainable(self) -> float:

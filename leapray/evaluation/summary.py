@@ -8,13 +8,31 @@ from dataclasses import asdict
 from typing import Any
 
 from leapray.climsim.schema import TARGETS
+from leapray.console import digits
 from leapray.evaluation.climsim import UNITS
 from leapray.evaluation.groups import by_group
 from leapray.evaluation.intervals import difference, interval
+from leapray.evaluation.metrics import Score
 from leapray.evaluation.results import Evaluation
 from leapray.evaluation.worst import worst_columns
 
 FILE = "scores.json"
+_NAMED, _DOMINATED = 6, 1.0
+"""Columns that a sentence names; R2 that silent columns cost where they dominate."""
+
+
+def silent_columns(score: Score) -> str:
+    """A sentence on the learned columns that hardly vary in these rows, and so decide R2 where it is low; empty where there are none."""
+    names = score.silent
+    if not names:
+        return ""
+    shown = len(names) if len(names) <= _NAMED + 2 else _NAMED
+    listed = ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+    # where most of the loss in R2 is theirs
+    verb = "is dominated by" if score.learned < score.r2_varying - _DOMINATED else "counts"
+    columns = "1 column that hardly varies" if len(names) == 1 else f"{len(names)} columns that hardly vary"
+    skill = f"Skill is {digits(score.skill)} of an attainable {digits(score.attainable)}."
+    return f"R² {verb} {columns} in these rows: {listed}. {skill}"
 
 
 def scores(evaluations: Sequence[Evaluation], sources: Mapping[str, str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from leapray.data.reading import read_file
 from leapray.data.shards import Prepared, Rows
 from leapray.data.transform import Transform
 from leapray.evaluation.intervals import TimedMoments, time_blocks
+from leapray.models.row_threads import forward_pass
 
 _THREADS, _BATCH_ROWS = 3, 4096
 _NO_DAY = -1
@@ -30,14 +31,15 @@ def score_network(
     network = network.to(device).eval()
     files = [(manifest, index) for manifest in prepared.split(split) for index in range(len(manifest.files))]
     moments = TimedMoments(prepared.transform.statistics)
-    for rows in map_ahead(lambda file: read_file(*file, prepared.transform), files, _THREADS):
-        score_rows(network, rows, moments, prepared.transform, transform or prepared.transform, device)
+    with forward_pass(network, device) as forward:
+        for rows in map_ahead(lambda file: read_file(*file, prepared.transform), files, _THREADS):
+            score_rows(forward, rows, moments, prepared.transform, transform or prepared.transform, device)
     return moments
 
 
 @torch.no_grad()
 def score_rows(
-    network: nn.Module,
+    network: Callable[[Tensor], Tensor],
     rows: Rows,
     moments: TimedMoments,
     transform: Transform,

@@ -14,8 +14,9 @@ from leapray.evaluation.intervals import LEVEL, difference, interval
 from leapray.evaluation.metrics import Score
 from leapray.evaluation.plots.levels import MOST, Curve, r2_profiles, skill_profiles
 from leapray.evaluation.plots.surface import scalar_bars
-from leapray.evaluation.report.page import Cell, Picture, Section, Table, count, counted, figure, score, span, text, written
+from leapray.evaluation.report.page import Cell, Picture, Section, Table, count, figure, score, span, text, written
 from leapray.evaluation.results import Evaluation
+from leapray.evaluation.summary import silent_columns
 from leapray.evaluation.worst import worst_columns
 
 BASELINES = ("ridge", "climatology", "linear")
@@ -30,7 +31,6 @@ _R2_HEADER = (
     f"R² ({TARGETS.width})",
 )
 _WITHIN = f"{LEVEL:.0%} interval"
-_NAMED, _DOMINATED = 6, 1.0
 """Columns that a sentence names; loss of mean R2 beside that over columns that vary, from which the others decide it."""
 _FEW_DAYS = 10
 
@@ -84,7 +84,7 @@ def summary(evaluations: Sequence[Evaluation]) -> Section:
         f"the attainable skill. It is measured against {found.statistics.origin}.",
         "R² is the competition's: by column over all rows, time and place pooled, then the mean over columns.",
     ]
-    if sentence := silent(found):
+    if sentence := silent_columns(found):
         words.append(sentence)
     if subject.timed and len(subject.moments.blocks) > 1:
         words.append(drawn(len(subject.moments.blocks)))
@@ -98,22 +98,6 @@ def summary(evaluations: Sequence[Evaluation]) -> Section:
         _by_group("Mean R² over the learned columns of a group of variables", evaluations, lambda one: one.r2),
     ]
     return Section("summary", "Summary", words, tables)
-
-
-def silent(found: Score) -> str:
-    """One sentence on the learned columns that hardly vary in these rows, where there are any, and so decide R2 where it is low."""
-    names = found.silent
-    if not names:
-        return ""
-    shown = len(names) if len(names) <= _NAMED + 2 else _NAMED
-    listed = ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
-    # where most of the loss in R2 is theirs
-    verb = "is dominated by" if found.learned < found.r2_varying - _DOMINATED else "counts"
-    one = len(names) == 1
-    return (
-        f"R² {verb} {counted(len(names), 'column')} that hardly {'varies' if one else 'vary'} in these rows: {listed}. "
-        f"Skill is {written(found.skill)} of an attainable {written(found.attainable)}."
-    )
 
 
 def levels(evaluations: Sequence[Evaluation], names: Sequence[str] | None = None) -> Section:
