@@ -264,7 +264,7 @@ class _Road:
 
         def run() -> str:
             models, _, _ = weighted_models(self.weights)
-            done = export(models, directory, asked.format, layout=asked.layout, weights=self.weights)
+            done = export(models, directory, asked.format, layout=asked.layout, weights=self.weights, notice=self.notice)
             return f"{', '.join(done.files)} of {done.members} model{'s' * (done.members > 1)} in {directory}"
 
         return Stage(f"export {name}", storage.join(directory, "emulator.json"), asked.model_dump(mode="json"), run, ["ensemble"])

@@ -185,7 +185,7 @@ def export(
     if len(paths) < (least := 1 if weights else 2):
         raise UserError(f"export takes MODEL... DEST, at least {least} path{'s' * (least > 1)}, and got {len(paths)}")
     *models, dest = paths
-    done = run(models, dest, form, layout=layout, weights=weights)
+    done = run(models, dest, form, layout=layout, weights=weights, notice=notice)
     say(f"wrote {' and '.join(done.files)} to {done.url}, members: {done.members}; read back, self-test of {done.rows} rows passed")
 
 

@@ -21,7 +21,9 @@ def train(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
         trained = run(loaded, progress=follow)
     best, last = trained.best, trained.history[-1]
     at = f"epoch {best['epoch']} of {last['epoch']}, step {best['step']} of {last['step']}"
-    say(f"wrote {trained.model_url}: validation skill {digits(best['skill'])} of an attainable {digits(best['attainable'])} at {at}")
+    chosen = f"R2 {digits(best['r2'])}, " if loaded.training.select == "r2" else ""
+    skill = f"validation {chosen}skill {digits(best['skill'])} of an attainable {digits(best['attainable'])}"
+    say(f"wrote {trained.model_url}: {skill} at {at}")
 
 
 @app.command()
@@ -48,8 +50,9 @@ def sweep(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
     with under_way(loaded), trainings_table("sweep", []) as shown:
         done = run(loaded, shown, notice=notice)
     show_trials(done)
+    chosen = f"R2 {digits(done.best.r2)}, " if loaded.training.select == "r2" else ""
     counted = f"{done.count('stopped')} stopped early, {done.count('failed')} failed"
-    say(f"wrote {done.url}: {done.best.name} of {len(done.trials)}, validation skill {digits(done.best.skill)}; {counted}")
+    say(f"wrote {done.url}: {done.best.name} of {len(done.trials)}, validation {chosen}skill {digits(done.best.skill)}; {counted}")
 
 
 @app.command()

@@ -56,7 +56,10 @@ class _Training:
 
     def __init__(self) -> None:
         self.state: State = "waiting"
+        self.score = -math.inf
+        """The best that a validation reached, which may be R2."""
         self.best = -math.inf
+        """The skill of that validation."""
         self._last: dict[str, float] = {}
         self._first: tuple[float, float] | None = None
         """When and at which step this start's first record came."""
@@ -69,7 +72,8 @@ class _Training:
         if step is not None and (self._first is None or step < self._last.get("step", step)):
             self._first = now, step
         self._last |= figures | {"at": now}
-        self.best = max(self.best, figures.get("score", -math.inf))
+        if figures.get("score", -math.inf) > self.score:
+            self.score, self.best = figures["score"], figures.get("skill", figures["score"])
 
     def figures(self) -> dict[str, str]:
         """Texts by ``_FIGURES``, of those that are known."""
@@ -129,8 +133,9 @@ class TrainingsTable:
 
     def _summary(self) -> str:
         """How many are in which state, and the best of all."""
-        best = max(((t.best, name) for name, t in self._trainings.items() if math.isfinite(t.best)), default=None)
-        return _counts(self._trainings.values()) + (f"; best {best[1]} {digits(best[0])}" if best else "")
+        validated = [(t.score, name, t.best) for name, t in self._trainings.items() if math.isfinite(t.score)]
+        best = max(validated, default=None)
+        return _counts(self._trainings.values()) + (f"; best {best[1]}, skill {digits(best[2])}" if best else "")
 
     def _entered(self, name: str, state: State, note: str) -> None:
         """A training was given a state."""

@@ -16,6 +16,9 @@ from leapray.errors import UserError
 DRIEST = 1e-7
 """kg/kg: T/q1 takes no less for q1. A tenth of the stratosphere's, so that a few nearly dry layers (1e-12) do not set its spread."""
 
+TRACE = 1e-35
+"""kg/kg: a thousand times float32's smallest normal number, so that both parts of a larger sum are there in float32 to a thousandth."""
+
 
 class Profiles(NamedTuple):
     """Raw profiles of a batch, each ``(b, 60)``, float64, in the order of the flat layout."""
@@ -72,23 +75,23 @@ def moisture_transport_reference(p: Profiles) -> Tensor:
 
 
 def liquid_partition(p: Profiles) -> Tensor:
-    """q2 / (q2 + q3), from 0 to 1; 0 where there is no condensate, that is where q2 + q3 is 0.
+    """q2 / (q2 + q3), from 0 to 1; 0 without condensate, of which less than ``TRACE`` counts as none.
 
-    No threshold: ClimSim's files hold traces down to 1e-57 kg/kg above level 30, liquid in most of them, and their share varies.
+    ClimSim's files hold traces down to 1e-57 kg/kg above level 30. Float32, which a climate model passes, has no such numbers.
     """
     liquid, ice = p.q2.clamp_min(0.0), p.q3.clamp_min(0.0)
     return _share(liquid, liquid + ice)
 
 
 def condensate_imbalance(p: Profiles) -> Tensor:
-    """(q2 - q3) / (q2 + q3), from -1 (ice) to 1 (liquid); 0 where there is no condensate, that is where q2 + q3 is 0."""
+    """(q2 - q3) / (q2 + q3), from -1 (ice) to 1 (liquid); 0 without condensate, of which less than ``TRACE`` counts as none."""
     liquid, ice = p.q2.clamp_min(0.0), p.q3.clamp_min(0.0)
     return _share(liquid - ice, liquid + ice)
 
 
-def _share(part: Tensor, whole: Tensor) -> Tensor:
-    """``part / whole``, 0 where the whole is 0."""
-    return torch.where(whole > 0, part, 0.0) / torch.where(whole > 0, whole, 1.0)
+def _share(part: Tensor, whole: Tensor, trace: float = TRACE) -> Tensor:
+    """``part / whole``, 0 where the whole is less than a trace."""
+    return torch.where(whole >= trace, part, 0.0) / torch.where(whole >= trace, whole, 1.0)
 
 
 def _difference(profile: Tensor) -> Tensor:

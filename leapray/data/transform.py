@@ -74,6 +74,7 @@ class Transform(nn.Module):
         self.step_seconds = float(STEP_SECONDS)
         self.state_start, self.state_stop = INPUTS[STATE_WATER[0]].start, INPUTS[STATE_WATER[-1]].stop
         self.water_start, self.water_stop = TARGETS[TENDENCY_WATER[0]].start, TARGETS[TENDENCY_WATER[-1]].stop
+        self.water_inputs = inputs.columns(self.state_start, self.state_stop)
         water = TARGETS.columns[self.water_start : self.water_stop]
         self.register_buffer("departed", torch.tensor([column in self.departures for column in water]), persistent=False)
         self.engineered = EngineeredFeatures(features)
@@ -129,8 +130,7 @@ class Transform(nn.Module):
         """Scaled targets ``(b, 368)`` beside scaled inputs ``(b, s)``, as shards hold them, to physical float64 ``(b, 368)``."""
         y_bt = self.targets.inverse(z_bt)
         if self.departs:
-            water = self.inputs.columns(self.state_start, self.state_stop).inverse(z_bs[:, self.state_start : self.state_stop])
-            y_bt = self._shifted(y_bt, 0.0 - water)
+            y_bt = self._shifted(y_bt, 0.0 - self.water_inputs.inverse(z_bs[:, self.state_start : self.state_stop]))
         return y_bt
 
     def _scale_inputs(self, x_bi: Tensor) -> Tensor:
@@ -376,7 +376,7 @@ class Fitting:
         learned, departed = (
             _with_departures(targets, moments[self._stop :]) if len(moments.mean) > self._stop else (targets, np.zeros(TARGETS.width, bool))
         )
-        # what a departure differs by from none may be rounding alone, as in files that were written as text
+        # a departure that is 0 in netCDF may be rounding in files that were written as text
         rounding = departed & (learned.maximum - learned.minimum <= _NO_SPREAD * (targets.maximum - targets.minimum))
         return Transform(
             inputs,

@@ -133,7 +133,7 @@ class Prediction:
     ) -> None:
         self.name, self._truth = name, truth
         self._scored = None if scored is None or scored.all() else scored
-        self._moments = TimedMoments(statistics)
+        self._moments = TimedMoments(statistics if self._scored is None else statistics.of(self._scored))
         self._bias, self._magnitude = np.zeros((2, TARGETS.width))
         self._crps: np.ndarray | None = None
         self._columns = None if truth.columns is None else ErrorByColumn(len(truth.columns.count))

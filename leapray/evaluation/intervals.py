@@ -18,7 +18,8 @@ import numpy as np
 
 from leapray.climsim.calendar import STEPS_PER_DAY
 from leapray.climsim.schema import LEARNED, TARGETS
-from leapray.evaluation.metrics import ByColumn, ErrorMoments, Score, Select, TargetStatistics
+from leapray.evaluation.metrics import ByColumn, ErrorMoments, Score, TargetStatistics
+from leapray.recipe import Select
 
 LEVEL = 0.95
 _RESAMPLES = 1000

@@ -1,9 +1,9 @@
 """The two scores, skill and the competition's R2, streamed: float64 moments of truth and error that merge exactly over batches and nodes.
 
 *Skill* of column c is ``(MSE of the training mean - MSE) / max(variance in these rows, variance in the training rows)``, not below -1. The
-training mean has skill 0. A perfect emulator has the *attainable* skill: 1 where every column varies as it did in training, and less where
-some columns hardly vary in these rows, since those offer nothing to gain. So skill stays finite, and in the same order, on a few snapshots
-and on years.
+training mean has skill 0. A perfect emulator has the *attainable* skill: 1 where every column is distributed as it was in training, less
+where columns hardly vary in these rows, since those offer nothing to gain, and more where their mean here differs from the training mean.
+So skill stays finite, and in the same order, on a few snapshots and on years.
 
 *R2* of column c over all rows (time and place pooled) is ``1 - sum (y - f)^2 / sum (y - mean y)^2``, truth and prediction first multiplied
 by the 0/1 weights; columns are averaged uniformly (scikit-learn's ``r2_score`` with ``force_finite``, as on the competition's page). A
@@ -14,17 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
-from leapray.climsim.grid import figures
+from leapray.climsim.grid import competition_columns
 from leapray.climsim.schema import LEARNED, SCORED, TARGETS
 from leapray.errors import UserError
 from leapray.faults import told
+from leapray.recipe import Select
 
-Select = Literal["skill", "r2"]
-"""Which score chooses checkpoints, trials, variants and weights."""
 VARYING = 1e-3
 """Share of the training variance from which a column counts as varying."""
 LOWEST_SKILL = -1.0
@@ -42,10 +41,12 @@ class TargetStatistics:
     @classmethod
     def of_competition(cls) -> TargetStatistics:
         """Those of the whole training set of the LEAP competition, which the package ships."""
-        table = figures("competition_columns")
-        rows = {name: (mean, std) for name, mean, std in zip(table["column"], table["mean"], table["std"], strict=True)}
-        mean, std = np.array([[float(value) for value in rows[column]] for column in TARGETS.columns]).T
-        return cls(mean, np.square(std), "the competition's 10 091 520 training rows")
+        table = competition_columns(TARGETS)
+        return cls(table.mean, np.square(table.std), "the competition's 10 091 520 training rows")
+
+    def of(self, columns: np.ndarray) -> TargetStatistics:
+        """The same for these columns ``(368,)``, and 0 for others: what a submission gives no weight is 0 in truth and prediction."""
+        return TargetStatistics(np.where(columns, self.mean, 0.0), np.where(columns, self.variance, 0.0), self.origin)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that keep every bit."""
@@ -62,6 +63,17 @@ class TargetStatistics:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{name}: not statistics of the targets over training rows ({told(error, 200)})") from error
         return cls(mean, variance, values["origin"])
+
+
+def skill_of(error: np.ndarray, of_mean: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Skill by column from mean squared errors, a prediction's and the training mean's, and the variance that they are measured in.
+
+    A truth that is constant in training and here has no unit: its skill is 0, or the lowest for what is worse than the mean.
+    """
+    silent = unit == 0
+    known = (of_mean - error) / np.where(silent, 1.0, unit)
+    worse = error > of_mean * (1 + _ROUNDING)
+    return np.maximum(np.where(silent, np.where(worse, LOWEST_SKILL, 0.0), known), LOWEST_SKILL)
 
 
 @dataclass(frozen=True)
@@ -86,14 +98,8 @@ class ByColumn:
         variance = np.where(constant, 0.0, deviation / count)
         of_mean = variance + np.square(mean - statistics.mean)
         unit = np.maximum(variance, statistics.variance)
-        silent = unit == 0
-        # a truth that is constant in training and here has no unit: it offers nothing, and whatever is worse than the mean costs all
-        worse = error / count > of_mean * (1 + _ROUNDING)
-        unit = np.where(silent, 1.0, unit)
-        lost = np.where(silent, np.where(worse, -LOWEST_SKILL, 0.0), error / count / unit)
-        attainable = np.where(silent, 0.0, of_mean / unit)
         varies = (variance >= VARYING * statistics.variance) & ~constant
-        return cls(np.maximum(attainable - lost, LOWEST_SKILL), attainable, r2, varies)
+        return cls(skill_of(error / count, of_mean, unit), skill_of(np.zeros_like(error), of_mean, unit), r2, varies)
 
     def chosen(self, select: Select) -> np.ndarray:
         """Skill or R2, ``(..., 368)``."""

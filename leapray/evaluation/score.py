@@ -28,4 +28,4 @@ def score_files(predictions: Source, truth: Source, sample_submission: str | Non
         # a column without weight is 0 in truth and prediction
         given = matched.take(len(expected)) / np.where(weights > 0, weights, 1.0)
         moments.update(np.where(weights > 0, expected, 0.0), np.where(weights > 0, given, 0.0))
-    return moments.score(TargetStatistics.of_competition())
+    return moments.score(TargetStatistics.of_competition().of(weights > 0))

@@ -160,6 +160,8 @@ def read_weights(url: str) -> Weights:
     if not isinstance(values, dict) or "members" not in values:
         raise UserError(f"{url}: not the weights of an ensemble, expected the {FILE} that `leapray ensemble` writes")
     weights = validate(Weights, values, url)
+    if any("attainable" not in figures for figures in weights.figures.values()):
+        raise UserError(f"{url}: written by an earlier leapray, before skill; solve for the weights again in another place")
     home = storage.absolute(url).rpartition("/")[0]
     placed = [
         member if member.model is None else member.model_copy(update={"model": place(home, member.model)}) for member in weights.members

@@ -118,6 +118,8 @@ def load_info(url: str) -> ModelInfo:
     info = validate(ModelInfo, storage.read_json(info_url), info_url)
     if info.schema_hash != schema_hash():
         raise UserError(f"{info_url}: made for columns of schema {told(info.schema_hash)}; this leapray's schema is {schema_hash()}")
+    if "statistics" not in info.transform or any("score" not in record for record in info.history):
+        raise UserError(f"{info_url}: written by an earlier leapray, before skill; train the model again")
     require_trusted(info.network.name, url)
     return info
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from leapray import storage
 from leapray.data.transform import Fitting
+from leapray.errors import UserError
+from leapray.models.registry import SOLVED
 from leapray.planning.known import find_rates
 from leapray.planning.memory import worker_memory
 from leapray.planning.model import COMPUTE, DATA, GRADIENTS, STORAGE, Cluster, Speeds, Step, Work, exchanged_bytes, step_of
@@ -268,6 +270,8 @@ def make_plan(recipe: Recipe, request: Request) -> Plan:
     Raises UserError for a wrong choice in the recipe, no training rows, and a cluster that cannot hold its workers.
     """
     check_choices(recipe)
+    if recipe.network.name in SOLVED:
+        raise UserError(f"network {recipe.network.name} is solved for in one pass over the training rows; there are no steps to plan")
     Fitting(recipe.data.scaling, recipe.data.features)
     rows = find_rows(recipe.data)
     epoch = epoch_of(recipe, rows.sources)

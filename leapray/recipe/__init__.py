@@ -12,7 +12,7 @@ from leapray.recipe.ensemble import Ensemble, Predictions
 from leapray.recipe.load import read_recipe, validate
 from leapray.recipe.recipe import Recipe, parse_recipe
 from leapray.recipe.sections import Choice, Months, Section
-from leapray.recipe.training import CpuThreading, EqualAverage, MovingAverage, Resources, Start, Training
+from leapray.recipe.training import CpuThreading, EqualAverage, MovingAverage, Resources, Select, Start, Training
 from leapray.recipe.variants import BASE, Average, Dimension, Finetune, Sweep, Variant
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Recipe",
     "Resources",
     "Section",
+    "Select",
     "Source",
     "Start",
     "Sweep",

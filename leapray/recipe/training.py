@@ -11,6 +11,10 @@ from leapray.recipe.sections import Choice, Section, Seed
 CpuThreading = Literal["rows", "operators"]
 
 
+Select = Literal["skill", "r2"]
+"""Which score chooses checkpoints, trials, variants and averages."""
+
+
 class MovingAverage(Section):
     """An exponential moving average of the weights, which is then what is validated and saved; defaults as in FACTS section 4d."""
 
@@ -72,7 +76,7 @@ class Training(Section):
     """Validations of an epoch, evenly spread; the last is at its end."""
     patience: PositiveInt | None = None
     """Stop after this many validations without a better score."""
-    select: Literal["skill", "r2"] = "skill"
+    select: Select = "skill"
     """The score that chooses: skill, or the competition's R2 over the learned columns, which a few columns can dominate that hardly vary in
     the rows at hand."""
     keep_best: NonNegativeInt = 1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import torch
 
 from leapray.data.reading import read_file
-from leapray.data.shards import Prepared, Rows
+from leapray.data.shards import Manifest, Prepared, Rows
 from leapray.data.tasks import run_tasks
 from leapray.data.transform import Transform
 from leapray.evaluation.baselines import Ridge
@@ -29,16 +30,18 @@ _TASKS = 64
 T = TypeVar("T")
 
 
-def solve(recipe: Recipe, prepared: Prepared, run: Run) -> None:
-    """Solve for the network of a recipe, by tasks on the cluster that has been joined, and write the run's record and its model.
+def solve(recipe: Recipe, prepared: Prepared, run: Run, *, alone: bool = False) -> None:
+    """Solve for the network of a recipe and write the run's record, of one validation, and its model.
 
-    The record is that of one validation. Nothing of the recipe's ``training`` counts but ``run`` and ``select``.
+    Tasks on the cluster that has been joined read the rows, or this process ``alone``, as a trial of a sweep must. Of the recipe's
+    ``training`` only ``run``, ``select`` and ``sources`` are used: every training row of these sources counts once.
     """
+    over = _Rows(prepared, recipe.trained, alone)
     started, select = time.perf_counter(), recipe.training.select
     transform = prepared.transform.climatology() if recipe.network.name == CLIMATOLOGY else prepared.transform
-    tried: list[torch.nn.Module] = [Climatology(ClimatologyOptions())] if recipe.network.name == CLIMATOLOGY else _ridge(recipe, prepared)
+    tried: list[torch.nn.Module] = [Climatology(ClimatologyOptions())] if recipe.network.name == CLIMATOLOGY else _ridge(recipe, over)
     seconds = time.perf_counter() - started
-    scores = [moments.score() for moments in _score(tried, transform, prepared, "validation")]
+    scores = [moments.score() for moments in _score(tried, transform, prepared.transform, over)]
     best = max(range(len(tried)), key=lambda place: scores[place].chosen(select))
     place = {"event": "validation", "epoch": 1, "step": 1, "steps": 1, "seconds": seconds}
     record = place | {"score": scores[best].chosen(select)} | score_figures(scores[best])
@@ -48,12 +51,12 @@ def solve(recipe: Recipe, prepared: Prepared, run: Run) -> None:
     save_model(run.model, tried[best].state_dict(), network, transform, recipe=recipe.to_dict(), history=[record])
 
 
-def _ridge(recipe: Recipe, prepared: Prepared) -> list[torch.nn.Module]:
+def _ridge(recipe: Recipe, over: _Rows) -> list[torch.nn.Module]:
     """A linear map for every alpha that is asked for or tried."""
     options = network_options(recipe.network)
     assert isinstance(options, RidgeOptions)
     ridge = Ridge()
-    for part in _over(prepared, "train", _fit):
+    for part in over.train(_fit):
         ridge.merge(part)
     return [solved(ridge.solve(alpha)) for alpha in ((options.alpha,) if options.alpha else _ALPHAS)]
 
@@ -65,11 +68,10 @@ def _fit(rows: Iterable[Rows]) -> Ridge:
     return part
 
 
-def _score(networks: Sequence[torch.nn.Module], transform: Transform, prepared: Prepared, split: str) -> list[TimedMoments]:
-    """Moments of every network on a split."""
-    scored = partial(_moments, networks, transform, prepared.transform)
-    total = [TimedMoments(prepared.transform.statistics) for _ in networks]
-    for parts in _over(prepared, split, scored):
+def _score(networks: Sequence[torch.nn.Module], own: Transform, transform: Transform, over: _Rows) -> list[TimedMoments]:
+    """Moments of every network on the validation rows, which ``transform`` scaled; its ``own`` takes its output back."""
+    total = [TimedMoments(transform.statistics) for _ in networks]
+    for parts in over.validation(partial(_moments, networks, own, transform)):
         total = [moments + part for moments, part in zip(total, parts, strict=True)]
     return total
 
@@ -82,10 +84,31 @@ def _moments(networks: Sequence[torch.nn.Module], own: Transform, transform: Tra
     return total
 
 
-def _over(prepared: Prepared, split: str, function: Callable[[Iterable[Rows]], T]) -> Iterator[T]:
-    """What a function gives for the files of a split, some of them at a time, on the cluster."""
-    files = [(manifest, index) for manifest in prepared.split(split) for index in range(len(manifest.files))]
-    each = -(-len(files) // _TASKS)
-    parts = [files[start : start + each] for start in range(0, len(files), each)] if files else []
-    transform = prepared.transform
-    return run_tasks(lambda task: function(read_file(*file, transform) for file in parts[task]), len(parts))
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a training, some files at a time."""
+
+    prepared: Prepared
+    sources: Sequence[str]
+    """Whose training rows count."""
+    alone: bool
+    """Whether this process reads all of them."""
+
+    def train(self, function: Callable[[Iterable[Rows]], T]) -> Iterator[T]:
+        """What a function gives for the training rows, part by part."""
+        return self._over([manifest for manifest in self.prepared.split("train") if manifest.source in self.sources], function)
+
+    def validation(self, function: Callable[[Iterable[Rows]], T]) -> Iterator[T]:
+        """What a function gives for the validation rows, part by part."""
+        return self._over(self.prepared.split("validation"), function)
+
+    def _over(self, manifests: Sequence[Manifest], function: Callable[[Iterable[Rows]], T]) -> Iterator[T]:
+        files = [(manifest, index) for manifest in manifests for index in range(len(manifest.files))]
+        each = -(-len(files) // _TASKS)
+        parts = [files[start : start + each] for start in range(0, len(files), each)] if files else []
+        transform = self.prepared.transform
+
+        def task(number: int) -> T:
+            return function(read_file(*file, transform) for file in parts[number])
+
+        return map(task, range(len(parts))) if self.alone else run_tasks(task, len(parts))

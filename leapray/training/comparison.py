@@ -19,10 +19,9 @@ from leapray.data.tasks import run_tasks
 from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.evaluation.intervals import Difference, Interval, TimedMoments, difference, interval
-from leapray.evaluation.metrics import Select
 from leapray.evaluation.plots import Ranked, ranking
 from leapray.models.directory import load_info, load_model
-from leapray.recipe import BASE, Resources
+from leapray.recipe import BASE, Resources, Select
 from leapray.training.loop import ranked
 from leapray.training.scoring import score_network
 from leapray.training.soup import EVENT

@@ -44,7 +44,7 @@ class RowGradients:
     """Forward and backward passes of one network by several threads, whose gradients are added in the order of the rows.
 
     So the sum is the same in every run with as many threads. Dropout draws numbers of its own for every thread, from seeds that
-    PyTorch's generator gives: they repeat with it, and are others with another number of threads.
+    PyTorch's generator gives. They repeat for the same seed and the same number of threads.
     """
 
     def __init__(self, network: nn.Module, loss: Loss, parameters: Sequence[Tensor], threads: RowThreads) -> None:

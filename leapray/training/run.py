@@ -17,6 +17,7 @@ from leapray import storage
 from leapray.data.shards import trained_files
 from leapray.errors import PassingError, UserError
 from leapray.models.directory import INFO_FILE
+from leapray.models.registry import SOLVED
 from leapray.recipe import Recipe, load_recipe
 from leapray.settings import difference
 from leapray.training import checkpoint
@@ -89,9 +90,12 @@ class Run:
     def records(self) -> list[Record]:
         """What is logged now: every validation's record, then those of the steps since the last one. Raises UserError if it is damaged."""
         try:
-            return [dict(json.loads(line)) for line in self.lines()]
+            records = [dict(json.loads(line)) for line in self.lines()]
         except (ValueError, TypeError) as error:
             raise UserError(f"{self.metrics}: damaged, expected a record of json in every line") from error
+        if any(record.get("event") == "validation" and "score" not in record for record in records):
+            raise UserError(f"{self.metrics}: written by an earlier leapray, before skill; train again in another training.run")
+        return records
 
     def lines(self) -> list[bytes]:
         """The records as they are written."""
@@ -108,6 +112,8 @@ def decisive(recipe: Recipe) -> dict[str, Any]:
     """
     values = with_defaults(recipe).to_dict()
     training = {key: value for key, value in values["training"].items() if key not in _INDIFFERENT}
+    if recipe.network.name in SOLVED:
+        return {"data": values["data"], "network": values["network"], "training": {key: training.get(key) for key in ("select", "sources")}}
     return {"data": values["data"], "network": values["network"], "training": training | {"lanes": recipe.lanes}}
 
 

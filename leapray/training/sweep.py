@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeInt, model_validator
 
 from leapray import cluster, storage
 from leapray.capacity import Plan
@@ -69,6 +69,12 @@ class _Noted(Section):
 
     name: str
     trials: tuple[Trial, ...]
+
+    @model_validator(mode="after")
+    def _scored(self) -> Self:
+        if any(trial.r2 is not None and trial.score is None for trial in self.trials):
+            raise ValueError("written by an earlier leapray, before skill; choose another sweep.directory")
+        return self
 
 
 @dataclass(frozen=True)

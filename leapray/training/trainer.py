@@ -74,13 +74,14 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None, thre
         Stream.of(recipe, prepared)
         check_start(recipe, prepared.transform)
         with cluster.connected(users_modules(recipe.network.name)):
-            # who gives threads has planned, and knows of the cluster what this process may not (cluster.autoscaled)
-            share = threads or _plan(recipe).threads
-            _require_gpu(recipe.resources)
-            run.claim(recipe)
             if recipe.network.name in SOLVED:
-                solve(recipe, prepared, run)
+                run.claim(recipe)
+                solve(recipe, prepared, run, alone=threads is not None)
             else:
+                # who gives threads has planned, and knows of the cluster what this process may not (cluster.autoscaled)
+                share = threads or _plan(recipe).threads
+                _require_gpu(recipe.resources)
+                run.claim(recipe)
                 with _watched(run, recipe, progress):
                     _fit(recipe, run, share if threads or recipe.resources.workers else None)
     if not run.finished:

@@ -73,7 +73,7 @@ def test_a_log_sums_up_at_most_every_half_minute(log):
     lines = log([(second, "plain", step(second)) for second in range(1, 100)] + [(100, "swa_13", validation(1, 0.25))])
     assert [line for line in lines if ";" in line or "waiting" in line] == [f"1 training, 1 waiting (plain {done}%)" for done in (3, 6, 9)]
     (last,) = log([(0, "a", "kept"), (0, "plain", validation(1, 0.25)), (0, "swa_13", validation(1, 0.5)), (30, "plain", step(2))])[-1:]
-    assert last == "2 training, 1 kept; best swa_13 0.500 (plain 0%, swa_13 0%)"
+    assert last == "2 training, 1 kept; best swa_13, skill 0.500 (plain 0%, swa_13 0%)"
 
 
 def test_a_training_that_is_over_is_not_called_training_for_a_record_that_comes_late(log, screen):
@@ -95,7 +95,7 @@ def test_80_columns_hold_every_figure_in_the_order_of_the_names(screen):
     assert plain.split() == ["plain", "waiting"]
     # 200 steps took 2000 s, 700 are left
     assert swa.split() == ["swa_13", "training", "14", "30%", "0.250", "0.500", "0.125", "12,346", "1:56:40"]
-    assert total == " 1 training, 1 waiting; best swa_13 0.500"
+    assert total == " 1 training, 1 waiting; best swa_13, skill 0.500"
 
 
 def test_no_line_is_wider_than_the_terminal_however_long_the_names(screen):

@@ -3,13 +3,13 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from leapray.climsim.grid import figures
 from leapray.climsim.schema import INPUTS, LEVELS
-from leapray.data.features import FEATURES, EngineeredFeatures, check_features
+from leapray.data.features import FEATURES, TRACE, EngineeredFeatures, check_features
 from leapray.errors import UserError
 
 T, Q1, Q2, Q3, U, V = (INPUTS[f"state_{name}"] for name in ("t", "q0001", "q0002", "q0003", "u", "v"))
@@ -74,11 +74,11 @@ def test_a_difference_ends_at_the_last_level_and_never_meets_the_next_variable(n
         (1e-12, 0.0, 1.0, 1.0),
         (0.0, 1e-12, 0.0, -1.0),
         (0.0, 0.0, 0.0, 0.0),
-        (1e-51, 0.0, 1.0, 1.0),
-        (1e-300, 1e-51, 0.0, -1.0),
-        (3e-57, 1e-57, 0.75, 0.5),
-        (5e-324, 0.0, 1.0, 1.0),
-        (5e-324, 5e-324, 0.5, 0.0),
+        (3e-30, 1e-30, 0.75, 0.5),
+        (2e-35, 0.0, 1.0, 1.0),
+        (4e-36, 0.0, 0.0, 0.0),
+        (1e-51, 0.0, 0.0, 0.0),
+        (5e-324, 5e-324, 0.0, 0.0),
         (-1e-9, 1e-9, 0.0, -1.0),
         (1.0, -1.0, 1.0, 1.0),
     ],
@@ -90,6 +90,19 @@ def test_the_phase_of_condensate(liquid, ice, partition, imbalance):
     names = ["liquid_partition", "condensate_imbalance"]
     for scripted, expected in zip(torch.jit.script(EngineeredFeatures(names))(torch.from_numpy(x)), (partition, imbalance), strict=True):
         np.testing.assert_allclose(scripted.numpy(), expected, rtol=1e-12, atol=1e-15)
+
+
+@settings(deadline=None)
+@given(st.floats(-60, -4), st.floats(-60, -4))
+def test_the_phase_in_float32_is_that_in_float64(liquid: float, ice: float):
+    x = column(state_q0002=10.0**liquid, state_q0003=10.0**ice)
+    # as on a host that flushes what is below the smallest normal number
+    coarse = np.where(np.abs(x.astype(np.float32)) < np.finfo(np.float32).tiny, 0, x.astype(np.float32)).astype(np.float64)
+    total = 10.0**liquid + 10.0**ice
+    # on the threshold itself rounding decides
+    assume(all(abs(level * total - TRACE) > 1e-6 * TRACE for level in (1, 2)))
+    for name in ("liquid_partition", "condensate_imbalance"):
+        assert np.abs(compute(name, x) - compute(name, coarse)).max() < 0.01
 
 
 @pytest.mark.parametrize("q1", [0.0, -1e-3, 1e-300, 1e-12])

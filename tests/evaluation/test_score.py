@@ -76,3 +76,12 @@ def test_no_rows_are_refused(tmp_path):
     empty = write_targets(tmp_path / "t.parquet", [], TRUTH[:0])
     with pytest.raises(UserError, match="no rows to score"):
         score_files(empty, empty)
+
+
+def test_a_learned_column_without_weight_neither_gains_nor_costs_skill(tmp_path, truth):
+    weights = SCORED.astype(float)
+    column = tables.TARGETS["cam_out_FLWDS"].start
+    weights[column] = 0
+    sample = write_targets(tmp_path / "sample.csv", IDS, np.tile(weights, (ROWS, 1)))
+    score = score_files(write_targets(tmp_path / "s.csv", IDS, PREDICTION * weights), truth, sample)
+    assert (score.skill_by_column[column], score.attainable_by_column[column]) == (0, 0)

@@ -28,7 +28,7 @@ def saved(tmp_path):
     torch.manual_seed(0)
     network = build_network(CHOICE.name, CHOICE.options)
     url = str(tmp_path / "model")
-    save_model(url, network.state_dict(), CHOICE, a_transform(), recipe={"name": "test"}, history=[{"epoch": 0, "learned": 0.1}])
+    save_model(url, network.state_dict(), CHOICE, a_transform(), recipe={"name": "test"}, history=[{"epoch": 0, "score": 0.1}])
     return url, Emulator(a_transform(), network).eval()
 
 
@@ -47,7 +47,7 @@ def test_a_loaded_model_predicts_the_same_bits(saved):
     assert torch.equal(model.emulator(x), emulator(x))
     assert not model.emulator.training
     assert model.info.recipe == {"name": "test"}
-    assert model.info.history == [{"epoch": 0, "learned": 0.1}]
+    assert model.info.history == [{"epoch": 0, "score": 0.1}]
     assert model.info.network == CHOICE
     assert model.info.versions["torch"] == torch.__version__
 

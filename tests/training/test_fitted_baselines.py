@@ -1,6 +1,7 @@
 """Climatology and ridge regression, which are solved for, as runs like any other."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from leapray.models.directory import load_info, load_model
 from leapray.recipe import Recipe, parse_recipe
 from leapray.training.baselines import _ALPHAS, solve
 from leapray.training.compare import compare
-from leapray.training.run import Run
+from leapray.training.run import Run, decisive
 from leapray.training.trainer import train
 from tests.samples import read_split, recipe_values, write_flat
 from tests.training.test_scoring import physical, prepared_shards
@@ -93,6 +94,32 @@ def test_the_climatology_has_no_skill_and_predicts_the_training_mean(tmp_path: P
     in_scaled = (mean - prepared.transform.targets.mean.numpy()) / prepared.transform.targets.scale.numpy()
     _, r2 = scores_by_hand(prepared, held["validation"], np.tile(in_scaled, (record["val_rows"], 1)))
     assert record["r2"] == pytest.approx(r2, abs=1e-5)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_ridge_regression_is_fitted_on_the_sources_that_are_trained(tmp_path: Path) -> None:
+    prepared, _ = prepared_shards(tmp_path / "one")
+    other, _ = prepared_shards(tmp_path / "two", splits=("train",), seed=5)
+    second = tuple(replace(manifest, source="other") for manifest in other.split("train"))
+    both = replace(prepared, manifests=(*prepared.manifests, *second))
+    _, alone = solved(tmp_path, prepared, "ridge", options={"alpha": 1.0}, run="alone")
+    # the recipe trains low_res, the only source that it has
+    _, again = solved(tmp_path, both, "ridge", options={"alpha": 1.0}, run="both")
+    torch.testing.assert_close(dict(again.state_dict()), dict(alone.state_dict()), rtol=0, atol=0)
+
+
+def test_a_trial_solves_without_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leapray.training.baselines.run_tasks", lambda *_: pytest.fail("a trial holds the CPUs that a task would wait for"))
+    prepared, _ = prepared_shards(tmp_path)
+    recipe = recipe_of(tmp_path, "ridge")
+    solve(recipe, prepared, Run(recipe.training.run), alone=True)
+    assert Run(recipe.training.run).finished
+
+
+def test_settings_that_a_solved_run_does_not_use_are_not_compared(tmp_path: Path) -> None:
+    one, other = (recipe_of(tmp_path, "ridge", epochs=epochs) for epochs in (1, 7))
+    assert decisive(one) == decisive(other)
+    assert decisive(one) != decisive(recipe_of(tmp_path, "ridge", {"alpha": 3.0}))
 
 
 @pytest.mark.ray

@@ -13,10 +13,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from leapray.evaluation.metrics import Select
 from leapray.evaluation.plots.searched import Searched, score_axis, searched
 from leapray.evaluation.plots.style import BOLD, DARK, LIGHT, MIDDLE, ON_LINES, STAR, entitle, headline, png, score_limits
 from leapray.evaluation.plots.trials import FINISHED, STOPPED, UNSCORED, Tried, best_of
+from leapray.recipe import Select
 
 _COLORS = colormaps["viridis_r"]
 """Perceptually uniform; the best are the darkest, in grey too."""

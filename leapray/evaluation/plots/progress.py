@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from leapray.console import digits
-from leapray.evaluation.metrics import Select
 from leapray.evaluation.plots.style import BOLD, DARK, MIDDLE, STAR, dress, entitle, headline, png, score_limits
 from leapray.evaluation.plots.trials import FINISHED, STOPPED, UNSCORED, Tried, best_of
+from leapray.recipe import Select
 
 _FAR_RIGHT = 0.85
 """Beyond this share of the trials words stand at the left of their point."""

@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 
 from leapray.console import digits
 from leapray.evaluation.intervals import LEVEL
-from leapray.evaluation.metrics import Select
 from leapray.evaluation.plots.style import DARK, LIGHT, MIDDLE, dress, entitle, headline, png, score_limits, shortened, ticks
+from leapray.recipe import Select
 
 _LONGEST_NAME = 34
 _WIDTH, _NARROW, _ROW, _ABOVE, _BELOW = 13.5, 8.5, 0.34, 0.85, 0.6

@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.ticker import LogLocator
 
 from leapray.console import digits
-from leapray.evaluation.metrics import Select
 from leapray.evaluation.plots.style import shortened, ticks
 from leapray.evaluation.plots.trials import UNSCORED, Tried
+from leapray.recipe import Select
 
 _LOG_SPAN = 20
 """Positive values that span more than this factor stand on a logarithmic axis."""

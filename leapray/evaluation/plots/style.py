@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from leapray.climsim.schema import LEARNED
 from leapray.console import digits
-from leapray.evaluation.metrics import Select
+from leapray.recipe import Select
 
 DARK, MIDDLE, LIGHT, PALE, STAR = "#12263f", "#5b6b80", "#9aa0a8", "#dddddd", "#ffc20a"
 ON_LINES: dict[str, Any] = {"bbox": {"boxstyle": "square,pad=0.12", "facecolor": "white", "alpha": 0.85, "linewidth": 0}}

@@ -36,7 +36,9 @@ def choose(settings: Ensemble, members: Sequence[Candidate], halves: tuple[Error
         raise UserError("ensemble: the targets of the blend months are constant, expected months in which they vary")
     solved = settings.weights.method == "solved"
     found = _weigh(settings, groups, products, names)
-    lost = names_of(products.lost) if solved and products is not None else []
+    if alone := _alone(found, names) if solved and len(names) > 1 else "":
+        why = f"{alone} alone has the most skill on these months"
+    lost = names_of(products.falls_back) if solved and products is not None else []
     figures: dict[str, Any] = {}
     if products is not None:
         held = None if tried is None else {"one": tried.one, "by-variable": tried.by_variable}
@@ -80,14 +82,20 @@ def _weigh(settings: Ensemble, groups: Groups, products: ErrorProducts | None, n
     return dict.fromkeys(groups, given / given.sum())
 
 
+def _alone(weights: Mapping[str, np.ndarray], names: Sequence[str]) -> str:
+    """The member that has all the weight in every group; empty where there is none."""
+    best = {int(np.argmax(vector)) for vector in weights.values()}
+    return names[best.pop()] if len(best) == 1 and all(vector.max() == 1 for vector in weights.values()) else ""
+
+
 def _at_least_the_best(weights: dict[str, np.ndarray], groups: Groups, products: ErrorProducts) -> dict[str, np.ndarray]:
     """The solved weights, or the best member alone where that has more skill.
 
-    The programme that is solved leaves out that no column's skill is below -1, so it may buy much in columns that count no more.
+    What is solved for has no bound at -1, so it may improve columns that are below it at the cost of others.
     """
     singles = np.eye(products.members)
-    scores = [products.skill(by_column(dict.fromkeys(groups, one), groups), products.lost) for one in singles]
-    if products.skill(by_column(weights, groups), products.lost) >= max(scores):
+    scores = [products.skill(by_column(dict.fromkeys(groups, one), groups), products.falls_back) for one in singles]
+    if products.skill(by_column(weights, groups), products.falls_back) >= max(scores):
         return weights
     return dict.fromkeys(groups, singles[int(np.argmax(scores))])
 
@@ -97,7 +105,7 @@ def _figures(settings: Ensemble, groups: Groups, products: ErrorProducts, names:
 
     def skill(kept: list[int]) -> float:
         some = products.of_members(kept)
-        fallback = some.lost if settings.weights.method == "solved" else None
+        fallback = some.falls_back if settings.weights.method == "solved" else None
         return some.skill(by_column(_weigh(settings, groups, some, [names[index] for index in kept]), groups), fallback)
 
     everyone = list(range(len(names)))

@@ -13,7 +13,7 @@ import numpy as np
 
 from leapray.climsim.schema import LEARNED, TARGETS
 from leapray.evaluation.groups import group_mask
-from leapray.evaluation.metrics import LOWEST_SKILL, ByColumn, ErrorMoments, TargetStatistics
+from leapray.evaluation.metrics import ErrorMoments, TargetStatistics, skill_of
 
 
 @dataclass(frozen=True)
@@ -62,28 +62,33 @@ class ErrorProducts:
 
     @cached_property
     def _of_mean(self) -> np.ndarray:
-        """Attainable skill of each column, which is what the training mean leaves to gain, ``(C,)``."""
-        truth = self.truth.to_array()
-        return ByColumn.of(truth, self.statistics).attainable[LEARNED]
+        """Squared error of the training mean summed over rows, ``(C,)``."""
+        shift = (self.truth.mean - self.statistics.mean)[LEARNED]
+        return np.where(self._varies, self.truth.deviation[LEARNED], 0.0) + self.truth.count * np.square(shift)
+
+    def _skill(self, error: np.ndarray) -> np.ndarray:
+        """Skill by column ``(C,)`` of squared errors summed over rows."""
+        rows = max(self.truth.count, 1)
+        return skill_of(error / rows, self._of_mean / rows, self._unit / rows)
 
     @property
     def attainable(self) -> float:
         """Skill of a perfect emulator on these rows."""
-        return float(self._of_mean.mean())
+        return float(self._skill(np.zeros_like(self._unit)).mean())
 
     @cached_property
-    def lost(self) -> np.ndarray:
-        """bool ``(C,)``: columns that no member predicts better than the training mean, and in which one could be better."""
+    def falls_back(self) -> np.ndarray:
+        """bool ``(C,)``: columns that no member predicts better than the training mean."""
         own = np.diagonal(self.products, axis1=1, axis2=2).min(axis=1)
-        return (self._unit > 0) & (own >= self._of_mean * self._unit) & (own > 0)
+        return (own >= self._of_mean) & (own > 0)
 
     def unexplained(self, group: str | None = None) -> np.ndarray:
         """Mean over the columns of a group, or over all, of ``E_c`` in the unit of skill, ``(M, M)``: with weights ``w`` skill is what is
         attainable less ``w' A w``, but for the bound at -1.
 
-        Columns that are lost to all members are left out. 0 where no column of the group is left.
+        Columns that fall back to the training mean are left out. 0 where no column of the group is left.
         """
-        columns = (self._unit > 0) & ~self.lost
+        columns = (self._unit > 0) & ~self.falls_back
         if group is not None:
             columns &= group_mask(group)[LEARNED]
         if not columns.any():
@@ -94,9 +99,7 @@ class ErrorProducts:
         """Skill of the ensemble with ``weights (M, 368)``, before the physics; the training mean in columns of ``fallback (C,)``."""
         chosen = weights[:, LEARNED].T
         error = np.einsum("cm,cmk,ck->c", chosen, self.products, chosen)
-        silent = self._unit == 0
-        lost = np.where(silent, np.where(error > 0, -LOWEST_SKILL, 0.0), error / np.where(silent, 1.0, self._unit))
-        skill = np.maximum(self._of_mean - lost, LOWEST_SKILL)
+        skill = self._skill(error)
         return float((skill if fallback is None else np.where(fallback, 0.0, skill)).mean())
 
     def correlation(self) -> np.ndarray:

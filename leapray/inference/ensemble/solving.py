@@ -80,6 +80,6 @@ def held_out(halves: tuple[ErrorProducts, ErrorProducts]) -> HeldOut | None:
 
     def mean_skill(groups: Mapping[str, tuple[str, ...]]) -> float:
         pairs = (halves, halves[::-1])
-        return float(np.mean([score.skill(by_column(weigh(solved, groups), groups), solved.lost) for solved, score in pairs]))
+        return float(np.mean([score.skill(by_column(weigh(solved, groups), groups), solved.falls_back) for solved, score in pairs]))
 
     return HeldOut(mean_skill(ONE), mean_skill(GROUPS))

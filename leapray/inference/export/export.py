@@ -25,7 +25,7 @@ from leapray.errors import UserError
 from leapray.faults import told
 from leapray.inference.export.emulator import INSIDE, CoupledEmulator
 from leapray.inference.export.layouts import HostLayout, host_layout
-from leapray.inference.export.selftest import RULE, EntryDifference, SelfTest, entry_difference, self_test
+from leapray.inference.export.selftest import MOST_DIFFERENT, RULE, EntryDifference, SelfTest, entry_difference, self_test
 from leapray.inference.weights import Combination, mean_weights, weighted_models
 from leapray.models.directory import Model, load_model
 
@@ -56,13 +56,21 @@ class Exported:
     """Rows of the self-test that each file passed."""
 
 
-def export(models: Sequence[str], destination: str, form: str, *, layout: str = "kaggle556", weights: str | None = None) -> Exported:
+def export(
+    models: Sequence[str],
+    destination: str,
+    form: str,
+    *,
+    layout: str = "kaggle556",
+    weights: str | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> Exported:
     """Export models as one emulator to the directory ``destination``, in the place of an earlier export.
 
     ``form`` is ``torchscript`` or ``torch-export`` and ``layout`` the order of inputs that the host passes. Several models are averaged
     with ``weights``, the URL of an ``ensemble.json``, whose own models are taken where none is given, or plainly; members without weight
     are left out. Raises UserError for a destination of other things, what is no model, an unknown format or layout, weights of other
-    models, and a user's own network that cannot be exported.
+    models, and a user's own network that cannot be exported. ``notice`` is told where float32 inputs give other outputs than float64.
     """
     if form not in FORMATS:
         raise UserError(f"--format is {form!r}; known ones are {', '.join(FORMATS)}")
@@ -79,6 +87,11 @@ def export(models: Sequence[str], destination: str, form: str, *, layout: str = 
     emulator = CoupledEmulator(emulators, combination, host.to_columns()).eval().requires_grad_(False)
     test = self_test(emulator, [member.transform for member in emulators])
     found = entry_difference(emulator, emulators[0].transform)
+    if found.largest > MOST_DIFFERENT and notice is not None:
+        notice(
+            f"float32 and float64 inputs give {found.column} up to {found.largest:.2g} training standard deviations apart; "
+            "pass float64 if you can"
+        )
     digests = _write(emulator, test, FORMATS[form], destination, _users_own(members.values()))
     storage.write_bytes(storage.join(destination, SELFTEST_FILE), test.content())
     storage.write_json(storage.join(destination, INFO_FILE), _info(form, host, members, combination, digests, test, found))

@@ -21,6 +21,8 @@ SPREAD, RELATIVE = 1e-4, 1e-6
 RULE = f"|found - outputs| <= tolerance + {RELATIVE:g} * |outputs|, tolerance being {SPREAD:g} training standard deviations of the target"
 _WATER = slice(INPUTS["state_q0001"].start, INPUTS["state_q0003"].stop)
 _ROWS = 8
+MOST_DIFFERENT = 0.01
+"""Training standard deviations by which the float32 and the float64 entry may differ."""
 _REAL_LIKE_ROWS = 512
 _DRY = 0.2
 """Share of the water values that are 0."""
