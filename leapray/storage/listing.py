@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, cast
 
 import fsspec
 
 from leapray.errors import UserError
-from leapray.faults import passing, shown
+from leapray.faults import passing, shown, told
 from leapray.storage.reading import open_input
 from leapray.storage.urls import ask, filesystem, is_local, protocols
 
@@ -22,6 +26,8 @@ _MARKS = ("ETag", "etag", "md5Hash", "crc32c", "blob_id")
 """What stores call the digest of an object's content."""
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
 """What file systems call the time of the last change."""
+_NAMED = 3
+"""Files that a sentence names."""
 
 
 def exists(url: str) -> bool:
@@ -86,76 +92,244 @@ def _content_mark(url: str, entry: Mapping[str, Any]) -> str:
 def list_files(url: str, suffix: str = "") -> list[str]:
     """Files at or below a URL whose names end with ``suffix``, sorted; leftovers of interrupted writes are passed over.
 
-    Empty where nothing is. Raises UserError for a bucket that is not there and for what may not be listed.
+    This is for directories that leapray wrote; :func:`list_data` lists what people have. Empty where nothing is. Raises UserError for a
+    bucket that is not there and for what may not be listed.
     """
     return list(_found(url, suffix))
 
 
 def list_sizes(url: str, suffix: str = "") -> dict[str, int]:
     """Files as :func:`list_files` gives them, with their bytes; by one listing where the store tells sizes in it."""
-    return {name: size(name) if entry.get("size") is None else entry["size"] for name, entry in _found(url, suffix).items()}
+    return {name: _size(name, entry) for name, entry in _found(url, suffix).items()}
 
 
-def list_marks(url: str, suffix: str = "") -> dict[str, str]:
-    """Files as :func:`list_files` gives them, with what tells that the content of one is another, all from one listing.
-
-    That is the size with the store's own checksum, where it has one, else with the time of the last change: it is another too when a
-    local file was touched or copied. Of a server that lists neither, every file has the same mark.
-    """
-    return {name: _listed_mark(entry) for name, entry in _found(url, suffix).items()}
+def _size(name: str, entry: Mapping[str, Any]) -> int:
+    return size(name) if entry.get("size") is None else int(entry["size"])
 
 
-def _listed_mark(entry: dict[str, Any]) -> str:
+def _listed_mark(entry: Mapping[str, Any]) -> str:
     return f"{entry.get('size')} {next((str(entry[key]) for key in (*_MARKS, *_TIMES) if entry.get(key)), '')}"
 
 
 def _found(url: str, suffix: str) -> dict[str, dict[str, Any]]:
     """What the listing tells of each file, by URL."""
-    fs = filesystem(url)[0]
-    # fsspec's own walk of these passes over a folder that may not be listed
-    found = dict(_walk(url)) if {"file", "http"} & set(protocols(fs)) else _find(url)
+    found = _listed(url)
     return {name: found[name] for name in sorted(found) if name.endswith(suffix) and not name.rsplit("/", 1)[-1].startswith(TEMPORARY)}
 
 
-def _find(url: str) -> dict[str, dict[str, Any]]:
+def _listed(url: str, enters: Callable[[str], bool] = lambda folder: True) -> dict[str, dict[str, Any]]:
+    """All files at or below a URL. ``enters`` says by its URL whether a folder is opened, where folders are listed one by one."""
     fs = filesystem(url)[0]
-    entries = ask(url, lambda fs, path: fs.find(path, detail=True), "list")
-    return {fs.unstrip_protocol(name): entry for name, entry in entries.items()}
-
-
-def _walk(url: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    # fsspec's own walk of these passes over a folder that may not be listed, and over links
+    if not {"file", "http"} & set(protocols(fs)):
+        entries = ask(url, lambda fs, path: fs.find(path, detail=True), "list")
+        return {fs.unstrip_protocol(name): entry for name, entry in entries.items()}
+    found: dict[str, dict[str, Any]] = {}
     try:
-        files, folders = _entries(url)
+        for opened in _walk(url, enters):
+            found |= opened.entries
+            # a web server lists nothing below a file
+            if not opened.entries and not opened.folders and not is_local(url) and "." in opened.url.rsplit("/", 1)[-1]:
+                found[opened.url] = {}
     except UserError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
-        return
-    yield from files.items()
-    for folder in folders:
-        yield from _walk(folder)
-    # a web server lists nothing below a file
-    if not files and not folders and not is_local(url) and "." in url.rsplit("/", 1)[-1]:
-        yield url, {}
+    return found
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """The data files at or below ``url``, sorted by URL, with what the listing tells of each, and the names of those passed over."""
+
+    url: str
+    entries: Mapping[str, Mapping[str, Any]]
+    passed_over: tuple[str, ...]
+
+    @property
+    def files(self) -> list[str]:
+        return list(self.entries)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file."""
+        return {name: _size(name, entry) for name, entry in self.entries.items()}
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """A text for each file that changes with its content, all from the one listing.
+
+        It is the size with the store's own checksum, or without one with the time of the last change. A local file that was touched or
+        copied therefore has another mark. A server that lists neither gives every file the same mark.
+        """
+        return {name: _listed_mark(entry) for name, entry in self.entries.items()}
+
+    @property
+    def notice(self) -> str | None:
+        """One sentence that counts and names the files passed over; None if there is none."""
+        return f"{shown(self.url)}: {passed_over_in_words(self.passed_over)}" if self.passed_over else None
+
+    @property
+    def remark(self) -> str:
+        """The same as the end of a sentence that says that there is no data; empty if nothing was passed over."""
+        return f"; {passed_over_in_words(self.passed_over)}" if self.passed_over else ""
+
+
+def passed_over_in_words(names: Sequence[str]) -> str:
+    """How many files were passed over, and the first names."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"passed over {len(names)} file{'' if len(names) == 1 else 's'}: {', '.join(map(told, names[:_NAMED]))}{more}"
+
+
+def list_data(url: str, is_data: Callable[[str], bool]) -> DataFiles:
+    """The files of a source at or below a URL that ``is_data`` takes by their URLs. All verbs read sources by this rule:
+
+    - Below the URL, names that begin with ``.`` or ``_`` are ignored, those of folders with all that they hold.
+    - A link to a folder is followed, but no folder is listed twice. A link to a folder that holds the URL itself is not followed.
+    - All other files are passed over and named in :class:`DataFiles`: other suffixes, strange names, and what is no regular file.
+
+    Empty where nothing is. Raises UserError for a bucket that is not there and for what may not be listed.
+    """
+    found, base = _listed(url, lambda folder: not _ignored(folder)), _base(url)
+    names = [name for name in sorted(found) if not any(map(_ignored, name.removeprefix(base).split("/")))]
+    taken = {name: found[name] for name in names if _readable(found[name]) and is_data(name)}
+    return DataFiles(url, taken, tuple(_relative(name, base) for name in names if name not in taken))
+
+
+def walk_data(url: str, enters: Callable[[str], bool] = lambda folder: True) -> Iterator[DataFolder]:
+    """The folders at and below a URL one by one, in depth, by the rule of :func:`list_data`; ``enters`` says by its URL whether a folder
+    below is listed. Raises UserError if nothing is there."""
+    for opened in _walk(url, lambda folder: not _ignored(folder) and enters(folder)):
+        yield opened.data(url)
+
+
+def list_data_folder(url: str) -> DataFolder:
+    """One folder by the rule of :func:`list_data`."""
+    return next(walk_data(url))
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """One folder of a source: regular files with their bytes, None where the listing tells none, names that are no regular files, and the
+    URLs of the folders beside it, itself among them, or none for the source itself."""
+
+    url: str
+    files: Mapping[str, int | None]
+    strange: tuple[str, ...]
+    beside: tuple[str, ...]
+
+
+def _ignored(url: str) -> bool:
+    """Whether the last part of a URL is a name that sources do not count."""
+    return url.rsplit("/", 1)[-1].startswith((".", "_"))
+
+
+def _readable(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry is a file to be read: a pipe or a socket would be waited for without end."""
+    return entry.get("type", "file") == "file"
+
+
+def _base(url: str) -> str:
+    """A URL as listings spell it."""
+    fs, path = filesystem(url)
+    return path.rstrip("/") if is_local(url) else fs.unstrip_protocol(path).rstrip("/")
+
+
+def _relative(name: str, base: str) -> str:
+    return name.removeprefix(base).strip("/") or name.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder, where it really is, whatever links lead to it, and the folders beside it."""
+
+    url: str
+    real: str
+    beside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What lies in a folder: files with what the listing tells of them, and folders."""
+
+    url: str
+    entries: dict[str, dict[str, Any]]
+    folders: list[str]
+    beside: tuple[str, ...]
+
+    def data(self, url: str) -> DataFolder:
+        base = _base(url)
+        kept = {name: entry for name, entry in self.entries.items() if name == base or not _ignored(name)}
+        strange = tuple(name for name, entry in kept.items() if not _readable(entry))
+        return DataFolder(self.url, {name: kept[name].get("size") for name in kept if name not in strange}, strange, self.beside)
+
+
+def _walk(url: str, enters: Callable[[str], bool]) -> Iterator[_Opened]:
+    """Folders in depth, those that are links after all others, each real folder once. ``enters`` says by its URL whether one is opened.
+
+    A folder that is removed meanwhile counts as never there. Raises UserError if that is the URL itself.
+    """
+    local = is_local(url)
+    start = os.path.realpath(filesystem(url)[1]) if local else url
+    waiting, linked, seen = [_Folder(url, start)], deque[_Folder](), set[str]()
+    while waiting or linked:
+        folder = waiting.pop() if waiting else linked.popleft()
+        if folder.real in seen or (folder.url != url and f"{start}/".startswith(f"{folder.real.rstrip('/')}/")):
+            continue
+        seen.add(folder.real)
+        try:
+            files, folders, links = _entries(folder.url)
+        except UserError as error:
+            if folder.url == url or not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            continue
+        inner = {name: f"{folder.real.rstrip('/')}/{name.rsplit('/', 1)[-1]}" if local else name for name in folders if enters(name)}
+        others = {name: os.path.realpath(name) for name in links if enters(name)}
+        there = set(inner.values())
+        beside = tuple(sorted([*inner, *(name for name, real in others.items() if real not in there)]))
+        yield _Opened(folder.url, files, [*folders, *links], folder.beside)
+        waiting += [_Folder(name, real, beside) for name, real in sorted(inner.items(), reverse=True)]
+        linked += [_Folder(name, real, beside) for name, real in sorted(others.items())]
 
 
 def list_folder(url: str) -> tuple[dict[str, int | None], list[str]]:
-    """Files of one folder with their bytes, None where the listing tells none, and its subfolders. Raises UserError if it is not there."""
-    files, folders = _entries(url)
-    return {name: entry["size"] for name, entry in files.items()}, folders
+    """Files of one folder with their bytes, None where the listing tells none, and its subfolders, links to folders among them.
+
+    Raises UserError if it is not there.
+    """
+    files, folders, links = _entries(url)
+    return {name: entry["size"] for name, entry in files.items()}, [*folders, *links]
 
 
-def _entries(url: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def _entries(url: str) -> tuple[dict[str, dict[str, Any]], list[str], list[str]]:
+    """Files of one folder, its subfolders, and the links to folders in it."""
     fs, local = filesystem(url)[0], is_local(url)
     files: dict[str, dict[str, Any]] = {}
     folders: list[str] = []
+    links: list[str] = []
     for entry in ask(url, lambda fs, path: fs.ls(path, detail=True), "list"):
         name = entry["name"].rstrip("/")
         inner = name if local else fs.unstrip_protocol(name)
         if entry["type"] == "directory":
             folders.append(inner)
-        else:
+        elif not entry.get("islink"):
             files[inner] = entry
-    return files, folders
+        elif (target := _target(inner)) is None:
+            # reading tells that the file behind the link is missing
+            files[inner] = entry | {"type": "file"}
+        elif stat.S_ISDIR(target.st_mode):
+            links.append(inner)
+        else:
+            kind = "file" if stat.S_ISREG(target.st_mode) else "other"
+            files[inner] = entry | {"type": kind, "size": target.st_size, "mtime": target.st_mtime}
+    return files, folders, links
+
+
+def _target(link: str) -> os.stat_result | None:
+    """What a local link leads to; None if that is not there."""
+    try:
+        return os.stat(link)
+    except OSError:
+        return None
 
 
 def is_empty(url: str) -> bool:

@@ -16,7 +16,7 @@ from leapray.climsim.netcdf import Snapshot
 from leapray.climsim.schema import row_key, row_place
 from leapray.data.flat import Piece, Selection, flat_schema, list_pieces, read_piece, survey, to_table
 from leapray.data.flat.headers import first_id
-from leapray.data.flat.places import month_in_name
+from leapray.data.flat.places import month_of_path
 from leapray.errors import UserError
 
 NAMES = figures("low_res_columns")["column"]
@@ -158,7 +158,20 @@ def test_a_step_that_is_no_whole_number_or_empty_is_refused_where_months_are_ask
         ("0001-02.parquet", "0001-02"),
         ("low-res.0001-02.0000.parquet", "0001-02"),
         ("train_0007-12_rows_0001-99.csv", "0007-12"),
-        ("0001-02/part.0.parquet", None),
+        ("0001-02/part.0.parquet", "0001-02"),
+        ("0001-02/deep/part.0.parquet", "0001-02"),
+        ("0001-02/0001-03.parquet", "0001-03"),
+        ("0001-02/0001-03/part.0.parquet", "0001-03"),
+        ("0001-02_to_0009-01/0001-03/part.0.parquet", "0001-03"),
+        ("0001-02_to_0009-01/part.0.parquet", None),
+        ("month=0001-02/part.0.parquet", "0001-02"),
+        ("year=8/month=1/part.0.parquet", "0008-01"),
+        ("year=0008/month=01/part.0.parquet", "0008-01"),
+        ("year=8/kind=low-res/month=12/part.0.parquet", "0008-12"),
+        ("year=8/month=13/part.0.parquet", None),
+        ("month=1/part.0.parquet", None),
+        ("year=8/part.0.parquet", None),
+        ("2024-07-15/part.0.parquet", None),
         ("train_2024-07-15.parquet", None),
         ("E3SM-MMF.mli.0001-02-01-00000.parquet", None),
         ("0001-02-0001-05.parquet", None),
@@ -169,13 +182,26 @@ def test_a_step_that_is_no_whole_number_or_empty_is_refused_where_months_are_ask
     ],
 )
 def test_only_a_lone_month_in_a_name_is_one(name: str, month: str | None) -> None:
-    assert month_in_name(f"s3://bucket/{name}") == (Month.parse(month) if month else None)
+    found = Month.parse(month) if month else None
+    assert month_of_path(f"s3://bucket/{name}", "s3://bucket") == found
+    # what the folders above are called is the user's own affair
+    assert month_of_path(f"/0003-03/2024-07/x/{name}", "/0003-03/2024-07/x") == found
+
+
+def test_a_folder_or_a_file_that_is_given_tells_its_own_month() -> None:
+    january = Month(8, 1)
+    assert month_of_path("/x/0008-01/a.parquet", "/x/0008-01") == january
+    assert month_of_path("/x/0008-01/a.parquet", "/x/0008-01/a.parquet") == january
+    assert month_of_path("/x/year=8/month=1/a.parquet", "/x/year=8/month=1/a.parquet") == january
+    assert month_of_path("/0008-01/x/a.parquet", "/0008-01/x/a.parquet") is None
 
 
 def test_ids_are_looked_at_once_for_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
     monkeypatch.setattr("leapray.data.flat.listing.first_id", lambda header: looked.append(header.path) or first_id(header))
-    paths = [write(tmp_path / f"{name}.parquet", competition_table(values(6)), row_group_size=2) for name in "ab"]
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    paths = [write(tmp_path / name / "train.parquet", competition_table(values(6)), row_group_size=2) for name in "ab"]
     found = survey(str(tmp_path))
     for _ in range(2):
         assert len(found.pieces(Selection(start=FIRST_MONTH))) == 6
