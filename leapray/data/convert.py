@@ -170,8 +170,9 @@ def _require_pairs(
             "another destination"
         )
     if gone and notice is not None:
+        count = sum(map(len, gone.values()))
         notice(
-            f"{shown(destination)}: keeps {sum(map(len, gone.values()))} files of months without pairs in {shown(source)}, "
+            f"{shown(destination)}: keeps {count} file{'' if count == 1 else 's'} of months without pairs in {shown(source)}, "
             f"{min(gone)} to {max(gone)}"
         )
 

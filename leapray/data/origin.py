@@ -131,6 +131,7 @@ class Folder:
                 name = url.removeprefix(self.url).strip("/")
                 chosen.add(selection, name, partial(_known_size, url, size), url, self.url)
             chosen.passed_over.extend(url.removeprefix(self.url).strip("/") for url in folder.strange)
+        chosen.passed_over.sort()
         return chosen
 
     def copy(self, name: str, size: int, destination: str, throttle: Throttle) -> None:

@@ -116,15 +116,18 @@ def visit(place: Place) -> Visit:
 
 def _visit_source(place: Place, url: str, local: bool, space: Disk | None) -> Visit:
     """What a source of a recipe holds: flat files, or else netCDF pairs, which have to be converted first."""
-    listed = storage.list_data(url, is_table)
-    if listed.files:
-        return Visit(place, local, bytes=sum(listed.sizes.values()), disk=space, passed_over=listed.passed_over)
-    pairs = storage.list_data(url, is_file_name)
-    if pairs.files:
-        found = archive(pairs.files)
+    listed = storage.list_data(url, lambda name: is_table(name) or is_file_name(name))
+    sizes = listed.sizes
+    tables = {name: size for name, size in sizes.items() if is_table(name)}
+    if tables:
+        pairs = (name.removeprefix(url).strip("/") for name in sizes.keys() - tables.keys())
+        others = tuple(sorted([*listed.passed_over, *pairs]))
+        return Visit(place, local, bytes=sum(tables.values()), disk=space, passed_over=others)
+    if sizes:
+        found = archive(sizes)
         incomplete = incomplete_in_words(found.incomplete) if found.incomplete else None
         held = Pairs(len(found.pairs), incomplete)
-        return Visit(place, local, bytes=sum(pairs.sizes.values()), disk=space, pairs=held, passed_over=pairs.passed_over)
+        return Visit(place, local, bytes=sum(sizes.values()), disk=space, pairs=held, passed_over=listed.passed_over)
     nothing = f"no {' or '.join(SUFFIXES)} files{listed.remark}" if listed.passed_over else "nothing lies there"
     return Visit(place, local, f"{shown(url)}: {nothing}", disk=space)
 

@@ -278,3 +278,24 @@ def test_the_verb_prints_a_line_each_and_fails_if_anything_is_wrong(
     assert isinstance(bad.exception, UserError)
     assert "it looks like hPa" in str(bad.exception)
     assert any(line.startswith("wrong") for line in bad.output.splitlines())
+
+
+def test_ids_like_the_competitions_are_not_taken_for_its_rows(rows: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """Rows of January of year 8 that someone numbered from train_0 on."""
+    table = to_table(Snapshot("low-res", 0, rows["low-res"])).drop_columns(["kind", "step", "ncol"])
+    table = table.set_column(0, "sample_id", pa.array([f"train_{row}" for row in range(len(table))]))
+    (tmp_path / "year=8" / "month=1").mkdir(parents=True)
+    for place, words in (
+        (tmp_path / "part-0.parquet", "rows tell nothing of when they are, not their steps"),
+        (tmp_path / "year=8" / "month=1" / "part-0.parquet", "rows tell the month 0008-01 of its name or folder, not their steps"),
+    ):
+        pq.write_table(table, place)
+        for source in (place, place.parent):
+            findings = check(str(source), "low-res")
+            assert verdicts(findings, words) == {Verdict.NOTE}
+            assert not verdicts(findings, "0001-02")
+            assert bool(verdicts(findings, "their ids look like the competition's")) == (place.parent == tmp_path)
+        place.unlink()
+    # in its own file they count
+    pq.write_table(table, tmp_path / "train.parquet")
+    assert verdicts(check(str(tmp_path)), "rows are of steps 0 to 0, 0001-02 to 0001-02") == {Verdict.OK}

@@ -348,3 +348,61 @@ def test_another_kind_or_an_impossible_place_is_refused(tmp_path: Path) -> None:
     write(Path(source), replaced(table, "ncol", pa.array([None, 3], pa.int32())))
     with pytest.raises(UserError, match="column ncol has empty, negative or very large values"):
         read_all(list_pieces(source))
+
+
+def test_folders_named_like_months_tell_them(tmp_path: Path) -> None:
+    """Rows of each file are found by the month of its folder, as by that of its name."""
+    for number, folder in enumerate(("0001-02", "year=1/month=3", "year=1/month=4")):
+        (tmp_path / folder).mkdir(parents=True)
+        write(tmp_path / folder / "part-0.parquet", competition_table(values(2 + number, number)))
+    for number, month in enumerate((FIRST_MONTH, MARCH, MARCH + 1)):
+        matrix, _, row = read_all(list_pieces(str(tmp_path), Selection(start=month, stop=month + 1)), kind="low-res")
+        np.testing.assert_array_equal(matrix, values(2 + number, number))
+        assert (row < 0).all()
+    assert survey(str(tmp_path)).months == [FIRST_MONTH, MARCH, MARCH + 1]
+    with pytest.raises(UserError, match=r"part-0\.parquet: a stride needs the step"):
+        list_pieces(str(tmp_path), Selection(stride=7))
+
+
+def test_another_name_of_the_folder_that_tells_the_month_is_another_source(tmp_path: Path) -> None:
+    prints = set()
+    for name in ("0001-02", "0001-03"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "part-0.parquet", competition_table(values(2)))
+        prints.add(survey(str(tmp_path / name)).fingerprint())
+    assert len(prints) == 2
+
+
+@pytest.mark.parametrize("name", ["part-0.parquet", "rows.csv", "train_0.parquet", "my_train.csv"])
+def test_other_peoples_ids_tell_no_month(tmp_path: Path, name: str) -> None:
+    source = write(tmp_path / name, competition_table(values(3)))
+    _, ids, row = read_all(list_pieces(source), kind="low-res")
+    assert ids == ["train_0", "train_1", "train_2"]
+    assert (row < 0).all()
+    assert len(set(row)) == 3
+    for selection in (Selection(start=FIRST_MONTH), Selection(stride=7)):
+        with pytest.raises(UserError, match=rf"{name}: its months cannot be told"):
+            list_pieces(source, selection)
+
+
+@pytest.mark.parametrize("name", ["train.csv", "train.parquet", "leap-atmospheric-physics-ai-climsim/part-3.parquet"])
+def test_the_competitions_own_names_make_its_ids_tell_steps(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    write(tmp_path / name, competition_table(values(2), first=384))
+    for source in (tmp_path, tmp_path / name):
+        np.testing.assert_array_equal(row_place(read_all(list_pieces(str(source), Selection(stride=7)))[2])[1], [7, 7])
+
+
+def test_as_many_rows_as_the_competition_has_make_its_ids_tell_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leapray.data.flat.listing.COMPETITION_ROWS", 5)
+    for name, first, rows in (("a", 0, 3), ("b", 3, 2)):
+        write(tmp_path / f"{name}.parquet", competition_table(values(rows), first))
+    np.testing.assert_array_equal(row_place(read_all(list_pieces(str(tmp_path), Selection(start=FIRST_MONTH)))[2])[1], [0] * 5)
+    with pytest.raises(UserError, match="its months cannot be told"):
+        list_pieces(str(tmp_path / "a.parquet"), Selection(start=FIRST_MONTH))
+
+
+def test_an_id_beyond_the_competitions_rows_is_refused(tmp_path: Path) -> None:
+    source = write(tmp_path / "train.parquet", competition_table(values(2), first=10_091_519))
+    with pytest.raises(UserError, match=r"train\.parquet: holds sample_id train_10091520, and the competition has 10091520 rows"):
+        read_all(list_pieces(source))
