@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +14,7 @@ from leapray.errors import UserError
 from leapray.faults import passing, shown, told
 from leapray.storage.reading import open_input
 from leapray.storage.urls import ask, filesystem, is_local, protocols
+from leapray.storage.walking import Opened, entries, walk
 
 TEMPORARY = ".tmp-"
 """What the names of files begin with that are being written."""
@@ -126,7 +124,7 @@ def _listed(url: str, enters: Callable[[str], bool] = lambda folder: True) -> di
         return {fs.unstrip_protocol(name): entry for name, entry in entries.items()}
     found: dict[str, dict[str, Any]] = {}
     try:
-        for opened in _walk(url, enters):
+        for opened in walk(url, enters):
             found |= opened.entries
             # a web server lists nothing below a file
             if not opened.entries and not opened.folders and not is_local(url) and "." in opened.url.rsplit("/", 1)[-1]:
@@ -198,8 +196,14 @@ def list_data(url: str, is_data: Callable[[str], bool]) -> DataFiles:
 def walk_data(url: str, enters: Callable[[str], bool] = lambda folder: True) -> Iterator[DataFolder]:
     """The folders at and below a URL one by one, in depth, by the rule of :func:`list_data`; ``enters`` says by its URL whether a folder
     below is listed. Raises UserError if nothing is there."""
-    for opened in _walk(url, lambda folder: not _ignored(folder) and enters(folder)):
-        yield opened.data(url)
+    for opened in walk(url, lambda folder: not _ignored(folder) and enters(folder)):
+        yield _data_folder(opened, _base(url))
+
+
+def _data_folder(opened: Opened, base: str) -> DataFolder:
+    kept = {name: entry for name, entry in opened.entries.items() if name == base or not _ignored(name)}
+    strange = tuple(name for name, entry in kept.items() if not _readable(entry))
+    return DataFolder(opened.url, {name: kept[name].get("size") for name in kept if name not in strange}, strange, opened.beside)
 
 
 def list_data_folder(url: str) -> DataFolder:
@@ -238,98 +242,13 @@ def _relative(name: str, base: str) -> str:
     return name.removeprefix(base).strip("/") or name.rsplit("/", 1)[-1]
 
 
-@dataclass(frozen=True)
-class _Folder:
-    """A folder, where it really is, whatever links lead to it, and the folders beside it."""
-
-    url: str
-    real: str
-    beside: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """What lies in a folder: files with what the listing tells of them, and folders."""
-
-    url: str
-    entries: dict[str, dict[str, Any]]
-    folders: list[str]
-    beside: tuple[str, ...]
-
-    def data(self, url: str) -> DataFolder:
-        base = _base(url)
-        kept = {name: entry for name, entry in self.entries.items() if name == base or not _ignored(name)}
-        strange = tuple(name for name, entry in kept.items() if not _readable(entry))
-        return DataFolder(self.url, {name: kept[name].get("size") for name in kept if name not in strange}, strange, self.beside)
-
-
-def _walk(url: str, enters: Callable[[str], bool]) -> Iterator[_Opened]:
-    """Folders in depth, those that are links after all others, each real folder once. ``enters`` says by its URL whether one is opened.
-
-    A folder that is removed meanwhile counts as never there. Raises UserError if that is the URL itself.
-    """
-    local = is_local(url)
-    start = os.path.realpath(filesystem(url)[1]) if local else url
-    waiting, linked, seen = [_Folder(url, start)], deque[_Folder](), set[str]()
-    while waiting or linked:
-        folder = waiting.pop() if waiting else linked.popleft()
-        if folder.real in seen or (folder.url != url and f"{start}/".startswith(f"{folder.real.rstrip('/')}/")):
-            continue
-        seen.add(folder.real)
-        try:
-            files, folders, links = _entries(folder.url)
-        except UserError as error:
-            if folder.url == url or not isinstance(error.__cause__, FileNotFoundError):
-                raise
-            continue
-        inner = {name: f"{folder.real.rstrip('/')}/{name.rsplit('/', 1)[-1]}" if local else name for name in folders if enters(name)}
-        others = {name: os.path.realpath(name) for name in links if enters(name)}
-        there = set(inner.values())
-        beside = tuple(sorted([*inner, *(name for name, real in others.items() if real not in there)]))
-        yield _Opened(folder.url, files, [*folders, *links], folder.beside)
-        waiting += [_Folder(name, real, beside) for name, real in sorted(inner.items(), reverse=True)]
-        linked += [_Folder(name, real, beside) for name, real in sorted(others.items())]
-
-
 def list_folder(url: str) -> tuple[dict[str, int | None], list[str]]:
     """Files of one folder with their bytes, None where the listing tells none, and its subfolders, links to folders among them.
 
     Raises UserError if it is not there.
     """
-    files, folders, links = _entries(url)
+    files, folders, links = entries(url)
     return {name: entry["size"] for name, entry in files.items()}, [*folders, *links]
-
-
-def _entries(url: str) -> tuple[dict[str, dict[str, Any]], list[str], list[str]]:
-    """Files of one folder, its subfolders, and the links to folders in it."""
-    fs, local = filesystem(url)[0], is_local(url)
-    files: dict[str, dict[str, Any]] = {}
-    folders: list[str] = []
-    links: list[str] = []
-    for entry in ask(url, lambda fs, path: fs.ls(path, detail=True), "list"):
-        name = entry["name"].rstrip("/")
-        inner = name if local else fs.unstrip_protocol(name)
-        if entry["type"] == "directory":
-            folders.append(inner)
-        elif not entry.get("islink"):
-            files[inner] = entry
-        elif (target := _target(inner)) is None:
-            # reading tells that the file behind the link is missing
-            files[inner] = entry | {"type": "file"}
-        elif stat.S_ISDIR(target.st_mode):
-            links.append(inner)
-        else:
-            kind = "file" if stat.S_ISREG(target.st_mode) else "other"
-            files[inner] = entry | {"type": kind, "size": target.st_size, "mtime": target.st_mtime}
-    return files, folders, links
-
-
-def _target(link: str) -> os.stat_result | None:
-    """What a local link leads to; None if that is not there."""
-    try:
-        return os.stat(link)
-    except OSError:
-        return None
 
 
 def is_empty(url: str) -> bool:

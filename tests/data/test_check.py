@@ -24,7 +24,7 @@ from leapray.data.check import check, require_good
 from leapray.data.findings import Finding, Verdict, known_range
 from leapray.data.flat import to_table
 from leapray.errors import UserError
-from leapray.storage import listing
+from leapray.storage import walking
 
 COLUMNS = {"low-res": None, "aqua-planet": None, "high-res": 300}
 
@@ -238,8 +238,8 @@ def test_only_the_months_beside_the_first_one_are_listed(sources: dict[str, Path
         copy_pair(sources["low-res"], tmp_path / "low-res" / str(month), month.first_step)
         copy_pair(sources["low-res"], tmp_path / "other" / str(month), month.first_step)
     listed: list[str] = []
-    entries = listing._entries
-    monkeypatch.setattr(listing, "_entries", lambda url: listed.append(url) or entries(url))
+    entries = walking.entries
+    monkeypatch.setattr(walking, "entries", lambda url: listed.append(url) or entries(url))
     assert verdicts(check(str(tmp_path)), "3 steps have both files; 3 months, 0001-02 to 0001-04") == {Verdict.OK}
     assert len(listed) == len(set(listed)) == 5
     assert not [url for url in listed if "other" in url]
