@@ -246,7 +246,7 @@ def test_a_source_of_netcdf_pairs_must_be_converted_first_and_its_incomplete_pai
     shutil.copytree(tmp_path / "0001-02", tmp_path / "copy")
     only(judge_visits([visit(source)]), Verdict.WRONG, "the same step is also in")
     write_flat(tmp_path, stop="0001-03", steps=1)
-    assert bad(judge_visits([visit(source)])) == []
+    only(judge_visits([visit(source)]), Verdict.NOTE, "passed over 16 files")
 
 
 def test_incomplete_pairs_in_a_bucket_are_counted(bucket: str, tmp_path: Path) -> None:

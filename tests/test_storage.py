@@ -199,13 +199,13 @@ def test_a_missing_extra_is_named(url: str, extra: str, monkeypatch: pytest.Monk
 def test_marks_follow_content_and_come_with_the_listing(tmp_path: Path) -> None:
     for name in ("a/x.nc", "b.nc", "c.txt"):
         storage.write_bytes(str(tmp_path / name), b"1")
-    before = storage.list_marks(str(tmp_path), ".nc")
+    before = storage.list_data(str(tmp_path), lambda name: name.endswith(".nc")).marks
     assert list(before) == storage.list_files(str(tmp_path), ".nc")
-    assert storage.list_marks(str(tmp_path), ".nc") == before
+    assert storage.list_data(str(tmp_path), lambda name: name.endswith(".nc")).marks == before
     (tmp_path / "b.nc").write_bytes(b"2")
     os.utime(tmp_path / "b.nc", (5, 5))
     (tmp_path / "a/x.nc").write_bytes(b"11")
-    after = storage.list_marks(str(tmp_path), ".nc")
+    after = storage.list_data(str(tmp_path), lambda name: name.endswith(".nc")).marks
     assert all(after[name] != mark for name, mark in before.items())
 
 

@@ -63,7 +63,7 @@ def fetch(
 
     selection, throttle = selected(start, stop, stride, phase), Throttle(rate * 1e6 if rate else None)
     with bar("fetch") as update:
-        done = run(url, dest, selection, parallel=parallel, throttle=throttle, progress=update)
+        done = run(url, dest, selection, parallel=parallel, throttle=throttle, progress=update, notice=notice)
     there = f"; {done.present_files} ({in_words(done.present_bytes)}) were there already" if done.present_files else ""
     say(f"copied {done.files} files ({in_words(done.bytes)}) to {dest}{there}")
 
@@ -103,7 +103,15 @@ def convert(
     months = {"start": Month.parse(start) if start else None, "stop": Month.parse(stop) if stop else None}
     with under_way(), bar("convert") as update:
         done = run(
-            src, dest, stride=stride, phase=phase, kind=kind, skip_incomplete=incomplete is Incomplete.SKIP, progress=update, **months
+            src,
+            dest,
+            stride=stride,
+            phase=phase,
+            kind=kind,
+            skip_incomplete=incomplete is Incomplete.SKIP,
+            progress=update,
+            notice=notice,
+            **months,
         )
     if done.incomplete:
         say(f"{incomplete_in_words(done.incomplete)}; left out, and listed in {dest.rstrip('/')}/{INCOMPLETE}")

@@ -18,7 +18,7 @@ import numpy as np
 
 from leapray import storage
 from leapray.climsim import schema
-from leapray.climsim.calendar import file_name
+from leapray.climsim.calendar import Moment, file_name
 from leapray.climsim.pairs import PairPath
 from leapray.climsim.schema import INPUTS, KINDS, MLO_VARIABLES, STATE, STEP_SECONDS, TARGETS, TENDENCIES, Variable
 from leapray.errors import UserError
@@ -44,7 +44,8 @@ class Snapshot:
 
     ``rows`` is ``(n, 924)`` float64, 556 inputs then 368 targets, row r being ``ncol`` r. It lies in memory column by
     column, as netCDF and parquet hold it, so that a flat column is a contiguous vector. ``clocks`` are ``ymd`` and ``tod`` as the input
-    and the output file have them, if they do; time is taken from the names, as official code takes it, and only compared with these.
+    and the output file have them, if they do; time is taken from the names, as official code takes it, and compared with these
+    (:func:`require_clocks`).
     """
 
     kind: str
@@ -86,6 +87,21 @@ def read_pair(pair: PairPath, kind: str | None = None) -> Snapshot:
     for flux in schema.FLUXES:
         targets[TARGETS[flux.name]] = after[flux.name]
     return Snapshot(kind, pair.step, values.T, (mli_clock, mlo_clock))
+
+
+def clock_differs(clock: Clock | None, step: int) -> str | None:
+    """In what a file's clock differs from the step that its name tells; None if it does not, or if the file has no clock."""
+    expected = Moment.of_step(step)
+    if clock is None or clock == (expected.ymd, expected.second):
+        return None
+    return f"has ymd {clock[0]} and tod {clock[1]}, expected {expected.ymd} and {expected.second} as in its name"
+
+
+def require_clocks(pair: PairPath, snapshot: Snapshot) -> None:
+    """Raises UserError, with the name of the file, where the clock of one of the two files is of another step than its name."""
+    for path, clock in zip((pair.mli, pair.mlo), snapshot.clocks, strict=True):
+        if differs := clock_differs(clock, pair.step):
+            raise UserError(f"{path}: {differs}; its values are of another step, so fetch the file again or give it its own name")
 
 
 def _read_variables(path: str, variables: Iterable[Variable]) -> Content:

@@ -84,19 +84,30 @@ def find_pairs(source: str, *, start: Month | None = None, stop: Month | None = 
 
 
 def find_archive(
-    source: str, *, start: Month | None = None, stop: Month | None = None, stride: int = 1, phase: int = 0, skip: bool
+    source: str,
+    *,
+    start: Month | None = None,
+    stop: Month | None = None,
+    stride: int = 1,
+    phase: int = 0,
+    skip: bool,
+    notice: Callable[[str], None] | None = None,
 ) -> tuple[list[PairPath], list[str]]:
     """Pairs below a local or remote folder, in time order, and the files whose partner is missing, both of the chosen steps.
 
-    Chosen are steps with ``step % stride == phase`` in the months from ``start`` up to, not including, ``stop``. Raises UserError when
-    there is no ClimSim file or no pair is chosen, when a step stands twice, with both ends given for a month without pairs, and, unless
-    ``skip`` leaves them out, for a file whose partner is missing.
+    Files are found by :func:`storage.list_data`, and ``notice`` is called with one sentence when others are passed over. Chosen are
+    steps with ``step % stride == phase`` in the months from ``start`` up to, not including, ``stop``. Raises UserError when there is no
+    ClimSim file or no pair is chosen, when a step stands twice, with both ends given for a month without pairs, and, unless ``skip``
+    leaves them out, for a file whose partner is missing.
     """
     check_stride(stride, phase)
     first, last = (month.first_step if month else bound for month, bound in ((start, -math.inf), (stop, math.inf)))
-    marks = storage.list_marks(source, ".nc")
+    listed = storage.list_data(source, is_file_name)
+    marks = listed.marks
     found = archive(marks, lambda step: first <= step < last and step % stride == phase)
     pairs, incomplete = found.pairs, found.incomplete
+    if notice is not None and listed.notice and marks:
+        notice(listed.notice)
     if incomplete and not skip:
         count = f" (and {len(incomplete) - 1} more like it)" if len(incomplete) > 1 else ""
         raise UserError(
@@ -104,8 +115,9 @@ def find_archive(
         )
     if not pairs and incomplete:
         raise UserError(f"{source}: no step has both files; {incomplete_in_words(incomplete)}")
-    if not pairs and not any(parse_file_name(path) for path in marks):
-        raise UserError(f"{source}: no ClimSim files, expected names such as {file_name('mli', 0)} and {file_name('mlo', 0)}")
+    if not marks:
+        expected = f"expected names such as {file_name('mli', 0)} and {file_name('mlo', 0)}"
+        raise UserError(f"{source}: no ClimSim files, {expected}{listed.remark}")
     if not pairs:
         raise UserError(f"{source}: no files in the months and with the stride and phase asked for")
     if start and stop:

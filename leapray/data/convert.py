@@ -8,7 +8,7 @@ noted beside them once it is complete, so that files are a function of the data 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,12 +19,14 @@ import ray.data
 
 from leapray import cluster, storage
 from leapray.climsim.calendar import Month, file_name, month_of_step, parse_file_name
-from leapray.climsim.netcdf import read_pair
+from leapray.climsim.netcdf import read_pair, require_clocks
 from leapray.climsim.pairs import PairPath, find_archive
 from leapray.climsim.schema import KINDS
 from leapray.data.flat import ROW_GROUP_ROWS, flat_schema, to_table
 from leapray.data.flat.layout import CONTENT_KEY, SNAPSHOT_KEY
+from leapray.data.flat.places import month_in_name
 from leapray.errors import UserError
+from leapray.faults import shown
 from leapray.settings import claim
 
 _SETTINGS_FILE = "_conversion.json"
@@ -74,24 +76,33 @@ def convert(
     kind: str | None = None,
     skip_incomplete: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> Conversion:
     """Convert the chosen pairs below ``source`` to ``<kind>.<YYYY-MM>.<nnnn>.parquet`` in ``destination``.
 
     Pairs are chosen as in :func:`find_archive`. With ``skip_incomplete`` steps that lack one of their two files are left out, and
     :data:`INCOMPLETE` in the destination lists them. Files that an earlier run completed are kept, unless their pairs have changed
-    since, by :func:`storage.list_marks`: what was touched or copied is converted again too. ``progress`` is called with pairs done and
+    since, by :attr:`storage.DataFiles.marks`: what was touched or copied is converted again too. ``progress`` is called with pairs done and
     in all. Raises UserError for what :func:`find_archive` and :func:`read_pair` refuse, for a file of another kind or number of columns
-    than the first, and for a destination that was converted with other settings.
+    than the first, for a file whose clock is of another step than its name, for a destination that was converted with other settings, and
+    for one that holds files of steps whose pairs are gone, in a month of which others are there. Files of other months are kept, and
+    ``notice`` is called with one sentence for those of months that were asked for and have no pairs.
     """
     source, destination = storage.absolute(source), storage.absolute(destination)
-    pairs, incomplete = find_archive(source, start=start, stop=stop, stride=stride, phase=phase, skip=skip_incomplete)
+    pairs, incomplete = find_archive(source, start=start, stop=stop, stride=stride, phase=phase, skip=skip_incomplete, notice=notice)
     first = read_pair(pairs[0], kind)
+    require_clocks(pairs[0], first)
     settings = Settings(first.kind, len(first.rows), stride, phase)
     claim(destination, _SETTINGS_FILE, asdict(settings), "a conversion", ".parquet")
-    _note_incomplete(destination, settings, incomplete, start, stop)
-
     groups = group_pairs(pairs, destination, settings)
-    _remove_files_without_pairs(destination, settings, incomplete, groups)
+    there = storage.list_files(destination, ".parquet")
+    left = {_group_url(_step(path), destination, settings) for path in incomplete} - {group["path"] for group in groups}
+    _require_pairs(source, destination, settings, pairs, set(there) - left, start, stop, notice)
+    _note_incomplete(destination, settings, incomplete, start, stop)
+    # of steps that were complete in an earlier run
+    for url in left.intersection(there):
+        storage.remove(note_url(url))
+        storage.remove(url)
     write = GroupWriter(settings, kind_is_given=kind is not None)
     rows = done = continued = 0
     with cluster.connected():
@@ -128,13 +139,42 @@ def _step(path: str) -> int:
     return parsed[1]
 
 
-def _remove_files_without_pairs(destination: str, settings: Settings, incomplete: Sequence[str], groups: list[dict[str, Any]]) -> None:
-    """Remove files of an earlier run whose steps were complete then and are all incomplete now."""
-    if incomplete:
-        left = {_group_url(_step(path), destination, settings) for path in incomplete} - {group["path"] for group in groups}
-        for url in left.intersection(storage.list_files(destination, ".parquet")):
-            storage.remove(note_url(url))
-            storage.remove(url)
+def _require_pairs(
+    source: str,
+    destination: str,
+    settings: Settings,
+    pairs: Sequence[PairPath],
+    there: Iterable[str],
+    start: Month | None,
+    stop: Month | None,
+    notice: Callable[[str], None] | None,
+) -> None:
+    """Raises UserError where files of an earlier run hold steps of a month in which the source now has other pairs alone.
+
+    They are not removed here: the user may have converted them from another folder. Those of months without any pair may well be that,
+    so they are only told.
+    """
+    groups = {_group_url(pair.step, destination, settings) for pair in pairs}
+    filled = {month_of_step(pair.step) for pair in pairs}
+    gone: dict[Month, list[str]] = {}
+    for url in sorted(set(there) - groups):
+        folder, _, name = url.rpartition("/")
+        month = month_in_name(name)
+        asked_for = month is not None and (start is None or start <= month) and (stop is None or month < stop)
+        if folder == destination and month is not None and asked_for:
+            gone.setdefault(month, []).append(name)
+    if stale := [name for month in sorted(gone.keys() & filled) for name in gone[month]]:
+        more = f" and {len(stale) - 1} more files" if len(stale) > 1 else ""
+        raise UserError(
+            f"{shown(destination)}: holds {stale[0]}{more} of steps that have no pairs in {shown(source)}; remove such files, or choose "
+            "another destination"
+        )
+    if gone and notice is not None:
+        count = sum(map(len, gone.values()))
+        notice(
+            f"{shown(destination)}: keeps {count} file{'' if count == 1 else 's'} of months without pairs in {shown(source)}, "
+            f"{min(gone)} to {max(gone)}"
+        )
 
 
 def group_pairs(pairs: list[PairPath], destination: str, settings: Settings) -> list[dict[str, Any]]:
@@ -176,6 +216,7 @@ class GroupWriter:
 
     def _read(self, pair: PairPath) -> pa.Table:
         snapshot = read_pair(pair, self.settings.kind if self.kind_is_given else None)
+        require_clocks(pair, snapshot)
         if snapshot.kind != self.settings.kind:
             raise UserError(f"{pair.mli}: is {snapshot.kind}, expected {self.settings.kind} as the first file is; convert each kind apart")
         if len(snapshot.rows) != self.settings.columns:

@@ -16,7 +16,7 @@ from leapray import storage
 from leapray.climsim.calendar import file_name, month_range
 from leapray.data.flat import Selection
 from leapray.data.kaggle import SCHEME, KaggleFiles
-from leapray.data.origin import Folder, Source, Throttle, month_of_file
+from leapray.data.origin import Chosen, Folder, Source, Throttle
 from leapray.errors import UserError
 from leapray.evaluation.tables import SUFFIXES
 from leapray.faults import shown
@@ -42,10 +42,14 @@ def fetch(
     parallel: int = 4,
     throttle: Throttle | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> Fetched:
     """Copy the chosen files of a source, those that are not yet complete, to the same relative names below a destination.
 
-    ``progress`` is called with bytes done, bytes in all and both in words. Raises UserError when nothing is chosen or, with both ends
+    ``progress`` is called with bytes done, bytes in all and both in words; ``notice`` with one sentence for files that are passed over:
+    those without data, and flat ones whose names tell no month where months are asked for.
+
+    Raises UserError when nothing is chosen or, with both ends
     given, a month has no files, for a source that cannot be read, and, before it starts, for a disk without room.
     """
     if parallel < 1:
@@ -53,8 +57,11 @@ def fetch(
     origin, destination = _source(source), storage.absolute(destination)
     if "://" not in source and f"{destination}/".startswith(f"{storage.absolute(source)}/"):
         raise UserError(f"{destination}: lies in the source {source}, where copies would be found as data twice; choose another place")
-    wanted = origin.files(selection)
-    _check_months(source, wanted, selection)
+    chosen = origin.files(selection)
+    wanted = chosen.sizes
+    _check_months(source, chosen, selection)
+    if notice is not None and chosen.passed_over:
+        notice(f"{shown(source)}: {storage.passed_over_in_words(chosen.passed_over)}")
     found = storage.list_sizes(destination)
     missing = {name: size for name, size in wanted.items() if found.get(storage.join(destination, name)) != size}
     total = sum(missing.values())
@@ -90,13 +97,13 @@ def _source(url: str) -> Source:
     return KaggleFiles(url) if url.startswith(SCHEME) else Folder(storage.absolute(url))
 
 
-def _check_months(source: str, names: dict[str, int], selection: Selection) -> None:
-    if not names:
-        expected = f"names such as {file_name('mli', 0)}, or {' and '.join(SUFFIXES)} with YYYY-MM in their names"
-        raise UserError(f"{shown(source)}: no files{selection}; expected {expected}")
+def _check_months(source: str, chosen: Chosen, selection: Selection) -> None:
+    if not chosen.sizes:
+        remark = f"; {storage.passed_over_in_words(chosen.passed_over)}" if chosen.passed_over else ""
+        expected = f"names such as {file_name('mli', 0)}, or {' and '.join(SUFFIXES)} with YYYY-MM in their names or folders"
+        raise UserError(f"{shown(source)}: no files{selection}; expected {expected}{remark}")
     if selection.start and selection.stop:
-        filled = {month_of_file(name) for name in names}
-        empty = [str(month) for month in month_range(selection.start, selection.stop) if month not in filled]
+        empty = [str(month) for month in month_range(selection.start, selection.stop) if month not in chosen.months]
         if empty:
             raise UserError(f"{shown(source)}: no files for month {', '.join(empty)}, which {selection.start} to {selection.stop} asks for")
 

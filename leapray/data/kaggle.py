@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import tempfile
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from leapray import storage
 from leapray.data.flat import Selection
-from leapray.data.origin import Throttle, takes
+from leapray.data.origin import Chosen, Throttle
 from leapray.errors import UserError
 
 SCHEME = "kaggle://"
@@ -26,15 +27,16 @@ class KaggleFiles:
         self._kind = "dataset" if "/" in self.name else "competition"
         self._api = _client(url)
 
-    def files(self, selection: Selection) -> dict[str, int]:
-        sizes: dict[str, int] = {}
+    def files(self, selection: Selection) -> Chosen:
+        chosen = Chosen()
         token = None
         while True:
             page = self._call("list_files", self.name, page_token=token, page_size=_PAGE)
-            sizes |= {file.name: int(file.total_bytes) for file in page.files if takes(selection, file.name)}
+            for file in page.files:
+                chosen.add(selection, file.name, partial(int, file.total_bytes), file.name)
             token = page.next_page_token
             if not token:
-                return sizes
+                return chosen
 
     def copy(self, name: str, size: int, destination: str, throttle: Throttle) -> None:
         throttle.take(size)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -13,34 +14,36 @@ import numpy as np
 from leapray import storage
 from leapray.climsim.calendar import Month, month_of_step, parse_file_name
 from leapray.data.flat import Selection
-from leapray.data.flat.places import month_in_name
+from leapray.data.flat.places import month_of_path
 from leapray.errors import UserError
-from leapray.evaluation.tables import SUFFIXES
+from leapray.evaluation.tables import is_table
 from leapray.faults import shown
 
 _RANGE = 16 * 2**20
 """Bytes asked for at once: what a thread holds, and what a failed request loses."""
 
 
-def takes(selection: Selection, name: str) -> bool:
-    """Whether a file is chosen: one of a netCDF pair by its step, a flat file by the month in its name, or if no month is asked for."""
-    if parsed := parse_file_name(name):
+def takes(selection: Selection, path: str, source: str = "") -> bool | None:
+    """Whether a file of a source is chosen: one of a netCDF pair by its step, a flat file by the month in its path, or if no month is
+    asked for. None if it is neither, or if a month is asked for and its path tells none."""
+    if parsed := parse_file_name(path):
         return bool(selection.takes_steps(np.array([parsed[1]]))[0])
-    month = month_in_name(name)
-    return name.endswith(SUFFIXES) and (_in_time(selection, month) if month else not selection.by_month)
+    if not is_table(path):
+        return None
+    month = month_of_path(path, source)
+    return _in_time(selection, month) if month else None if selection.by_month else True
 
 
-def month_of_file(name: str) -> Month | None:
-    """The month of a file of a netCDF pair, or the one in a flat file's name."""
-    parsed = parse_file_name(name)
-    return month_of_step(parsed[1]) if parsed else month_in_name(name)
+def month_of_file(path: str, source: str = "") -> Month | None:
+    """The month of a file of a netCDF pair, or the one in a flat file's path."""
+    parsed = parse_file_name(path)
+    return month_of_step(parsed[1]) if parsed else month_of_path(path, source)
 
 
-def _enters(selection: Selection, folder: str) -> bool:
+def _enters(selection: Selection, folder: str, source: str) -> bool:
     """Whether a folder may hold chosen files: not one that is named like a month outside of them."""
-    name = folder.rsplit("/", 1)[-1]
-    month = month_in_name(name)
-    return month is None or name != str(month) or _in_time(selection, month)
+    name, month = folder.rsplit("/", 1)[-1], month_of_path(folder, source)
+    return month is None or not (name == str(month) or name.startswith("month=")) or _in_time(selection, month)
 
 
 def _in_time(selection: Selection, month: Month) -> bool:
@@ -82,14 +85,37 @@ class Throttle:
             raise InterruptedError
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The bytes of each chosen file by name, the names of those that hold no data or do not tell whether they are chosen, and the months
+    of the chosen ones."""
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    passed_over: list[str] = field(default_factory=list)
+    months: set[Month | None] = field(default_factory=set)
+
+    def add(self, selection: Selection, name: str, size: Callable[[], int], path: str, source: str = "") -> None:
+        """Take in one file, whose ``size`` is only asked for if it is chosen."""
+        taken = takes(selection, path, source)
+        if taken:
+            self.sizes[name] = size()
+            self.months.add(month_of_file(path, source))
+        elif taken is None:
+            self.passed_over.append(name)
+
+
 class Source(Protocol):
     """Where files come from; their names are relative to it."""
 
-    def files(self, selection: Selection) -> dict[str, int]:
-        """Bytes of each chosen file."""
+    def files(self, selection: Selection) -> Chosen:
+        """The files that a selection takes."""
 
     def copy(self, name: str, size: int, destination: str, throttle: Throttle) -> None:
         """Copy one file; it takes its name only when it has that many bytes. Raises UserError when it cannot."""
+
+
+def _known_size(url: str, size: int | None) -> int:
+    return storage.size(url) if size is None else size
 
 
 @dataclass(frozen=True)
@@ -98,20 +124,15 @@ class Folder:
 
     url: str
 
-    def files(self, selection: Selection) -> dict[str, int]:
-        return {
-            name: storage.size(storage.join(self.url, name)) if size is None else size for name, size in self._walk(self.url, selection)
-        }
-
-    def _walk(self, folder: str, selection: Selection) -> Iterator[tuple[str, int | None]]:
-        files, folders = storage.list_folder(folder)
-        for url, size in sorted(files.items()):
-            name = url.removeprefix(self.url).strip("/")
-            if takes(selection, name):
-                yield name, size
-        for inner in sorted(folders):
-            if _enters(selection, inner):
-                yield from self._walk(inner, selection)
+    def files(self, selection: Selection) -> Chosen:
+        chosen = Chosen()
+        for folder in storage.walk_data(self.url, lambda inner: _enters(selection, inner, self.url)):
+            for url, size in sorted(folder.files.items()):
+                name = url.removeprefix(self.url).strip("/")
+                chosen.add(selection, name, partial(_known_size, url, size), url, self.url)
+            chosen.passed_over.extend(url.removeprefix(self.url).strip("/") for url in folder.strange)
+        chosen.passed_over.sort()
+        return chosen
 
     def copy(self, name: str, size: int, destination: str, throttle: Throttle) -> None:
         url, position = storage.join(self.url, name), 0

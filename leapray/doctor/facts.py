@@ -89,6 +89,8 @@ class Visit:
     """Of a local place."""
     pairs: Pairs | None = None
     """Of a source of a recipe that holds netCDF files and no flat ones."""
+    passed_over: tuple[str, ...] = ()
+    """Names of the files of such a source that no verb reads."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from leapray import storage
 from leapray.climsim.pairs import REMEDY
 from leapray.data.fetch import in_words
 from leapray.data.findings import Finding, Verdict
@@ -156,6 +157,8 @@ def judge_visits(visits: Iterable[Visit], where: str = "") -> Iterator[Finding]:
             free = f", {in_words(seen.disk.free)} free" if seen.disk and seen.place.writes else ""
             does = "can be written, listed and read back" if seen.place.writes else f"holds {in_words(seen.bytes)}"
             yield ok(f"{key}: {url} {does}{free}")
+        if seen.passed_over and not where:
+            yield note(f"{key}: {storage.passed_over_in_words(seen.passed_over)}")
 
 
 def _pairs(count: int) -> str:

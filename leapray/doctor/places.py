@@ -7,18 +7,19 @@ import socket
 import threading
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from leapray import storage
+from leapray.climsim.calendar import is_file_name
 from leapray.climsim.pairs import archive, incomplete_in_words
-from leapray.doctor.facts import Pairs, Place, Road, Visit
+from leapray.doctor.facts import Disk, Pairs, Place, Road, Visit
 from leapray.doctor.measure import disk
 from leapray.errors import UserError
-from leapray.evaluation.tables import belongs
+from leapray.evaluation.tables import SUFFIXES, is_table
 from leapray.faults import shown
 from leapray.recipe import Recipe
 
@@ -103,25 +104,32 @@ def visit(place: Place) -> Visit:
     try:
         if place.writes:
             _write(_ground(url) if local else url)
-        sizes = storage.list_sizes(url)
-        pairs = _pairs(url, sizes) if place.key.startswith(SOURCES) else None
+        if place.key.startswith(SOURCES):
+            return _visit_source(place, url, local, space)
+        size = sum(storage.list_sizes(url).values())
     except UserError as error:
         return Visit(place, local, str(error), disk=space)
-    size = sum(sizes.values())
     if not place.writes and not size:
         return Visit(place, local, f"{shown(url)}: nothing lies there", disk=space)
-    return Visit(place, local, bytes=size, disk=space, pairs=pairs)
+    return Visit(place, local, bytes=size, disk=space)
 
 
-def _pairs(url: str, files: Iterable[str]) -> Pairs | None:
-    """The netCDF pairs among files; None where there are none, or flat files too."""
-    if any(belongs(name, url) for name in files):
-        return None
-    found = archive(files)
-    pairs, incomplete = found.pairs, found.incomplete
-    if not (pairs or incomplete):
-        return None
-    return Pairs(len(pairs), incomplete_in_words(incomplete) if incomplete else None)
+def _visit_source(place: Place, url: str, local: bool, space: Disk | None) -> Visit:
+    """What a source of a recipe holds: flat files, or else netCDF pairs, which have to be converted first."""
+    listed = storage.list_data(url, lambda name: is_table(name) or is_file_name(name))
+    sizes = listed.sizes
+    tables = {name: size for name, size in sizes.items() if is_table(name)}
+    if tables:
+        pairs = (name.removeprefix(url).strip("/") for name in sizes.keys() - tables.keys())
+        others = tuple(sorted([*listed.passed_over, *pairs]))
+        return Visit(place, local, bytes=sum(tables.values()), disk=space, passed_over=others)
+    if sizes:
+        found = archive(sizes)
+        incomplete = incomplete_in_words(found.incomplete) if found.incomplete else None
+        held = Pairs(len(found.pairs), incomplete)
+        return Visit(place, local, bytes=sum(sizes.values()), disk=space, pairs=held, passed_over=listed.passed_over)
+    nothing = f"no {' or '.join(SUFFIXES)} files{listed.remark}" if listed.passed_over else "nothing lies there"
+    return Visit(place, local, f"{shown(url)}: {nothing}", disk=space)
 
 
 def _ground(path: str) -> str:

@@ -110,13 +110,16 @@ def _months(predicted: Keys, truth: Keys) -> str:
 class Matched:
     """Predictions in the order of the truth: streamed where they are in it already, else held in memory once (3 kB a row).
 
+    ``notice`` is called with one sentence when files of the source are passed over.
     Raises UserError as :func:`match` does, and from :meth:`take` when a number is not finite.
     """
 
-    def __init__(self, source: Source, truth: Keys, whole: Callable[[], Keys] | None = None) -> None:
+    def __init__(
+        self, source: Source, truth: Keys, whole: Callable[[], Keys] | None = None, notice: Callable[[str], None] | None = None
+    ) -> None:
         self.name = name(source)
         self._ids, self._taken = truth.ids, 0
-        places = match(read_keys(source), truth, whole)
+        places = match(read_keys(source, notice), truth, whole)
         in_order = np.array_equal(places[places >= 0], np.arange(len(truth.ids)))
         self._blocks = _held(source, places >= 0) if in_order else iter([gather(source, places, len(truth.ids))])
         self._left = np.zeros((0, TARGETS.width))

@@ -1,7 +1,7 @@
 """Tables of ``sample_id`` and the 368 targets, parquet or csv, one file or many: read by column name, in bounded memory.
 
-A source is the URL of a file, of a directory of them, or a list of such URLs; rows count through its files in order of name. Below a
-directory, names that begin with ``_`` are no part of it, as in Arrow. Predictions, submissions and truth all come in this form.
+A source is the URL of a file, of a directory of them, or a list of such URLs; rows count through its files in order of name. Directories
+are listed by :func:`storage.list_data`. Predictions, submissions and truth all come in this form.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
@@ -42,18 +42,26 @@ ROW = "row"
 Source = str | Sequence[str]
 
 
-def files(source: Source) -> list[str]:
-    """The parquet or csv files of a source. Raises UserError when there are none."""
+def files(source: Source, notice: Callable[[str], None] | None = None) -> list[str]:
+    """The parquet or csv files of a source. ``notice`` is called with one sentence when other files are passed over.
+
+    Raises UserError when there are none.
+    """
     urls = [source] if isinstance(source, str) else list(source)
-    found = [file for url in map(storage.absolute, urls) for file in storage.list_files(url) if belongs(file, url)]
+    listed = [storage.list_data(url, is_table) for url in map(storage.absolute, urls)]
+    found = [file for one in listed for file in one.files]
     if not found:
-        raise UserError(f"{', '.join(urls) or 'no path given'}: no {' or '.join(SUFFIXES)} file there")
+        remarks = "".join(one.remark for one in listed)
+        raise UserError(f"{', '.join(urls) or 'no path given'}: no {' or '.join(SUFFIXES)} file there{remarks}")
+    for one in listed:
+        if notice is not None and one.notice:
+            notice(one.notice)
     return found
 
 
-def belongs(file: str, url: str) -> bool:
-    """Whether a file that was listed at or below ``url``, which is absolute, is one of its tables: no name below it begins with ``_``."""
-    return file.endswith(SUFFIXES) and not any(part.startswith("_") for part in file.removeprefix(url).split("/"))
+def is_table(file: str) -> bool:
+    """Whether a file has the suffix of a table."""
+    return file.endswith(SUFFIXES)
 
 
 def columns(url: str) -> list[str]:
@@ -130,11 +138,11 @@ class Keys:
             raise UserError(f"{self.name}: {SAMPLE_ID} must be unique, and {some(twice)} stands there more than once")
 
 
-def read_keys(source: Source) -> Keys:
-    """Every ``sample_id`` of a source as strings, and its row keys, in order."""
+def read_keys(source: Source, notice: Callable[[str], None] | None = None) -> Keys:
+    """Every ``sample_id`` of a source as strings, and its row keys, in order; ``notice`` as for :func:`files`."""
     ids: list[pa.Array] = []
     rows: list[np.ndarray] | None = []
-    for file in files(source):
+    for file in files(source, notice):
         _require(file, [SAMPLE_ID])
         keyed = _is_keyed(file)
         for batch in _batches(file, [SAMPLE_ID, ROW] if keyed else [SAMPLE_ID]):

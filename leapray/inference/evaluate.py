@@ -73,7 +73,7 @@ def evaluate(
     _require_names([subject, *(beside or {}), *own])
     require_drawable(draw or (), [subject, *(beside or {}), *own])
     files = TruthFiles(truth, selection, grid, notice, kind=kind, bad_rows=bad_rows)
-    evaluations = evaluate_files(sources, files, progress)
+    evaluations = evaluate_files(sources, files, progress, notice)
     named = {"predictions": predictions, "truth": f"{truth}{selection or ''}"} | {
         f"beside {name}": url for name, url in (beside or {}).items()
     }

@@ -35,19 +35,25 @@ class Sources:
     """What skill is measured against."""
 
 
-def evaluate_files(sources: Sources, truth: TruthFiles, progress: Callable[[int, int], None] | None = None) -> list[Evaluation]:
+def evaluate_files(
+    sources: Sources,
+    truth: TruthFiles,
+    progress: Callable[[int, int], None] | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> list[Evaluation]:
     """An evaluation of each of the given predictions, and of each member, to which the physics is applied here.
 
     Rows are matched by ``sample_id``, or by row keys where ids begin anew in every file; predictions in another order than the truth are
-    held in memory. ``progress`` is called with rows done and rows in all. Raises UserError for rows that are missing, unknown or there
-    twice, and for numbers that are not finite.
+    held in memory. ``progress`` is called with rows done and rows in all, ``notice`` with one sentence for files of the given
+    predictions that are passed over. Raises UserError for rows that are missing, unknown or there twice, and for numbers that are not
+    finite.
     """
     accumulated = Truth(timed=truth.timed, weighed=truth.has_inputs, grid=truth.grid)
     weights = np.ones(TARGETS.width) if sources.weights is None else sources.weights
     scored = weights > 0
     against = sources.statistics
     given = [
-        (Matched(url, truth.keys, truth.whole), Prediction(name, accumulated, against, scored=scored))
+        (Matched(url, truth.keys, truth.whole, notice), Prediction(name, accumulated, against, scored=scored))
         for name, url in sources.given.items()
     ]
     members = [

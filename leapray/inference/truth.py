@@ -60,7 +60,7 @@ class TruthFiles:
             raise UserError(f"{source}: has targets alone, of which no months can be chosen; expected the inputs too")
         survey = flat.survey(source, notice=notice) if self.has_inputs else None
         self._pieces = survey.pieces(selection) if survey else []
-        self.keys = self._read_keys(self._pieces, selection) if survey else read_keys(source)
+        self.keys = self._read_keys(self._pieces, selection) if survey else read_keys(source, notice)
         if self._dropped and notice is not None:
             notice(f"{source}: left out {self._dropped} row(s) that hold NaN, Inf or fill values")
         some = selection is not None or self._drop

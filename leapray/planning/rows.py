@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -85,10 +85,11 @@ def find_rows(data: Data) -> Rows:
         why = "nothing is prepared yet"
     except UserError as error:
         why = str(error).rstrip(".")
-    held, found = {}, []
+    held: dict[str, Held] = {}
+    found: list[str] = []
     for name, source in data.sources.items():
         try:
-            rows, how = _of_files(source, data.seed)
+            rows, how = _of_files(source, data.seed, found.append)
             held[name] = Held(source.kind, rows)
             found.append(f"rows of {name} are {how}, since {why}")
         except UserError as error:
@@ -108,12 +109,12 @@ def _of_manifests(data: Data, prepared: Prepared) -> Rows:
     return Rows(held, [f"rows are counted by the manifests in {prepared.url}"], prepared)
 
 
-def _of_files(source: Source, seed: int) -> tuple[dict[str, int], str]:
-    """Rows of a source's flat files by split, and how they were counted.
+def _of_files(source: Source, seed: int, notice: Callable[[str], None]) -> tuple[dict[str, int], str]:
+    """Rows of a source's flat files by split, and how they were counted; ``notice`` as for :func:`flat.survey`.
 
     Raises UserError where the files are not there or hold no rows of a month, and for a csv of many parts that must be read to count.
     """
-    survey = flat.survey(source.path)
+    survey = flat.survey(source.path, notice=notice)
     counts = {split: _count(survey.pieces(selection), source.kind) for split, selection in _selections(source, seed).items()}
     how = "counted in" if all(exact for _, exact in counts.values()) else "estimated from a part of"
     return {split: rows for split, (rows, _) in counts.items()}, f"{how} the {len(survey.paths)} files of {source.path}"

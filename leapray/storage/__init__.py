@@ -4,12 +4,29 @@ Credentials come only from the environment or from fsspec's own configuration; n
 themselves are waited out, others become a UserError that names the URL (see :mod:`leapray.faults`).
 """
 
-from leapray.storage.listing import exists, fingerprint, fingerprint_below, is_empty, list_files, list_folder, list_marks, list_sizes, size
+from leapray.storage.listing import (
+    DataFiles,
+    DataFolder,
+    exists,
+    fingerprint,
+    fingerprint_below,
+    is_empty,
+    list_data,
+    list_data_folder,
+    list_files,
+    list_folder,
+    list_sizes,
+    passed_over_in_words,
+    size,
+    walk_data,
+)
 from leapray.storage.reading import open_input, read_bytes, read_json, read_range
 from leapray.storage.urls import absolute, filesystem, is_local, join, lies_below, require_outside, short_names
 from leapray.storage.writing import atomic_file, remove, write_bytes, write_json
 
 __all__ = [
+    "DataFiles",
+    "DataFolder",
     "absolute",
     "atomic_file",
     "exists",
@@ -20,11 +37,13 @@ __all__ = [
     "is_local",
     "join",
     "lies_below",
+    "list_data",
+    "list_data_folder",
     "list_files",
     "list_folder",
-    "list_marks",
     "list_sizes",
     "open_input",
+    "passed_over_in_words",
     "read_bytes",
     "read_json",
     "read_range",
@@ -32,6 +51,7 @@ __all__ = [
     "require_outside",
     "short_names",
     "size",
+    "walk_data",
     "write_bytes",
     "write_json",
 ]

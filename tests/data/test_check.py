@@ -20,11 +20,11 @@ from leapray.climsim.netcdf import Snapshot, read_pair
 from leapray.climsim.pairs import find_pairs
 from leapray.climsim.schema import INPUTS, MISSING, TARGETS
 from leapray.climsim.synthetic import synthesize
-from leapray.data import check as check_module
 from leapray.data.check import check, require_good
 from leapray.data.findings import Finding, Verdict, known_range
 from leapray.data.flat import to_table
 from leapray.errors import UserError
+from leapray.storage import walking
 
 COLUMNS = {"low-res": None, "aqua-planet": None, "high-res": 300}
 
@@ -169,7 +169,7 @@ def test_ids_that_stand_twice_and_months_of_another_name_are_wrong(rows: dict[st
 
 @pytest.mark.parametrize(
     ("stream", "offset", "expected"),
-    [("mli", 1, Verdict.WRONG), ("mlo", 1, Verdict.NOTE), ("mlo", 2, Verdict.WRONG), ("mlo", 0, Verdict.OK)],
+    [("mli", 1, Verdict.WRONG), ("mlo", 1, Verdict.WRONG), ("mlo", 2, Verdict.WRONG), ("mlo", 0, Verdict.OK)],
 )
 def test_a_clock_that_disagrees_with_the_name_is_found(
     sources: dict[str, Path], tmp_path: Path, stream: str, offset: int, expected: Verdict
@@ -238,9 +238,10 @@ def test_only_the_months_beside_the_first_one_are_listed(sources: dict[str, Path
         copy_pair(sources["low-res"], tmp_path / "low-res" / str(month), month.first_step)
         copy_pair(sources["low-res"], tmp_path / "other" / str(month), month.first_step)
     listed: list[str] = []
-    list_folder = check_module.storage.list_folder
-    monkeypatch.setattr(check_module.storage, "list_folder", lambda url: listed.append(url) or list_folder(url))
+    entries = walking.entries
+    monkeypatch.setattr(walking, "entries", lambda url: listed.append(url) or entries(url))
     assert verdicts(check(str(tmp_path)), "3 steps have both files; 3 months, 0001-02 to 0001-04") == {Verdict.OK}
+    assert len(listed) == len(set(listed)) == 5
     assert not [url for url in listed if "other" in url]
 
 
@@ -277,3 +278,24 @@ def test_the_verb_prints_a_line_each_and_fails_if_anything_is_wrong(
     assert isinstance(bad.exception, UserError)
     assert "it looks like hPa" in str(bad.exception)
     assert any(line.startswith("wrong") for line in bad.output.splitlines())
+
+
+def test_ids_like_the_competitions_are_not_taken_for_its_rows(rows: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """Rows of January of year 8 that someone numbered from train_0 on."""
+    table = to_table(Snapshot("low-res", 0, rows["low-res"])).drop_columns(["kind", "step", "ncol"])
+    table = table.set_column(0, "sample_id", pa.array([f"train_{row}" for row in range(len(table))]))
+    (tmp_path / "year=8" / "month=1").mkdir(parents=True)
+    for place, words in (
+        (tmp_path / "part-0.parquet", "rows tell nothing of when they are, not their steps"),
+        (tmp_path / "year=8" / "month=1" / "part-0.parquet", "rows tell the month 0008-01 of its name or folder, not their steps"),
+    ):
+        pq.write_table(table, place)
+        for source in (place, place.parent):
+            findings = check(str(source), "low-res")
+            assert verdicts(findings, words) == {Verdict.NOTE}
+            assert not verdicts(findings, "0001-02")
+            assert bool(verdicts(findings, "their ids look like the competition's")) == (place.parent == tmp_path)
+        place.unlink()
+    # in its own file they count
+    pq.write_table(table, tmp_path / "train.parquet")
+    assert verdicts(check(str(tmp_path)), "rows are of steps 0 to 0, 0001-02 to 0001-02") == {Verdict.OK}

@@ -1,6 +1,7 @@
 """netCDF pairs to flat parquet on Ray."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from leapray.climsim.calendar import FIRST_MONTH, file_name, month_of_step
 from leapray.climsim.netcdf import Snapshot
 from leapray.climsim.pairs import find_pairs
 from leapray.climsim.schema import row_place
-from leapray.data.convert import INCOMPLETE, Conversion, _rows_if_complete, convert, flat_writer
+from leapray.data.convert import INCOMPLETE, Conversion, GroupWriter, Settings, _rows_if_complete, convert, flat_writer, group_pairs
 from leapray.data.flat import flat_schema, list_pieces, read_piece, survey, to_table
 from leapray.data.flat.layout import SNAPSHOT_KEY, content_sums
 from leapray.errors import UserError
@@ -367,3 +368,54 @@ def test_row_groups_are_bounded(tmp_path: Path, snapshot: int, count: int, group
             write(table)
     metadata = pq.read_metadata(path)
     assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == groups
+
+
+@pytest.mark.parametrize("stream", ["mli", "mlo"])
+def test_a_file_whose_clock_is_of_another_step_is_refused_by_name(tmp_path: Path, stream: str) -> None:
+    """Also one of the step after: in ClimSim's own files an mlo carries the time of its mli."""
+    pairs = [write_pair(tmp_path / "raw", step, columns=2) for step in (0, 1)]
+    other = write_pair(tmp_path / "other", 2, columns=2)
+    Path(getattr(pairs[1], stream)).write_bytes(Path(getattr(other, stream)).read_bytes())
+    sentence = rf"{file_name(stream, 1)}: has ymd 10201 and tod 2400, expected 10201 and 1200 as in its name"
+    write = GroupWriter(Settings("low-res", 2, 1, 0), kind_is_given=False)
+    for group in group_pairs(find_pairs(str(tmp_path / "raw")), str(tmp_path / "flat"), write.settings):
+        with pytest.raises(UserError, match=sentence):
+            write(group)
+    assert not list((tmp_path / "flat").rglob("*.parquet"))
+    # the first pair is looked at before anything is written
+    with pytest.raises(UserError, match=sentence):
+        convert(str(tmp_path / "raw"), str(tmp_path / "late"), stride=2, phase=1)
+    assert not (tmp_path / "late").exists()
+
+
+def test_a_file_without_a_clock_is_of_the_step_of_its_name(tmp_path: Path) -> None:
+    pair = write_pair(tmp_path / "raw", 3, columns=2)
+    for path in (pair.mli, pair.mlo):
+        with netCDF4.Dataset(path, "a") as dataset:
+            dataset.renameVariable("tod", "second")
+    write = GroupWriter(Settings("low-res", 2, 1, 0), kind_is_given=False)
+    (group,) = group_pairs([pair], str(tmp_path / "flat"), write.settings)
+    assert write(group)["rows"] == 2
+
+
+@pytest.mark.ray
+def test_files_of_pairs_that_are_gone_are_refused_and_those_of_other_months_told(ray_cluster: None, source: Path, tmp_path: Path) -> None:
+    destination = tmp_path / "flat"
+    convert(str(source), str(destination), stride=7)
+    before = contents(destination)
+    for path in [*partners(source, "mli", 168, 175), *partners(source, "mlo", 168, 175)]:
+        path.unlink()
+    with pytest.raises(UserError, match=r"flat: holds low-res\.0001-02\.0001\.parquet of steps that have no pairs in .*source; remove"):
+        convert(str(source), str(destination), stride=7)
+    assert contents(destination) == before
+    (destination / "low-res.0001-02.0001.parquet").unlink()
+    notices: list[str] = []
+    rows = convert(str(source), str(destination), stride=7, notice=notices.append).rows
+    assert rows == sum(survey(str(file)).rows or 0 for file in destination.glob("*.parquet"))
+    assert not notices
+    # whole months may have been converted from another folder
+    shutil.rmtree(source / "0001-03")
+    convert(str(source), str(destination), stride=7, notice=notices.append)
+    assert notices == [f"{destination}: keeps 1 file of months without pairs in {source}, 0001-03 to 0001-03"]
+    convert(str(source), str(destination), stride=7, stop=MARCH, notice=notices.append)
+    assert len(notices) == 1

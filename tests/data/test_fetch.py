@@ -23,6 +23,7 @@ from leapray.data.fetch import Fetched, fetch
 from leapray.data.flat import Selection
 from leapray.data.origin import Throttle
 from leapray.errors import UserError
+from leapray.storage import walking
 from tests.s3_server import Endpoint
 from tests.web_server import Web
 
@@ -76,10 +77,10 @@ def test_flat_files_are_chosen_by_the_month_in_their_names(source: Path, tmp_pat
 
 def test_folders_of_other_months_are_not_listed(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed: list[str] = []
-    list_folder = storage.list_folder
-    monkeypatch.setattr(storage, "list_folder", lambda url: listed.append(Path(url).name) or list_folder(url))
+    entries = walking.entries
+    monkeypatch.setattr(walking, "entries", lambda url: listed.append(Path(url).name) or entries(url))
     fetch(str(source), str(tmp_path / "d"), Selection(MARCH, APRIL))
-    assert listed == ["source", "flat", "train", "0001-03"]
+    assert listed == ["source", "flat", "train", "0001-03", "d"]
     assert copied(tmp_path / "d") == chosen(source, "train/0001-03")
 
 

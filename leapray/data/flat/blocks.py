@@ -51,7 +51,7 @@ def read_piece(
     """The rows of a piece in file order, at most ``max_rows`` at a time; an empty value becomes NaN.
 
     Rows beyond ``limit`` may be left out. ``kind`` is what the rows are taken for where no column says so. Ids ``train_<r>`` of
-    low-res files that have neither a month in their name nor a column ``step`` are the competition's: column r mod 384 of
+    the competition's own low-res files, without a month in their path or a column ``step``, tell column r mod 384 of
     step 7·(r div 384). Raises UserError where the file breaks off, holds text for a number, another kind, empty ids, or rows whose
     months are asked for and cannot be told.
     """
@@ -70,7 +70,7 @@ def read_chosen(
             return
         for place, columns in _batches(piece, tuple(names), max_rows, limit):
             matrix = packed(columns) if names else np.empty((place.num_rows, 0))
-            row = row_keys(place, piece.path, Position(piece.month, piece.file, piece.part, read), kind)
+            row = row_keys(place, piece.path, Position(piece.month, piece.file, piece.part, read, piece.competition), kind)
             read += len(matrix)
             ids = _ids(piece.path, place)
             if piece.selection is not None:
@@ -87,7 +87,7 @@ def _any_taken(piece: Piece, selection: Selection, kind: str | None) -> bool:
     """Whether one row of a piece belongs, by its id and place alone: the numbers of a csv take three times as long to read."""
     read = 0
     for place, _ in _batches(piece, (), ROW_GROUP_ROWS, None):
-        row = row_keys(place, piece.path, Position(piece.month, piece.file, piece.part, read), kind)
+        row = row_keys(place, piece.path, Position(piece.month, piece.file, piece.part, read, piece.competition), kind)
         read += place.num_rows
         if _taken(piece, selection, place, row).any():
             return True

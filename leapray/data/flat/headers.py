@@ -14,7 +14,7 @@ from leapray.climsim.calendar import Month
 from leapray.climsim.schema import SAMPLE_ID, STEP_BITS
 from leapray.data.flat import csvfile
 from leapray.data.flat.layout import CONTENT_KEY
-from leapray.data.flat.places import month_in_name
+from leapray.data.flat.places import month_of_path
 from leapray.evaluation.tables import FOOTER_BYTES, readable, require_short_texts
 
 _TAIL_BYTES = 1 << 18
@@ -39,7 +39,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Header:
-    """Columns of a file, its parts that hold rows, a digest of its content, and the month in its name if no column tells better.
+    """Columns of a file, its parts that hold rows, a digest of its content, and the month in its path if no column tells better.
 
     The digest is of a parquet's footer, which in our own files holds one of the values and in most others their statistics; of a footer
     without these, and of a csv's head, together with :func:`storage.fingerprint`.
@@ -54,11 +54,14 @@ class Header:
     """Whether the last line of a csv is ended, which that of a download that broke off mostly is not."""
 
 
-def read_header(path: str, size: int) -> Header:
-    """Look at the footer of a parquet file or the head of a csv of ``size`` bytes. Raises UserError where it cannot be read."""
+def read_header(path: str, size: int, source: str = "") -> Header:
+    """Look at the footer of a parquet file or the head of a csv of ``size`` bytes, found at or below ``source``.
+
+    Raises UserError where it cannot be read.
+    """
     with readable(path), storage.open_input(path) as file:
         schema, parts, mark = _csv(path, file, size) if path.endswith(".csv") else _parquet(path, file, size)
-        month = None if "step" in schema.names else month_in_name(path)
+        month = None if "step" in schema.names else month_of_path(path, source or path)
         ended = not path.endswith(".csv") or _last_byte(file, size) == b"\n"
     return Header(path, schema, tuple(parts), hashlib.sha256(mark).hexdigest(), month, ended)
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +19,10 @@ from leapray import storage
 from leapray.climsim.calendar import Month, month_of_step, month_range, parse_file_name
 from leapray.data.flat.headers import Header, Part, first_id, read_header
 from leapray.data.flat.layout import check_columns, narrow_columns
-from leapray.data.flat.places import PLACE, competition_rows, months_unknown, steps_unknown
+from leapray.data.flat.places import COMPETITION_ROWS, PLACE, competition_rows, months_unknown, named_as_competition, steps_unknown
 from leapray.data.flat.selection import Selection, Share
 from leapray.errors import UserError
-from leapray.evaluation.tables import SUFFIXES, belongs
+from leapray.evaluation.tables import SUFFIXES, is_table
 from leapray.faults import shown, told
 
 _HEADERS_AT_ONCE = 16
@@ -36,7 +37,8 @@ class Piece:
 
     ``rows`` are those of the row group, or -1 for a csv; ``index`` is its number in the whole listing, whatever was selected, ``file``
     that of its file in its month, and ``part`` its own in the file. Without a ``selection`` all of its rows belong; with one, ``rows`` is
-    the most that reading gives. ``month`` is that of all its rows, where not a column but the file's name or the selection tells it.
+    the most that reading gives. ``month`` is that of all its rows, where not a column but the file's path or the selection tells it.
+    ``competition`` says that its file is the competition's, whose ids tell steps.
     """
 
     path: str
@@ -50,6 +52,7 @@ class Piece:
     selection: Selection | None = None
     rows_about: int = 0
     """Rows before selection; of a csv as many as its first rows let expect."""
+    competition: bool = False
 
     @property
     def exact(self) -> bool:
@@ -66,6 +69,7 @@ class Survey:
         self._sizes = sizes
         self._first_index = np.cumsum([0, *(len(header.parts) for header in headers)]).tolist()
         self._ids_tell: dict[str, bool] = {}
+        self._all_of_competition = self.rows == COMPETITION_ROWS
 
     @property
     def paths(self) -> list[str]:
@@ -73,7 +77,8 @@ class Survey:
 
     def fingerprint(self, pieces: Iterable[Piece] | None = None) -> str:
         """Changes when a file that holds one of the pieces does, or any file without them: a digest of names below the source, sizes
-        and footers, so that a copied or moved folder is the same. Of files whose rows are known by the number of their file, that too."""
+        and footers, so that a copied or moved folder is the same. Of files whose rows are known by the number of their file, that too, and
+        of files without steps their month."""
         numbers = None if pieces is None else {piece.path: piece.file for piece in pieces}
         marks = []
         for header in self._headers:
@@ -81,6 +86,9 @@ class Survey:
                 mark = f"{header.path.removeprefix(storage.absolute(self.source))} {self._sizes[header.path]} {header.digest}"
                 if numbers is not None and not PLACE.keys() <= set(header.schema.names):
                     mark += f" {numbers[header.path]}"
+                # a folder above may tell them
+                if "step" not in header.schema.names:
+                    mark += f" {header.month} {self.of_competition(header)}"
                 marks.append(mark)
         return hashlib.sha256("\n".join(marks).encode()).hexdigest()[:16]
 
@@ -89,6 +97,10 @@ class Survey:
         """Rows of all files, or None where a csv is among them."""
         counts = [part.rows for header in self._headers for part in header.parts]
         return None if -1 in counts else sum(counts)
+
+    def of_competition(self, header: Header) -> bool:
+        """Whether a file is the competition's, by its name or because the source has as many rows as the competition."""
+        return named_as_competition(header.path) or self._all_of_competition
 
     @property
     def months(self) -> list[Month]:
@@ -100,8 +112,9 @@ class Survey:
     def pieces(self, selection: Selection | None = None) -> list[Piece]:
         """The pieces that may hold rows of a selection, in order of path; all of them without one.
 
-        The column ``step`` tells the month of a row; without one, all rows of a file have the month that its name holds
-        (YYYY-MM), or else ``selection.month``, or else each has the step of its competition id. Raises UserError where months or
+        The column ``step`` tells the month of a row; without one, all rows of a file have the month that its path
+        tells (:func:`places.month_of_path`), or else ``selection.month``, or else those of the competition's files have the steps of their
+        ids. Raises UserError where months or
         steps are asked for and cannot be told, and where there are no rows, at all or in one of the months.
         """
         selection = selection or Selection()
@@ -130,6 +143,7 @@ class Survey:
                                 month=month,
                                 selection=chosen,
                                 rows_about=part.rows_about,
+                                competition=self.of_competition(header),
                             )
                         )
             of_month[month] += 1
@@ -149,7 +163,9 @@ class Survey:
             raise months_unknown(header.path)
 
     def _ids_are_steps(self, header: Header) -> bool:
-        """Whether the first id of a file is one of the competition's, which tells its step."""
+        """Whether a file is the competition's, and its first id one that tells a step."""
+        if not self.of_competition(header):
+            return False
         if header.path not in self._ids_tell:
             head = first_id(header)
             self._ids_tell[header.path] = head is not None and competition_rows(head) is not None
@@ -188,21 +204,27 @@ def _share(part: Part, month: Month | None, selection: Selection) -> Share:
     return Share.SOME if selection.needs_steps or selection.fraction < 1 else Share.ALL
 
 
-def survey(source: str, *, targets: bool = True, sample_id: bool = True, notice: Notice | None = None) -> Survey:
-    """Look once at a file, or at all parquet and csv files below a folder but those under ``_``: at footers and headers alone.
+def survey(source: str, *, targets: bool = True, sample_id: bool = True, within: str | None = None, notice: Notice | None = None) -> Survey:
+    """Look once at a file, or at all parquet and csv files of a folder, as :func:`storage.list_data` finds them: at footers and headers.
 
-    ``targets`` and ``sample_id`` say whether these columns are needed. ``notice`` is called with one sentence when columns are ignored.
+    ``targets`` and ``sample_id`` say whether these columns are needed, and ``within`` is the folder whose names tell months, if the source
+    is one file of it. ``notice`` is called with one sentence when files are passed over,
+    and with one when columns are ignored.
     Raises UserError for a file that cannot be read, and for a missing or repeated column or one of another type.
     """
     place = storage.absolute(source)
-    listed = storage.list_sizes(place)
-    sizes = {path: size for path, size in listed.items() if belongs(path, place)}
-    if not sizes and any(map(parse_file_name, listed)):
+    listed = storage.list_data(place, is_table)
+    sizes = listed.sizes
+    if not sizes and any(map(parse_file_name, listed.passed_over)):
         raise UserError(f"{source}: holds netCDF files; run `leapray convert {shown(source)} DEST` first and use DEST")
     if not sizes:
-        raise UserError(f"{source}: " + (f"no {' or '.join(SUFFIXES)} files" if storage.exists(place) else "no such file or folder"))
+        raise UserError(
+            f"{source}: " + (f"no {' or '.join(SUFFIXES)} files" if storage.exists(place) else "no such file or folder") + listed.remark
+        )
+    if notice and listed.notice:
+        notice(listed.notice)
     with ThreadPoolExecutor(_HEADERS_AT_ONCE) as pool:
-        headers = list(pool.map(read_header, sizes, sizes.values()))
+        headers = list(pool.map(read_header, sizes, sizes.values(), repeat(storage.absolute(within or source))))
     extra: dict[str, str] = {}
     narrow: dict[str, str] = {}
     checked: pa.Schema | None = None

@@ -16,7 +16,7 @@ from leapray.climsim.netcdf import Snapshot
 from leapray.climsim.schema import row_key, row_place
 from leapray.data.flat import Piece, Selection, flat_schema, list_pieces, read_piece, survey, to_table
 from leapray.data.flat.headers import first_id
-from leapray.data.flat.places import month_in_name
+from leapray.data.flat.places import month_of_path
 from leapray.errors import UserError
 
 NAMES = figures("low_res_columns")["column"]
@@ -158,7 +158,20 @@ def test_a_step_that_is_no_whole_number_or_empty_is_refused_where_months_are_ask
         ("0001-02.parquet", "0001-02"),
         ("low-res.0001-02.0000.parquet", "0001-02"),
         ("train_0007-12_rows_0001-99.csv", "0007-12"),
-        ("0001-02/part.0.parquet", None),
+        ("0001-02/part.0.parquet", "0001-02"),
+        ("0001-02/deep/part.0.parquet", "0001-02"),
+        ("0001-02/0001-03.parquet", "0001-03"),
+        ("0001-02/0001-03/part.0.parquet", "0001-03"),
+        ("0001-02_to_0009-01/0001-03/part.0.parquet", "0001-03"),
+        ("0001-02_to_0009-01/part.0.parquet", None),
+        ("month=0001-02/part.0.parquet", "0001-02"),
+        ("year=8/month=1/part.0.parquet", "0008-01"),
+        ("year=0008/month=01/part.0.parquet", "0008-01"),
+        ("year=8/kind=low-res/month=12/part.0.parquet", "0008-12"),
+        ("year=8/month=13/part.0.parquet", None),
+        ("month=1/part.0.parquet", None),
+        ("year=8/part.0.parquet", None),
+        ("2024-07-15/part.0.parquet", None),
         ("train_2024-07-15.parquet", None),
         ("E3SM-MMF.mli.0001-02-01-00000.parquet", None),
         ("0001-02-0001-05.parquet", None),
@@ -169,13 +182,26 @@ def test_a_step_that_is_no_whole_number_or_empty_is_refused_where_months_are_ask
     ],
 )
 def test_only_a_lone_month_in_a_name_is_one(name: str, month: str | None) -> None:
-    assert month_in_name(f"s3://bucket/{name}") == (Month.parse(month) if month else None)
+    found = Month.parse(month) if month else None
+    assert month_of_path(f"s3://bucket/{name}", "s3://bucket") == found
+    # what the folders above are called is the user's own affair
+    assert month_of_path(f"/0003-03/2024-07/x/{name}", "/0003-03/2024-07/x") == found
+
+
+def test_a_folder_or_a_file_that_is_given_tells_its_own_month() -> None:
+    january = Month(8, 1)
+    assert month_of_path("/x/0008-01/a.parquet", "/x/0008-01") == january
+    assert month_of_path("/x/0008-01/a.parquet", "/x/0008-01/a.parquet") == january
+    assert month_of_path("/x/year=8/month=1/a.parquet", "/x/year=8/month=1/a.parquet") == january
+    assert month_of_path("/0008-01/x/a.parquet", "/0008-01/x/a.parquet") is None
 
 
 def test_ids_are_looked_at_once_for_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
     monkeypatch.setattr("leapray.data.flat.listing.first_id", lambda header: looked.append(header.path) or first_id(header))
-    paths = [write(tmp_path / f"{name}.parquet", competition_table(values(6)), row_group_size=2) for name in "ab"]
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    paths = [write(tmp_path / name / "train.parquet", competition_table(values(6)), row_group_size=2) for name in "ab"]
     found = survey(str(tmp_path))
     for _ in range(2):
         assert len(found.pieces(Selection(start=FIRST_MONTH))) == 6
@@ -321,4 +347,62 @@ def test_another_kind_or_an_impossible_place_is_refused(tmp_path: Path) -> None:
         read_all(list_pieces(source))
     write(Path(source), replaced(table, "ncol", pa.array([None, 3], pa.int32())))
     with pytest.raises(UserError, match="column ncol has empty, negative or very large values"):
+        read_all(list_pieces(source))
+
+
+def test_folders_named_like_months_tell_them(tmp_path: Path) -> None:
+    """Rows of each file are found by the month of its folder, as by that of its name."""
+    for number, folder in enumerate(("0001-02", "year=1/month=3", "year=1/month=4")):
+        (tmp_path / folder).mkdir(parents=True)
+        write(tmp_path / folder / "part-0.parquet", competition_table(values(2 + number, number)))
+    for number, month in enumerate((FIRST_MONTH, MARCH, MARCH + 1)):
+        matrix, _, row = read_all(list_pieces(str(tmp_path), Selection(start=month, stop=month + 1)), kind="low-res")
+        np.testing.assert_array_equal(matrix, values(2 + number, number))
+        assert (row < 0).all()
+    assert survey(str(tmp_path)).months == [FIRST_MONTH, MARCH, MARCH + 1]
+    with pytest.raises(UserError, match=r"part-0\.parquet: a stride needs the step"):
+        list_pieces(str(tmp_path), Selection(stride=7))
+
+
+def test_another_name_of_the_folder_that_tells_the_month_is_another_source(tmp_path: Path) -> None:
+    prints = set()
+    for name in ("0001-02", "0001-03"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "part-0.parquet", competition_table(values(2)))
+        prints.add(survey(str(tmp_path / name)).fingerprint())
+    assert len(prints) == 2
+
+
+@pytest.mark.parametrize("name", ["part-0.parquet", "rows.csv", "train_0.parquet", "my_train.csv"])
+def test_other_peoples_ids_tell_no_month(tmp_path: Path, name: str) -> None:
+    source = write(tmp_path / name, competition_table(values(3)))
+    _, ids, row = read_all(list_pieces(source), kind="low-res")
+    assert ids == ["train_0", "train_1", "train_2"]
+    assert (row < 0).all()
+    assert len(set(row)) == 3
+    for selection in (Selection(start=FIRST_MONTH), Selection(stride=7)):
+        with pytest.raises(UserError, match=rf"{name}: its months cannot be told"):
+            list_pieces(source, selection)
+
+
+@pytest.mark.parametrize("name", ["train.csv", "train.parquet", "leap-atmospheric-physics-ai-climsim/part-3.parquet"])
+def test_the_competitions_own_names_make_its_ids_tell_steps(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    write(tmp_path / name, competition_table(values(2), first=384))
+    for source in (tmp_path, tmp_path / name):
+        np.testing.assert_array_equal(row_place(read_all(list_pieces(str(source), Selection(stride=7)))[2])[1], [7, 7])
+
+
+def test_as_many_rows_as_the_competition_has_make_its_ids_tell_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leapray.data.flat.listing.COMPETITION_ROWS", 5)
+    for name, first, rows in (("a", 0, 3), ("b", 3, 2)):
+        write(tmp_path / f"{name}.parquet", competition_table(values(rows), first))
+    np.testing.assert_array_equal(row_place(read_all(list_pieces(str(tmp_path), Selection(start=FIRST_MONTH)))[2])[1], [0] * 5)
+    with pytest.raises(UserError, match="its months cannot be told"):
+        list_pieces(str(tmp_path / "a.parquet"), Selection(start=FIRST_MONTH))
+
+
+def test_an_id_beyond_the_competitions_rows_is_refused(tmp_path: Path) -> None:
+    source = write(tmp_path / "train.parquet", competition_table(values(2), first=10_091_519))
+    with pytest.raises(UserError, match=r"train\.parquet: holds sample_id train_10091520, and the competition has 10091520 rows"):
         read_all(list_pieces(source))

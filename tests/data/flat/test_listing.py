@@ -104,8 +104,8 @@ def test_rows_and_months_are_told_where_they_are_known(folder: Path) -> None:
 
 def test_a_folder_is_listed_once_for_all_selections(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed: list[str] = []
-    list_sizes = storage.list_sizes
-    monkeypatch.setattr(storage, "list_sizes", lambda url, *rest: listed.append(url) or list_sizes(url, *rest))
+    list_data = storage.list_data
+    monkeypatch.setattr(storage, "list_data", lambda url, *rest: listed.append(url) or list_data(url, *rest))
     found = survey(str(folder))
     for selection in (None, Selection(start=FIRST_MONTH, stop=FIRST_MONTH + 1), Selection(fraction=0.5)):
         found.pieces(selection)
