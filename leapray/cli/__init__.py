@@ -10,7 +10,7 @@ import typer
 from leapray import __version__
 from leapray.cli import data, doctor, inference, plan, training, whole  # noqa: F401
 from leapray.cli.app import app
-from leapray.console import errors, say
+from leapray.console import errors, say, terminal
 from leapray.errors import UserError
 from leapray.faults import told
 
@@ -25,6 +25,7 @@ __all__ = ["app", "main"]
 
 def main() -> None:
     """Run the command line: status 0 on success, 2 on a user's mistake (one sentence), 1 on anything else."""
+    terminal.show_everything()
     try:
         app()
     except UserError as error:

@@ -6,11 +6,12 @@ themselves are waited out, others become a UserError that names the URL (see :mo
 
 from leapray.storage.listing import exists, fingerprint, fingerprint_below, is_empty, list_files, list_folder, list_marks, list_sizes, size
 from leapray.storage.reading import open_input, read_bytes, read_json, read_range
-from leapray.storage.urls import absolute, filesystem, is_local, join, lies_below, require_outside, short_names
+from leapray.storage.urls import absolute, ascii_url, filesystem, is_local, join, lies_below, require_outside, short_names
 from leapray.storage.writing import atomic_file, remove, write_bytes, write_json
 
 __all__ = [
     "absolute",
+    "ascii_url",
     "atomic_file",
     "exists",
     "filesystem",
