@@ -28,6 +28,8 @@ _CODE_SPACE = 3 << 30
 """Address space of a driver beside the object store: its libraries and the stacks of its threads."""
 _SHARE, _LEAST_SHARED_CAP, _LARGEST_STORE, _SLACK = 0.3, 10 * 10**9, 200 * 10**9, 0.95
 """Ray's own sizes of an object store: of the memory that is free, and the caps (``ray._private.utils.resolve_object_store_memory``)."""
+_RAY = "ray"
+"""Folder within the user's own, for Ray opens the one that it is given to everyone."""
 _SOCKET, _LONGEST_SOCKET = "/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store", 107
 """What Ray makes below its folder, and the longest path in bytes that Linux takes for a socket."""
 _CGROUPS = (
@@ -49,9 +51,11 @@ class RayFolder:
     """Where a Ray that is started here keeps its files."""
 
     path: str
-    """Of sockets and logs: the user's own, with mode 0700."""
+    """Of sockets and logs: below a directory of the user's own that no one else can enter."""
     spill: str | None
     """Of objects that find no room in memory; None where they go below ``path``."""
+    temporary: str | None
+    """What TMPDIR must be for Ray's own processes, whose sockets lie there too; None where it may stay as it is."""
 
 
 def obstacles() -> Iterator[str]:
@@ -83,17 +87,32 @@ def ray_folder() -> RayFolder:
     reasons: dict[str, str] = {}
     # a session's own directory is removed when the user logs out, and those in memory are small
     for base in dict.fromkeys([*asked, "/tmp", "/var/tmp", *([own] if own else []), _SHARED]):
-        path = _own_folder(base)
-        if (reason := _too_long(path) or _unusable(path, sockets=True)) is None:
-            spill = None if not asked or base == asked[0] else _own_folder(asked[0])
-            return RayFolder(path, spill if spill and spill.isascii() and _unusable(spill) is None else None)
+        if (reason := _unfit(base)) is None:
+            return RayFolder(f"{_own_folder(base)}/{_RAY}", _spill(asked, base), _temporary(base))
         reasons[base] = reason
     told = ", ".join(f"{base} {reason}" for base, reason in reasons.items())
-    most = _LONGEST_SOCKET - len(_SOCKET) - len(_own_folder(""))
+    most = _LONGEST_SOCKET - len(_SOCKET) - len(_RAY) - len(_own_folder("")) - 1
     raise UserError(
         f"its sockets and logs find no directory: {told}; make room, or set RAY_TMPDIR to a directory of your own whose path has at most "
         f"{most} bytes"
     )
+
+
+def _spill(asked: list[str], base: str) -> str | None:
+    """The directory for objects that the user asked for, where Ray's sockets cannot lie in it."""
+    spill = _own_folder(asked[0]) if asked and asked[0] != base else None
+    return spill if spill and spill.isascii() and _unusable(spill) is None else None
+
+
+def _temporary(base: str) -> str | None:
+    given = os.environ.get("TMPDIR")
+    return _own_folder(base) if given and given != base and _unfit(given) else None
+
+
+def _unfit(base: str) -> str | None:
+    """Why Ray's sockets and logs cannot lie in a directory; None if they can."""
+    path = _own_folder(base)
+    return _too_long(f"{path}/{_RAY}") or _unusable(path, sockets=True)
 
 
 def _own_folder(base: str) -> str:

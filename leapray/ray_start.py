@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-from leapray import ray_needs
+from leapray import TMPDIR, ray_needs
 from leapray.errors import UserError
 from leapray.faults import shown, told
 
@@ -52,12 +52,13 @@ def start_here(cpus: int) -> None:
         options["object_spilling_directory"] = folder.spill
 
     def begin() -> None:
-        try:
-            ray.init(**options, **SILENT)
-        except Exception:
-            if ray.is_initialized():
-                raise
-            ray.init(**options, **SILENT)
+        with _temporary(folder.temporary):
+            try:
+                ray.init(**options, **SILENT)
+            except Exception:
+                if ray.is_initialized():
+                    raise
+                ray.init(**options, **SILENT)
 
     logs = f"{folder.path}/session_latest/logs"
     try:
@@ -79,7 +80,7 @@ def limited(begin: Callable[[], None], sentence: str) -> None:
     Raises UserError after the limit.
     """
     seconds = _seconds()
-    late = f"{sentence}, and nothing happened for {seconds:g} s; on a slow machine set {SECONDS} to more"
+    late = f"{sentence}; it was given {seconds:g} s, and on a slow machine more may help: set {SECONDS}"
     before = _descendants()
     try:
         with _last_word(sentence), _alarm(seconds, before), _without_stderr():
@@ -132,6 +133,21 @@ def _alarm(seconds: float, before: set[int]) -> Iterator[None]:
         if main:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, handler)
+
+
+@contextmanager
+def _temporary(directory: str | None) -> Iterator[None]:
+    """Give the processes that start in the block another TMPDIR; where they run leapray, it is what this process has."""
+    if directory is None:
+        yield
+        return
+    kept = os.environ["TMPDIR"]
+    os.environ |= {"TMPDIR": directory, TMPDIR: kept}
+    try:
+        yield
+    finally:
+        os.environ["TMPDIR"] = kept
+        del os.environ[TMPDIR]
 
 
 @contextmanager

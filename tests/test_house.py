@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "leapray"
 FLOORS = [
-    {"", "__version__", "errors", "faults", "storage", "settings", "climsim", "console"},
+    {"", "TMPDIR", "__version__", "errors", "faults", "storage", "settings", "climsim", "console"},
     {
         "recipe",
         "registry",

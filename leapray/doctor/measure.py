@@ -86,7 +86,7 @@ def _ray_temporary() -> str:
     except UserError:
         # an obstacle, which is told by itself
         return _temporary()
-    return folder.spill or folder.path
+    return folder.spill or os.path.dirname(folder.path)
 
 
 def _open_files() -> int:
