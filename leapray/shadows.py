@@ -17,7 +17,7 @@ from leapray.errors import UserError
 
 _PROGRAMS = {
     *("__main__", "antigravity", "ensurepip", "idlelib", "lib2to3", "nturl2path", "pydoc_data", "test", "this", "tkinter", "turtle"),
-    *("turtledemo", "venv", "wsgiref", "xmlrpc"),
+    *("turtledemo", "venv"),
 }
 """Modules of Python that no other imports, so that a project may have its own."""
 _ROOTS = ("leapray", "ray", "torch", "pyarrow", "s3fs")
@@ -44,6 +44,14 @@ def refuse(directory: str) -> None:
     """Raise UserError for the first of the :func:`shadows`."""
     for path in shadows(directory):
         raise UserError(sentence(path))
+
+
+def refuse_own() -> None:
+    """:func:`refuse` the working directory where this process itself imports from it, as under ``python -c`` and ``python -m``."""
+    with suppress(FileNotFoundError):
+        here = os.getcwd()
+        if here in sys.path or "" in sys.path:
+            refuse(here)
 
 
 def sentence(path: str) -> str:
