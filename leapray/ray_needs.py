@@ -138,9 +138,11 @@ def _unusable(path: str, *, sockets: bool = False) -> str | None:
         with tempfile.TemporaryFile(dir=path) as probe:
             os.posix_fallocate(probe.fileno(), 0, _LEAST_ROOM)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return f"has less than {_LEAST_ROOM >> 20} MB free"
-        return f"cannot be written ({error.strerror})"
+        # a limit of the size of files is an obstacle of its own
+        if error.errno != errno.EFBIG:
+            return f"cannot be written ({error.strerror})"
     return _no_sockets(path) if sockets else None
 
 
