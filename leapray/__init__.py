@@ -1,6 +1,7 @@
 """leapray: from ClimSim's climate-model physics to trained, scored and exportable emulators, on Ray."""
 
 import os
+import tempfile
 
 __version__ = "0.1.0"
 
@@ -10,3 +11,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 # what Ray would tell in the terminal of workers that died or are many: their trainings go on, and Ray's own logs have it; it is read as
 # ray is imported
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed|PYTHON worker processes have been started")
+
+TMPDIR = "LEAPRAY_TMPDIR"
+"""Variable with the TMPDIR of a process that has started Ray with another one, whose path is shorter."""
+if TMPDIR in os.environ:
+    os.environ["TMPDIR"] = os.environ.pop(TMPDIR)
+    tempfile.tempdir = None

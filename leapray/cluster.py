@@ -17,7 +17,7 @@ import ray
 import ray.data
 from ray._private import worker
 
-from leapray import capacity
+from leapray import capacity, ray_start, shadows
 from leapray.capacity import MINIMUM_LOCAL_CPUS, Capacity, Plan
 from leapray.errors import PassingError, UserError
 from leapray.faults import shown
@@ -39,7 +39,6 @@ _LOCAL_ENVIRONMENT = {
     # the C++ part of a driver logs to the terminal, at its start even that it was told not to
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
-_SILENT: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 _CONNECT_SECONDS = 5.0
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Variable of the process of a job that was submitted."""
@@ -85,32 +84,17 @@ def start(cpus: int | None = None, modules: Iterable[str] = ()) -> None:
     """Join the cluster that ``RAY_ADDRESS`` names, or start a quiet one here, dashboard on loopback.
 
     A local one gets at least 8 logical CPUs: controllers and data tasks reserve CPUs that they hardly use, and with two
-    of them a trainer and its data would wait for each other. Raises UserError where a cluster is named that cannot be joined.
+    of them a trainer and its data would wait for each other. Raises UserError where a cluster is named that cannot be joined, where
+    Ray cannot be started (:func:`leapray.ray_start.start_here`), and for files here that Ray would import in place of its own modules.
     """
+    shadows.refuse(os.getcwd())
     for key, value in _LOCAL_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     if capacity.joins():
         _join(os.environ["RAY_ADDRESS"], sorted(set(modules)))
     else:
-        _start_here(cpus or max(os.cpu_count() or 1, MINIMUM_LOCAL_CPUS))
+        ray_start.start_here(cpus or max(os.cpu_count() or 1, MINIMUM_LOCAL_CPUS))
     quiet()
-
-
-def _start_here(cpus: int) -> None:
-    options: dict[str, Any] = {
-        # whatever "ray start" left running on this machine: RAY_ADDRESS alone decides what is joined
-        "address": "local",
-        "num_cpus": cpus,
-        "include_dashboard": True,
-        "dashboard_host": "127.0.0.1",
-    }
-    with _without_stderr():
-        try:
-            ray.init(**options, **_SILENT)
-        except Exception:
-            if ray.is_initialized():
-                raise
-            ray.init(**options, **_SILENT)
 
 
 def _join(address: str, modules: Sequence[str]) -> None:
@@ -119,8 +103,9 @@ def _join(address: str, modules: Sequence[str]) -> None:
     # a job that was submitted has its working directory everywhere
     shipped = {} if _SUBMITTED in os.environ or not modules else {"runtime_env": {"py_modules": list(modules)}}
     try:
-        with _without_stderr():
-            ray.init(**_SILENT, **shipped)
+        ray_start.limited(lambda: ray.init(**ray_start.SILENT, **shipped), f"RAY_ADDRESS {address}: the cluster could not be joined")
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"RAY_ADDRESS {address}: {_why_not_joined(error)}") from error
 
@@ -154,19 +139,6 @@ def _why_not_joined(error: BaseException) -> str:
     if "ersion mismatch" in text:
         return " ".join(str(error).split())
     return f"the cluster could not be joined ({' '.join(str(error).split())[:300]})"
-
-
-@contextmanager
-def _without_stderr() -> Iterator[None]:
-    """Close the terminal to what native code writes there; an exception still tells what went wrong."""
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def quiet() -> None:

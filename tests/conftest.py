@@ -74,6 +74,10 @@ def climsim() -> Path:
     return folder
 
 
+# a machine that runs tests may be busy with others
+os.environ.setdefault("LEAPRAY_RAY_START_SECONDS", "300")
+
+
 @pytest.fixture(scope="session")
 def ray_cluster(s3_endpoint: Endpoint) -> Iterator[None]:
     """One small local Ray for every test that needs it; its workers inherit the S3 endpoint."""

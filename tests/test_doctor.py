@@ -92,8 +92,10 @@ def test_a_full_disk() -> None:
     only(of_machine(ray_temporary=Disk("/spill", 200 * GB, 9 * GB)), Verdict.WRONG, "/spill", "RAY_TMPDIR")
 
 
-def test_a_temporary_folder_whose_name_is_too_long_for_sockets() -> None:
-    only(of_machine(ray_temporary=Disk("/scratch/" + "x" * 60, 200 * GB, 90 * GB)), Verdict.WRONG, "at most 107", "shorter RAY_TMPDIR")
+def test_what_keeps_ray_from_being_started() -> None:
+    why = "64 open files to a process; set `ulimit -n 65536`"
+    only(of_machine(obstacles=(why,), open_files=64), Verdict.WRONG, "Ray cannot be started", why)
+    assert bad(judge_machine(replace(MACHINE, obstacles=(why,)), starts_ray=False)) == []
 
 
 def test_too_few_open_files() -> None:
@@ -331,7 +333,7 @@ def test_an_endpoint_that_refuses_is_found_and_no_secret_is_told(
 def test_a_good_recipe_ends_with_status_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(doctor, "machine", lambda: MACHINE)
+    monkeypatch.setattr(doctor, "machine", lambda **_: MACHINE)
     write_flat(tmp_path / "flat", stop="0001-05", steps=1)
     assert command(monkeypatch, written(tmp_path)) == 0
     assert "nothing is wrong" in capsys.readouterr().out.splitlines()[-1]
@@ -340,7 +342,7 @@ def test_a_good_recipe_ends_with_status_0(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_look_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> Machine:
+    def broken(**_: bool) -> Machine:
         raise RuntimeError("no such sensor")
 
     monkeypatch.setattr(doctor, "machine", broken)

@@ -5,8 +5,21 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "leapray"
 FLOORS = [
-    {"", "__version__", "errors", "faults", "storage", "settings", "climsim", "console"},
-    {"recipe", "registry", "capacity", "cluster", "provenance", "spot", "notice", "stages", "evaluation"},
+    {"", "TMPDIR", "__version__", "errors", "faults", "storage", "settings", "climsim", "console"},
+    {
+        "recipe",
+        "registry",
+        "capacity",
+        "cluster",
+        "ray_needs",
+        "ray_start",
+        "shadows",
+        "provenance",
+        "spot",
+        "notice",
+        "stages",
+        "evaluation",
+    },
     {"data"},
     {"models"},
     {"training"},
@@ -17,6 +30,7 @@ FLOORS = [
 ]
 RAY_ROOMS = {
     "cluster",
+    "ray_start",
     "provenance",
     "data.convert",
     "data.stream",

@@ -282,3 +282,8 @@ def test_a_file_of_a_server_that_tells_no_size_is_read_up_to_the_limit():
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_url_for_what_takes_only_ascii() -> None:
+    assert storage.ascii_url("s3://b/a%20 b#") == "s3://b/a%20 b#"
+    assert storage.ascii_url("/läufe/中/\udce4") == "/l%C3%A4ufe/%E4%B8%AD/%E4"

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from leapray import __version__
+from leapray import __version__, shadows
 from leapray.cli import data, doctor, inference, plan, training, whole  # noqa: F401
 from leapray.cli.app import app
-from leapray.console import errors, say
+from leapray.console import errors, say, terminal
 from leapray.errors import UserError
 from leapray.faults import told
 
@@ -25,7 +25,9 @@ __all__ = ["app", "main"]
 
 def main() -> None:
     """Run the command line: status 0 on success, 2 on a user's mistake (one sentence), 1 on anything else."""
+    terminal.show_everything()
     try:
+        shadows.refuse_own()
         app()
     except UserError as error:
         errors.print(f"error: {told(error, _LONGEST)}", soft_wrap=True, markup=False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +15,13 @@ from leapray.console.tables import fitted
 # no emoji: a path or a class may hold ":x:"
 console = Console(highlight=False, emoji=False)
 errors = Console(stderr=True, highlight=False, emoji=False)
+
+
+def show_everything() -> None:
+    """Let standard output and standard error replace what their encoding does not have, so that no line fails in an ASCII terminal."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def say(line: str) -> None:

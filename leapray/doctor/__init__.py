@@ -11,11 +11,11 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TypeVar
 
-from leapray import storage
+from leapray import shadows, storage
 from leapray.capacity import joins
 from leapray.data.findings import Finding, Verdict
 from leapray.doctor.facts import Cluster, Place, Road, Visit
-from leapray.doctor.judging import judge_cluster, judge_machine, judge_road, judge_visits
+from leapray.doctor.judging import judge_cluster, judge_machine, judge_road, judge_visits, wrong
 from leapray.doctor.measure import machine
 from leapray.doctor.places import is_s3, named_places, road, visit_all
 from leapray.doctor.recipes import EXTRAS, judge_recipe
@@ -48,11 +48,12 @@ def examine(recipe: Recipe | None = None) -> Iterator[Finding]:
         broken.clear()
 
     address = os.environ["RAY_ADDRESS"] if joins() else None
-    here = tried("this machine", machine)
+    here = tried("this machine", lambda: machine(starts_ray=not address))
     if here is not None:
         yield from judged("this machine", lambda: judge_machine(here, starts_ray=not address))
     yield from broken
     broken.clear()
+    yield from judged("the working directory", lambda: (wrong(shadows.sentence(path)) for path in shadows.shadows(os.getcwd())))
 
     asked = named_places(recipe) if recipe is not None else []
     wanted = any(is_s3(place.url) for place in asked)

@@ -50,6 +50,8 @@ class Machine:
     """Where Ray spills objects and keeps its sockets and logs."""
     open_files: int
     """The most that a process may raise its limit to."""
+    obstacles: tuple[str, ...] = ()
+    """Why Ray could not be started here, with the remedy of each; none too where it was not asked."""
     gpus: tuple[Gpu, ...] = ()
     torch_gpus: int = 0
     """Of these, how many torch computes on."""

@@ -10,17 +10,14 @@ from leapray.data.fetch import in_words
 from leapray.data.findings import Finding, Verdict
 from leapray.doctor.facts import Cluster, Disk, Machine, Node, Road, Visit
 from leapray.faults import shown
+from leapray.ray_needs import LEAST_FILES, store_bytes
 
-_SHARE, _LEAST_SHARED_CAP, _LARGEST_STORE, _SLACK = 0.3, 10 * 10**9, 200 * 10**9, 0.95
-"""Ray's own sizes of an object store: of the memory that is free, and the caps (``resolve_object_store_memory``)."""
 LEAST_STORE = 4 * 128 * 2**20
 """Four of Ray Data's largest blocks."""
 _FULL = 0.95
 """Ray puts no objects on a disk that is fuller (``local_fs_capacity_threshold``)."""
 _LEAST_TEMPORARY = 2 * 10**9
 _FEW_FILES, _FILES = 4096, 65536
-_SOCKET, _LONGEST_SOCKET = "/ray/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store", 107
-"""What Ray makes below its temporary folder, and the longest path that Linux takes for a socket."""
 _SAME = ("python", "leapray", "ray", "torch", "pyarrow")
 
 
@@ -44,9 +41,10 @@ def judge_machine(machine: Machine, *, starts_ray: bool) -> Iterator[Finding]:
     yield from _gpus(machine)
     if starts_ray:
         yield _shared(machine)
-        yield _socket(machine)
+        yield from (wrong(f"{machine.name}: Ray cannot be started: {sentence}") for sentence in machine.obstacles)
     yield from _disks(machine)
-    yield _open_files(machine)
+    if not (starts_ray and machine.open_files < LEAST_FILES):
+        yield _open_files(machine)
 
 
 def _gpus(machine: Machine) -> Iterator[Finding]:
@@ -67,9 +65,7 @@ def _gpus(machine: Machine) -> Iterator[Finding]:
 
 def store_wanted(machine: Machine) -> int:
     """Bytes that Ray would give the object store of this machine."""
-    shared = machine.shared.free if machine.shared else 0
-    cap = min(_LARGEST_STORE, max(_LEAST_SHARED_CAP, int(_SLACK * shared)))
-    return min(int(_SHARE * machine.available), cap)
+    return store_bytes(machine.available, machine.shared.free if machine.shared else 0)
 
 
 def _shared(machine: Machine) -> Finding:
@@ -81,16 +77,6 @@ def _shared(machine: Machine) -> Finding:
     if wanted <= free:
         return ok(told) if wanted >= LEAST_STORE else note(f"{told}, which is little for Ray Data; free some memory")
     return note(f"{told}: it would lie in {machine.ray_temporary.path} on disk, which is slow; {remedy}")
-
-
-def _socket(machine: Machine) -> Finding:
-    path = machine.ray_temporary.path
-    length, most = len(path.rstrip("/")) + len(_SOCKET), _LONGEST_SOCKET
-    if length > most:
-        return wrong(
-            f"{machine.name}: Ray's sockets below {path} would have paths of {length} bytes, at most {most}; set a shorter RAY_TMPDIR"
-        )
-    return ok(f"{machine.name}: Ray's files lie below {path}")
 
 
 def _disks(machine: Machine) -> Iterator[Finding]:

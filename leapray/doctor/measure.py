@@ -14,23 +14,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import leapray
+from leapray import ray_needs
 from leapray.doctor.facts import PACKAGES, Disk, Gpu, Machine
+from leapray.errors import UserError
 from leapray.provenance import source_digest
 
 _SHARED = "/dev/shm"
-_CGROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
-"""The limit and the use of a container's memory: of version 2, and of version 1."""
 _QUERY = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader,nounits"]
 _QUERY_SECONDS = 20.0
 _UNLIMITED = 1 << 40
 
 
-def machine() -> Machine:
-    """This machine. torch is imported only where there is a GPU."""
-    memory, available = _memory()
+def machine(*, starts_ray: bool = False) -> Machine:
+    """This machine; with ``starts_ray`` also what would keep Ray from being started on it. torch is imported only where there is a GPU.
+
+    Raises UserError where no directory takes temporary files.
+    """
+    memory, available = ray_needs.memory()
+    obstacles = tuple(ray_needs.obstacles()) if starts_ray else ()
     gpus = _gpus()
     torch_gpus, torch_cuda = _torch() if gpus else (0, None)
     return Machine(
@@ -40,8 +41,9 @@ def machine() -> Machine:
         memory=memory,
         available=available,
         shared=disk(_SHARED) if os.path.isdir(_SHARED) else None,
-        temporary=disk(tempfile.gettempdir()),
+        temporary=disk(_temporary()),
         ray_temporary=disk(_ray_temporary()),
+        obstacles=obstacles,
         open_files=_open_files(),
         gpus=gpus,
         torch_gpus=torch_gpus,
@@ -70,26 +72,21 @@ def disk(path: str) -> Disk:
     return Disk(path, use.total, use.free)
 
 
+def _temporary() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UserError("no directory takes temporary files; make room, or set TMPDIR to a directory that can be written") from error
+
+
 def _ray_temporary() -> str:
-    """Where a Ray that is started here puts its sessions."""
-    return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir()
-
-
-def _memory() -> tuple[int, int]:
-    """Bytes of memory, and those that are not taken."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    total = page * os.sysconf("SC_PHYS_PAGES")
-    available = total
-    with suppress(OSError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        available = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), total)
-    for limit, use in _CGROUPS:
-        # a cgroup without a limit says max, or a number beyond all memory
-        with suppress(OSError, ValueError):
-            most, taken = (int(Path(name).read_text()) for name in (limit, use))
-            if most < total:
-                return most, min(available, max(most - taken, 0))
-    return total, available
+    """Where a Ray that is started here puts its objects."""
+    try:
+        folder = ray_needs.ray_folder()
+    except UserError:
+        # an obstacle, which is told by itself
+        return _temporary()
+    return folder.spill or os.path.dirname(folder.path)
 
 
 def _open_files() -> int:

@@ -200,7 +200,7 @@ class _Predictor:
         torch.set_num_threads(1 if actors.apart else min(actors.threads, os.cpu_count() or 1))
         self.job = job
         self.counted = Counter("leapray_predicted_rows", "Rows predicted", ("destination",)).set_default_tags(
-            {"destination": job.destination}
+            {"destination": storage.ascii_url(job.destination)}
         )
         # a model that is an actor of its own need not wait for the rows that are averaged here
         self.ahead = 2 if actors.apart else 1

@@ -21,13 +21,14 @@ from leapray.storage.listing import (
     walk_data,
 )
 from leapray.storage.reading import open_input, read_bytes, read_json, read_range
-from leapray.storage.urls import absolute, filesystem, is_local, join, lies_below, require_outside, short_names
+from leapray.storage.urls import absolute, ascii_url, filesystem, is_local, join, lies_below, require_outside, short_names
 from leapray.storage.writing import atomic_file, remove, write_bytes, write_json
 
 __all__ = [
     "DataFiles",
     "DataFolder",
     "absolute",
+    "ascii_url",
     "atomic_file",
     "exists",
     "filesystem",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import PurePosixPath
 from typing import TypeVar
+from urllib.parse import quote
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -89,3 +90,8 @@ def short_names(urls: Sequence[str]) -> list[str]:
         again = (f"{name}-{number}" for number in count(1))
         given.append(name if longer.count(name) == 1 and name not in given else next(new for new in again if new not in [*given, *longer]))
     return given
+
+
+def ascii_url(url: str) -> str:
+    """A URL for what takes only ASCII: the other characters percent-encoded, as in a web address."""
+    return "".join(sign if sign.isascii() else quote(sign, errors="surrogateescape") for sign in url)

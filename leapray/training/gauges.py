@@ -10,6 +10,7 @@ from types import TracebackType
 
 from ray.util.metrics import Counter, Gauge
 
+from leapray import storage
 from leapray.training.loop import Record
 
 _AGAIN_SECONDS = 5.0
@@ -38,7 +39,8 @@ class Gauges:
     """The metrics of one rank, as a context: gauges show the last records until its end. Rows and their rate are this rank's share."""
 
     def __init__(self, run: str, rank: int, world: int) -> None:
-        tags = {"run": run, "rank": str(rank)}
+        # Ray takes only ASCII
+        tags = {"run": storage.ascii_url(run), "rank": str(rank)}
         self._shown = _OWN if rank else _OWN | _COMMON
         self._world = world
         described = {name: about for name, (_, about) in self._shown.items()} | {"leapray_rows_per_second": "Rows trained in a second"}

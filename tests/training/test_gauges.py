@@ -71,6 +71,11 @@ def test_a_rank_shows_its_share_of_the_rows_and_rank_0_the_training(kept):
     assert last(kept) == own
 
 
+def test_a_run_with_letters_that_ray_does_not_take_is_percent_encoded(kept):
+    Gauges("/läufe/a b", rank=0, world=1)
+    assert {metric.tags["run"] for metric in kept.values()} == {"/l%C3%A4ufe/a b"}
+
+
 def test_gauges_are_set_again_until_the_training_ends(kept, monkeypatch):
     monkeypatch.setattr(gauges, "_AGAIN_SECONDS", 0.0)
     with Gauges("run", 0, 1) as shown:
