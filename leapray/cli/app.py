@@ -82,13 +82,13 @@ def _modules(networks: list[str]) -> list[str]:
 
 def in_words(score: Score) -> list[str]:
     """Skill, then R2, each in a line, and a line on the columns that decide R2 where they hardly vary."""
-    from leapray.evaluation.summary import silent_columns
+    from leapray.evaluation.summary import deciding_columns
 
     lines = [
         f"skill {digits(score.skill)} of an attainable {digits(score.attainable)}, against {score.statistics.origin}",
         f"R2 over all columns {digits(score.all)}, the scored {digits(score.scored)}, the learned {digits(score.learned)}; over those "
         f"that vary {digits(score.r2_varying)}, median {digits(score.r2_median)}; {score.below_zero} columns below 0",
     ]
-    if sentence := silent_columns(score):
-        lines.append(sentence)
+    if sentence := deciding_columns(score):
+        lines.append(sentence.replace("R²", "R2"))
     return lines

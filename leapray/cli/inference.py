@@ -163,8 +163,11 @@ def evaluate(
         )
     score = found[0].moments.score()
     r2 = score.by_variable()
-    rows: list[tuple[str, ...]] = [(name, digits(value), digits(r2[name])) for name, value in score.skill_by_variable().items()]
-    table("Skill and R2 by variable, over its learned columns", ("", "skill", "R2"), rows)
+    attainable = score.attainable_by_variable()
+    rows: list[tuple[str, ...]] = [
+        (name, digits(value), digits(attainable[name]), digits(r2[name])) for name, value in score.skill_by_variable().items()
+    ]
+    table("Skill and R2 by variable, over its learned columns", ("", "skill", "attainable", "R2"), rows)
     for sentence in found[0].lacking:
         notice(sentence)
     for line in in_words(score):

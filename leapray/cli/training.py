@@ -23,7 +23,8 @@ def train(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
     at = f"epoch {best['epoch']} of {last['epoch']}, step {best['step']} of {last['step']}"
     chosen = f"R2 {digits(best['r2'])}, " if loaded.training.select == "r2" else ""
     skill = f"validation {chosen}skill {digits(best['skill'])} of an attainable {digits(best['attainable'])}"
-    say(f"wrote {trained.model_url}: {skill} at {at}")
+    # what is solved for has one validation
+    say(f"wrote {trained.model_url}: {skill}" + (f" at {at}" if last["steps"] > 1 else ""))
 
 
 @app.command()

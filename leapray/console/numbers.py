@@ -13,7 +13,9 @@ def digits(value: float | None, sign: str = "") -> str:
     if value is None or math.isnan(value):
         return ""
     size = abs(value)
-    if value == 0 or math.isinf(value):
+    if value == 0:
+        return "0"
+    if math.isinf(value):
         return f"{value:{sign}.0f}"
     rounded = float(f"{size:.2e}")
     if not _LEAST <= rounded < _MOST:

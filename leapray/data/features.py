@@ -17,7 +17,7 @@ DRIEST = 1e-7
 """kg/kg: T/q1 takes no less for q1. A tenth of the stratosphere's, so that a few nearly dry layers (1e-12) do not set its spread."""
 
 TRACE = 1e-35
-"""kg/kg: a thousand times float32's smallest normal number, so that both parts of a larger sum are there in float32 to a thousandth."""
+"""kg/kg: a thousand times float32's smallest normal number, so that what is not less is there in float32 too."""
 
 
 class Profiles(NamedTuple):
@@ -75,23 +75,28 @@ def moisture_transport_reference(p: Profiles) -> Tensor:
 
 
 def liquid_partition(p: Profiles) -> Tensor:
-    """q2 / (q2 + q3), from 0 to 1; 0 without condensate, of which less than ``TRACE`` counts as none.
+    """q2 / (q2 + q3), from 0 to 1; 0 without condensate. Liquid or ice of less than ``TRACE`` counts as none.
 
     ClimSim's files hold traces down to 1e-57 kg/kg above level 30. Float32, which a climate model passes, has no such numbers.
     """
-    liquid, ice = p.q2.clamp_min(0.0), p.q3.clamp_min(0.0)
+    liquid, ice = _present(p.q2), _present(p.q3)
     return _share(liquid, liquid + ice)
 
 
 def condensate_imbalance(p: Profiles) -> Tensor:
-    """(q2 - q3) / (q2 + q3), from -1 (ice) to 1 (liquid); 0 without condensate, of which less than ``TRACE`` counts as none."""
-    liquid, ice = p.q2.clamp_min(0.0), p.q3.clamp_min(0.0)
+    """(q2 - q3) / (q2 + q3), from -1 (ice) to 1 (liquid); 0 without condensate. Liquid or ice of less than ``TRACE`` counts as none."""
+    liquid, ice = _present(p.q2), _present(p.q3)
     return _share(liquid - ice, liquid + ice)
 
 
-def _share(part: Tensor, whole: Tensor, trace: float = TRACE) -> Tensor:
-    """``part / whole``, 0 where the whole is less than a trace."""
-    return torch.where(whole >= trace, part, 0.0) / torch.where(whole >= trace, whole, 1.0)
+def _present(water: Tensor, trace: float = TRACE) -> Tensor:
+    """Water of a trace or more, kg/kg; 0 elsewhere."""
+    return torch.where(water >= trace, water, 0.0)
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """``part / whole``, 0 where the whole is 0."""
+    return torch.where(whole > 0, part, 0.0) / torch.where(whole > 0, whole, 1.0)
 
 
 def _difference(profile: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ Shapes: b rows; i = 556 raw inputs, s = 556 + 60 F scaled ones with F engineered
 
 A *departure* is what a water tendency differs by from losing all of the water in one step, ``ptend_q + state_q / 1200``. Cloud liquid of
 cold levels is lost so in nearly every row, and there the departure is what is left to learn: a column is learned as its departure
-where that has the smaller variance over the training rows.
+where that has less than half of the column's variance over the training rows. A column of vapour or ice must also vary in these rows: what
+is silent there says nothing of months in which it is not, while cold air holds no liquid in any month.
 """
 
 import hashlib
@@ -20,12 +21,13 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
+from leapray.climsim.grid import competition_columns
 from leapray.climsim.schema import GASES, INPUTS, LEARNED, LEVELS, STEP_SECONDS, TARGETS, schema_hash
 from leapray.data.features import EngineeredFeatures, check_features
 from leapray.data.moments import Moments
 from leapray.data.scaling import ColumnScaling, log_columns
 from leapray.errors import UserError
-from leapray.evaluation.metrics import TargetStatistics
+from leapray.evaluation.metrics import VARYING, TargetStatistics
 from leapray.faults import told
 from leapray.recipe import Choice
 from leapray.registry import Options, Registry
@@ -40,6 +42,9 @@ CANDIDATES = tuple(column for column, candidate in zip(TARGETS.columns, _CANDIDA
 """Target columns that may be learned as departures: the learned ones of the three water species."""
 _SOURCES = np.array([INPUTS.columns.index(column.replace("ptend", "state")) for column in CANDIDATES])
 """The state that each of them may lose, as a place among the inputs."""
+_LIQUID = TARGETS.mask(["ptend_q0002"])
+_MUCH_LESS = 0.5
+"""Share of a column's variance below which its departure is learned; by chance it can be a little less than all."""
 _NO_SPREAD = 1e-10
 """Spread of a departure, as a share of the column's own, that is rounding."""
 _BLOCK_ROWS = 256
@@ -74,6 +79,8 @@ class Transform(nn.Module):
         self.step_seconds = float(STEP_SECONDS)
         self.state_start, self.state_stop = INPUTS[STATE_WATER[0]].start, INPUTS[STATE_WATER[-1]].stop
         self.water_start, self.water_stop = TARGETS[TENDENCY_WATER[0]].start, TARGETS[TENDENCY_WATER[-1]].stop
+        self.truths = _unmasked(targets)
+        """The targets' scaling with a unit for constant columns too: what varies in other rows only is not lost in theirs."""
         self.water_inputs = inputs.columns(self.state_start, self.state_stop)
         water = TARGETS.columns[self.water_start : self.water_stop]
         self.register_buffer("departed", torch.tensor([column in self.departures for column in water]), persistent=False)
@@ -110,7 +117,7 @@ class Transform(nn.Module):
     def _scale_targets(self, y_bt: Tensor, x_bi: Tensor) -> Tensor:
         if self.departs:
             y_bt = self._shifted(y_bt.to(torch.float64), x_bi[:, self.state_start : self.state_stop].to(torch.float64))
-        return self.targets(y_bt).to(torch.float32)
+        return self.truths(y_bt).to(torch.float32)
 
     @torch.jit.export
     def unscale_targets(self, z_bt: Tensor, x_bi: Tensor) -> Tensor:
@@ -126,9 +133,16 @@ class Transform(nn.Module):
         shifted = torch.where(self.departed, own + water / self.step_seconds, own)
         return torch.cat([y_bt[:, : self.water_start], shifted, y_bt[:, self.water_stop :]], dim=1)
 
-    def physical_targets(self, z_bt: Tensor, z_bs: Tensor) -> Tensor:
+    def physical_truth(self, z_bt: Tensor, z_bs: Tensor) -> Tensor:
         """Scaled targets ``(b, 368)`` beside scaled inputs ``(b, s)``, as shards hold them, to physical float64 ``(b, 368)``."""
-        y_bt = self.targets.inverse(z_bt)
+        return self._physical(self.truths, z_bt, z_bs)
+
+    def physical_prediction(self, z_bt: Tensor, z_bs: Tensor) -> Tensor:
+        """A network's output ``(b, 368)`` for scaled inputs ``(b, s)`` to physical float64 ``(b, 368)``."""
+        return self._physical(self.targets, z_bt, z_bs)
+
+    def _physical(self, scaling: ColumnScaling, z_bt: Tensor, z_bs: Tensor) -> Tensor:
+        y_bt = scaling.inverse(z_bt)
         if self.departs:
             y_bt = self._shifted(y_bt, 0.0 - self.water_inputs.inverse(z_bs[:, self.state_start : self.state_stop]))
         return y_bt
@@ -218,6 +232,13 @@ class Transform(nn.Module):
         return _digest(self.to_dict())
 
 
+def _unmasked(targets: ColumnScaling) -> ColumnScaling:
+    """The same scaling, but constant columns in units of the competition's standard deviation, or 1 where that is 0."""
+    known = torch.from_numpy(competition_columns(TARGETS).std)
+    unit = torch.where(known > 0, known, 1.0)
+    return ColumnScaling(targets.mean, torch.where(targets.constant, unit, targets.scale), torch.zeros_like(targets.constant), targets.clip)
+
+
 def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -236,7 +257,7 @@ class StandardOptions(Options):
     clip: PositiveFloat | None = 30.0
     """Soft-clip bound of inputs, in standard deviations; none keeps them as they are."""
     departures: bool = True
-    """Learn a water column as its departure from ``-state / 1200`` where that has the smaller variance."""
+    """Learn a water column as its departure from ``-state / 1200`` where that varies much less."""
 
 
 class ReferenceOptions(Options):
@@ -249,7 +270,7 @@ class LogPerVariableOptions(Options):
     """Soft-clip bound of inputs, in standard deviations. No recorded extreme reaches it (the farthest, the surface stress of high-res
     in low-res scaling, is at 86), so that real columns get the original's numbers and what is not real stays bounded."""
     departures: bool = True
-    """Learn a water column as its departure from ``-state / 1200`` where that has the smaller variance."""
+    """Learn a water column as its departure from ``-state / 1200`` where that varies much less."""
     added: PositiveFloat = 1e-10
     """Added to every standard deviation of the 556 inputs, as the original does (FACTS section 4d)."""
 
@@ -391,9 +412,12 @@ class Fitting:
 
 
 def _with_departures(targets: Moments, departures: Moments) -> tuple[Moments, np.ndarray]:
-    """Moments of what is learned of each target, the departure where its variance is smaller, and a mask ``(368,)`` of those columns."""
+    """Moments of what is learned of each target, the departure where it varies much less, and a mask ``(368,)`` of those columns."""
     departed = np.zeros(TARGETS.width, bool)
-    departed[_CANDIDATE_MASK] = departures.m2 < targets.m2[_CANDIDATE_MASK]
+    known = np.square(competition_columns(TARGETS).std)
+    telling = _LIQUID | (targets.m2 >= VARYING * known * targets.count)
+    departed[_CANDIDATE_MASK] = departures.m2 < _MUCH_LESS * targets.m2[_CANDIDATE_MASK]
+    departed &= telling
     chosen = departed[_CANDIDATE_MASK]
 
     def mixed(name: str) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 
 from leapray.climsim.calendar import STEPS_PER_DAY
 from leapray.climsim.schema import LEARNED, TARGETS
-from leapray.evaluation.metrics import ByColumn, ErrorMoments, Score, TargetStatistics
+from leapray.evaluation.metrics import ByColumn, ErrorMoments, Score, TargetStatistics, without_rounding
 from leapray.recipe import Select
 
 LEVEL = 0.95
@@ -126,7 +126,7 @@ def interval(
         return None
     resampled = _mean(select)(_resampled_scores(moments, resamples, seed))[:, 0]
     low, high = _about(np.array(moments.score().chosen(select)), resampled, len(moments.blocks), level)
-    return Interval(float(low), float(high), level)
+    return Interval(without_rounding(float(low)), without_rounding(float(high)), level)
 
 
 def difference(
@@ -145,7 +145,8 @@ def difference(
     _check_same_rows(base, variant)
     if not (_resamples_tell(base, select) and _resamples_tell(variant, select)):
         return None
-    return differences(base, variant, _mean(select), level, resamples, seed)[0]
+    (found,) = differences(base, variant, _mean(select), level, resamples, seed)
+    return Difference(without_rounding(found.value), without_rounding(found.low), without_rounding(found.high), level)
 
 
 def differences(

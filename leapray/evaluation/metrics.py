@@ -65,6 +65,11 @@ class TargetStatistics:
         return cls(mean, variance, values["origin"])
 
 
+def without_rounding(score: float) -> float:
+    """A score or a difference of scores without what rounding leaves of a 0."""
+    return round(score, _DECIMALS) + 0.0
+
+
 def skill_of(error: np.ndarray, of_mean: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """Skill by column from mean squared errors, a prediction's and the training mean's, and the variance that they are measured in.
 
@@ -137,7 +142,7 @@ class Score:
     def skill(self) -> float:
         """The headline: mean skill over the columns that only learning can give."""
         # the training mean's is 0, and not what rounding leaves of it
-        return round(float(self.skill_by_column[LEARNED].mean()), _DECIMALS)
+        return without_rounding(float(self.skill_by_column[LEARNED].mean()))
 
     @property
     def attainable(self) -> float:

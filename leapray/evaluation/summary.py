@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from leapray.climsim.schema import TARGETS
+import numpy as np
+
+from leapray.climsim.schema import LEARNED, TARGETS
 from leapray.console import digits
 from leapray.evaluation.climsim import UNITS
 from leapray.evaluation.groups import by_group
@@ -17,22 +19,40 @@ from leapray.evaluation.results import Evaluation
 from leapray.evaluation.worst import worst_columns
 
 FILE = "scores.json"
-_NAMED, _DOMINATED = 6, 1.0
-"""Columns that a sentence names; R2 that silent columns cost where they dominate."""
+_NAMED = 6
+"""Columns that a sentence names."""
+_NEAR, _FEW = 0.5, 0.2
+"""How far below the median the mean R2 may be until columns decide it, and the share of the columns that can be said to."""
 
 
-def silent_columns(score: Score) -> str:
-    """A sentence on the learned columns that hardly vary in these rows, and so decide R2 where it is low; empty where there are none."""
-    names = score.silent
+def deciding_columns(score: Score) -> str:
+    """A sentence on the learned columns that decide the mean R2, or else on those that hardly vary in these rows; empty without any."""
+    ruling, silent = _ruling(score), score.silent
+    names = ruling or silent
     if not names:
         return ""
     shown = len(names) if len(names) <= _NAMED + 2 else _NAMED
     listed = ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
-    # where most of the loss in R2 is theirs
-    verb = "is dominated by" if score.learned < score.r2_varying - _DOMINATED else "counts"
-    columns = "1 column that hardly varies" if len(names) == 1 else f"{len(names)} columns that hardly vary"
+    hardly = sum(name in silent for name in names)
+    columns = "1 column" if len(names) == 1 else f"{len(names)} columns"
+    which = "varies" if len(names) == 1 else "vary"
+    if hardly == len(names):
+        columns += f" that hardly {which} in these rows"
+    elif hardly:
+        columns += f", of which {hardly} hardly vary in these rows"
     skill = f"Skill is {digits(score.skill)} of an attainable {digits(score.attainable)}."
-    return f"R² {verb} {columns} in these rows: {listed}. {skill}"
+    return f"R² {'is dominated by' if ruling else 'counts'} {columns}: {listed}. {skill}"
+
+
+def _ruling(score: Score) -> list[str]:
+    """The fewest learned columns of the lowest R2 without which the mean is near the median, where they are few."""
+    places = np.flatnonzero(LEARNED)
+    order = places[np.argsort(score.r2[places], kind="stable")]
+    low = score.r2_median - _NEAR
+    for count in range(int(_FEW * len(order))):
+        if score.r2[order[count:]].mean() >= low:
+            return [TARGETS.columns[place] for place in order[:count]]
+    return []
 
 
 def scores(evaluations: Sequence[Evaluation], sources: Mapping[str, str]) -> dict[str, Any]:

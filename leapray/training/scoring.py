@@ -51,7 +51,7 @@ def score_rows(
         batch: Rows = {name: values[start : start + _BATCH_ROWS] for name, values in rows.items()}
         inputs, targets = (torch.from_numpy(batch[name].copy()) for name in ("inputs", "targets"))
         output = network(inputs.to(device))[:, : TARGETS.width].float().cpu()
-        truth, prediction = transform.physical_targets(targets, inputs), own.physical_targets(output, inputs)
+        truth, prediction = transform.physical_truth(targets, inputs), own.physical_prediction(output, inputs)
         moments.update(days(batch["row"]), truth.numpy(), prediction.numpy())
 
 

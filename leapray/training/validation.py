@@ -28,9 +28,8 @@ class DeviceMoments:
 
     def update(self, inputs: Tensor, truth: Tensor, prediction: Tensor) -> None:
         """Take in one batch of one row or more: inputs ``(b, s)``, truth and prediction ``(b, 368)``, scaled, of any float type."""
-        truth, prediction = (
-            self._transform.physical_targets(values, inputs).index_select(1, self._scored) for values in (truth, prediction)
-        )
+        truth = self._transform.physical_truth(truth, inputs).index_select(1, self._scored)
+        prediction = self._transform.physical_prediction(prediction, inputs).index_select(1, self._scored)
         low, high = truth.aminmax(dim=0)
         deviation, mean = torch.var_mean(truth, dim=0, correction=0)
         rows = float(len(truth))

@@ -1,7 +1,7 @@
 """Two evaluations side by side, the worst columns of one, and the figures of ``scores.json``."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -36,7 +36,8 @@ def test_a_comparison_tells_headlines_groups_variables_and_columns():
     found = compare_evaluations(WORSE, GOOD)
     better, worse = GOOD.moments.score(), WORSE.moments.score()
     assert (found.base, found.other, found.rows) == ("worse", "good", 30)
-    assert found.headlines["skill"] == difference(WORSE.moments, GOOD.moments)
+    by = difference(WORSE.moments, GOOD.moments)
+    assert asdict(found.headlines["skill"]) == pytest.approx(asdict(by), abs=1e-9)
     assert found.headlines["R² (learned)"].value == pytest.approx(better.learned - worse.learned)
     assert found.headlines["R² (all)"].value == pytest.approx(better.all - worse.all)
     assert found.groups["wind"].value == pytest.approx((better.skill_by_column - worse.skill_by_column)[group_mask("wind")].mean())

@@ -20,7 +20,7 @@ from leapray.evaluation.intervals import TimedMoments, interval
 from leapray.evaluation.metrics import TargetStatistics
 from leapray.evaluation.report import Material, compare_report, write_report
 from leapray.evaluation.report.page import Cell, counted, figure, score
-from leapray.evaluation.summary import silent_columns
+from leapray.evaluation.summary import deciding_columns
 from leapray.evaluation.worst import worst_columns
 from tests.made_evaluations import made_evaluation, made_rows
 
@@ -223,9 +223,9 @@ def test_columns_that_hardly_vary_are_named_where_they_decide_r2():
     moments = TimedMoments(TargetStatistics.of_competition())
     moments.update(days, truth, prediction)
     score = moments.score()
-    assert silent_columns(score).startswith("R² is dominated by 1 column that hardly varies in these rows: ptend_q0003_13. ")
-    assert f"Skill is {digits(score.skill)} of an attainable {digits(score.attainable)}." in silent_columns(score)
-    assert silent_columns(made_evaluation().moments.score()) == ""
+    assert deciding_columns(score).startswith("R² is dominated by 1 column that hardly varies in these rows: ptend_q0003_13. ")
+    assert f"Skill is {digits(score.skill)} of an attainable {digits(score.attainable)}." in deciding_columns(score)
+    assert deciding_columns(made_evaluation().moments.score()) == ""
 
 
 def test_differences_are_paired_with_the_subject(tree):

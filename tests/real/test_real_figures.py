@@ -33,10 +33,11 @@ def test_traces_of_condensate_have_a_phase(rows: np.ndarray) -> None:
     inputs = rows[:, : INPUTS.width]
     liquid, ice = (inputs[:, INPUTS[name]] for name in ("state_q0002", "state_q0003"))
     (partition,) = EngineeredFeatures(["liquid_partition"])(torch.from_numpy(np.ascontiguousarray(inputs)))
+    liquid, ice = (np.where(water >= 1e-35, water, 0) for water in (liquid, ice))
     total = liquid + ice
-    held = total >= 1e-35
+    held = total > 0
     np.testing.assert_allclose(partition.numpy()[held], (liquid / np.where(held, total, 1))[held], rtol=1e-12)
     assert (partition.numpy()[~held] == 0).all()
     traces = held & (total < 1e-18)
     assert traces.mean() > 0.03
-    assert 0.1 < partition.numpy()[traces].mean() < 0.9
+    assert 0.02 < partition.numpy()[traces].mean() < 0.9

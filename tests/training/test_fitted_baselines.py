@@ -158,7 +158,7 @@ def test_solved_runs_are_continued_and_compared_with_trained_ones(ray_cluster: N
     assert sides["climatology"].test is not None
     assert sides["climatology"].test.skill == pytest.approx(0, abs=1e-6)
     rows = list(read_split(prepared, "test"))
-    truth = np.concatenate([prepared.transform.physical_targets(*_tensors(part)).numpy() for part in rows])
+    truth = np.concatenate([prepared.transform.physical_truth(*_tensors(part)).numpy() for part in rows])
     assert sides["climatology"].test.rows == len(truth)
     assert sides["ridge"].difference is not None
     assert sides["ridge"].difference.value > 0.02

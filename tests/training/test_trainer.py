@@ -60,7 +60,7 @@ def test_trains_writes_the_best_model_and_returns_at_once_when_asked_again(ray_c
     emulator = load_model(trained.model_url).emulator
     x = torch.from_numpy(inputs)
     with torch.no_grad():
-        truth, found = (prepared.transform.physical_targets(z, x).numpy() for z in (torch.from_numpy(targets), emulator.network(x)))
+        truth, found = (prepared.transform.physical_truth(z, x).numpy() for z in (torch.from_numpy(targets), emulator.network(x)))
     r2 = r2_score(truth[:, LEARNED], found[:, LEARNED], multioutput="raw_values")
     assert trained.best["r2"] == pytest.approx(r2.mean(), abs=1e-6)
     assert trained.best["r2_median"] == pytest.approx(np.median(r2), abs=1e-6)

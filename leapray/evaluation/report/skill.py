@@ -16,7 +16,7 @@ from leapray.evaluation.plots.levels import MOST, Curve, r2_profiles, skill_prof
 from leapray.evaluation.plots.surface import scalar_bars
 from leapray.evaluation.report.page import Cell, Picture, Section, Table, count, figure, score, span, text, written
 from leapray.evaluation.results import Evaluation
-from leapray.evaluation.summary import silent_columns
+from leapray.evaluation.summary import deciding_columns
 from leapray.evaluation.worst import worst_columns
 
 BASELINES = ("ridge", "climatology", "linear")
@@ -84,7 +84,7 @@ def summary(evaluations: Sequence[Evaluation]) -> Section:
         f"the attainable skill. It is measured against {found.statistics.origin}.",
         "R² is the competition's: by column over all rows, time and place pooled, then the mean over columns.",
     ]
-    if sentence := silent_columns(found):
+    if sentence := deciding_columns(found):
         words.append(sentence)
     if subject.timed and len(subject.moments.blocks) > 1:
         words.append(drawn(len(subject.moments.blocks)))

@@ -13,7 +13,7 @@ import numpy as np
 
 from leapray.climsim.schema import LEARNED, TARGETS
 from leapray.evaluation.groups import group_mask
-from leapray.evaluation.metrics import ErrorMoments, TargetStatistics, skill_of
+from leapray.evaluation.metrics import ErrorMoments, TargetStatistics, skill_of, without_rounding
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class ErrorProducts:
         chosen = weights[:, LEARNED].T
         error = np.einsum("cm,cmk,ck->c", chosen, self.products, chosen)
         skill = self._skill(error)
-        return float((skill if fallback is None else np.where(fallback, 0.0, skill)).mean())
+        return without_rounding(float((skill if fallback is None else np.where(fallback, 0.0, skill)).mean()))
 
     def correlation(self) -> np.ndarray:
         """Correlation of the members' errors about 0, ``(M, M)``, mean over columns that vary; 0 of a member without error."""
