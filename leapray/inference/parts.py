@@ -57,8 +57,8 @@ def write_statistics(destination: str, statistics: TargetStatistics) -> None:
 
 
 def read_statistics(predictions: str) -> TargetStatistics | None:
-    """What :func:`write_statistics` left; None beside predictions of others. Raises UserError where it is damaged."""
-    url = storage.join(predictions, _STATISTICS)
+    """What :func:`write_statistics` left beside predictions or a member's; None for others. Raises UserError where it is damaged."""
+    url = storage.join(predictions.partition(f"/{MEMBERS}/")[0], _STATISTICS)
     return TargetStatistics.from_dict(storage.read_json(url), url) if storage.exists(url) else None
 
 

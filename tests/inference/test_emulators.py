@@ -133,7 +133,7 @@ def test_threads_divide_the_rows_of_a_recurrent_network() -> None:
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            predicted[threads] = Emulators(Members([one], CPU), mean_weights(1)).predict(X).ensemble
+            predicted[threads] = Emulators(Members([one], CPU), ALONE).predict(X).ensemble
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

@@ -21,7 +21,7 @@ from leapray.inference.ensemble.files import lay_out
 from leapray.inference.ensemble.members import Candidate, candidates
 from leapray.inference.ensemble.months import CHOOSING, TEST, Portion, portions
 from leapray.inference.ensemble.passes import accumulate, apply
-from leapray.inference.parts import member_directory, write_statistics
+from leapray.inference.parts import member_directory, read_statistics, write_statistics
 from leapray.inference.predict import predict
 from leapray.inference.weights import FILE, Weights, read_weights
 from leapray.models.directory import load_info
@@ -94,11 +94,13 @@ class _Work:
 
     @cached_property
     def statistics(self) -> TargetStatistics:
-        """What skill is measured against: the rows that the first model was trained on, or without models the competition's."""
-        model = next((member.model for member in self.members if member.model is not None), None)
-        if model is None:
-            return TargetStatistics.of_competition()
-        return Transform.from_dict(load_info(model).transform, f"{model}: transform").statistics
+        """What skill is measured against: the rows that the first model was trained on, or that of the first predictions, else the
+        competition's."""
+        for member in self.members:
+            if member.model is not None:
+                return Transform.from_dict(load_info(member.model).transform, f"{member.model}: transform").statistics
+        beside = (read_statistics(member.validation) for member in self.members if member.validation is not None)
+        return next((known for known in beside if known is not None), None) or TargetStatistics.of_competition()
 
     def _check(self) -> None:
         if not self.choosing and self.settings.weights.method == "solved":
