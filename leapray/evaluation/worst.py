@@ -63,4 +63,6 @@ def _reason(r2: float, std: float, share: float, bias_share: float, day_share: f
         return f"one day holds {day_share:.0%} of the squared error"
     if share < _LITTLE:
         return f"hardly varies: the spread is {share:.2g} of that in training"
-    return "scatter: errors exceed the spread" if r2 < 0 else "scatter: errors vary about no bias and over many days"
+    if r2 < 0:
+        return "scatter: errors exceed the spread"
+    return "scatter: there is no bias" + (", and no day has most of the error" if days > 1 else "")
