@@ -31,7 +31,7 @@ def step(epoch, number):
 
 
 def end(epoch, number):
-    return {"event": "validation", "epoch": epoch, "step": number}
+    return {"event": "validation", "epoch": epoch, "step": number, "score": 0.5}
 
 
 def finish(run):
