@@ -19,6 +19,7 @@ import torch
 
 from leapray import cluster, storage
 from leapray.capacity import Plan
+from leapray.data.features import channels_of
 from leapray.data.shards import Prepared, open_prepared
 from leapray.data.stream import Stream
 from leapray.errors import UserError
@@ -228,7 +229,7 @@ def _work(config: dict[str, Any], place: Alone) -> None:
         torch.set_num_threads(min(config["threads"], max((os.cpu_count() or 1) // place.on_this_node, 1)))
     run, prepared = Run(recipe.training.run), open_prepared(recipe.data)
     torch.manual_seed(recipe.training.seed)
-    network = build_network(recipe.network.name, recipe.network.options, len(recipe.data.features))
+    network = build_network(recipe.network.name, recipe.network.options, channels_of(recipe.data))
     network = place.wrap(network, device)
     peers = Peers(rank, world, lambda array: place.gather(array, device), place.warned)
     loop = Loop(network, Stream.of(recipe, prepared, rank, world), recipe.training, device, peers, recipe.resources.cpu_threading)
