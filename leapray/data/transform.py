@@ -34,6 +34,7 @@ _BLOCK_ROWS = 256
 class Transform(nn.Module):
     """From the raw rows of a variable set to a network's scaled inputs, with engineered features, and targets; and back to targets."""
 
+    __jit_unused_properties__ = ("channels",)
     departed: Tensor
     departed_state: Tensor
     departed_input: Tensor

@@ -42,7 +42,7 @@ def test_its_submission_is_ours(tmp_path: Path) -> None:
 
     files = [str(tmp_path / f"{name}.csv") for name in ("ours", "notebook")]
     assert [read_ids(file).to_pylist() for file in files] == [asked, asked]
-    ours, theirs = (np.concatenate(list(read_targets(file))) for file in files)
+    ours, theirs = (np.concatenate(list(read_targets(file, TARGETS))) for file in files)
     # that fluxes are not negative is our physics alone
     fluxes = slice(TARGETS[FLUXES[0].name].start, None)
     theirs[:, fluxes] = theirs[:, fluxes].clip(0)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from leapray.climsim.grid import figures
-from leapray.climsim.schema import FLUXES
+from leapray.climsim.schema import FLUXES, KAGGLE
 from leapray.data.scaling import ColumnScaling
 from leapray.data.transform import Transform
 from leapray.models.directory import save_model
@@ -37,7 +37,7 @@ def low_res(clip: float = 30.0) -> Transform:
         constant = ~(std > 1e-12 * mean.abs())
         return ColumnScaling(mean, std.masked_fill(constant, 1.0), constant, clip)
 
-    return Transform(scaling(slice(INPUTS.width), clip), scaling(slice(INPUTS.width, None), 0.0), "standard", {})
+    return Transform(KAGGLE, scaling(slice(INPUTS.width), clip), scaling(slice(INPUTS.width, None), 0.0), "standard", {})
 
 
 def raw(rows: int, seed: int = 0) -> torch.Tensor:

@@ -21,7 +21,7 @@ from tests.columns import ABLATED, CHANNELS, EXACT, EXACT_SOURCE, INPUTS, TARGET
 from tests.samples import random_rows
 
 CPU = torch.device("cpu")
-ALONE = Combination.of(mean_weights(1))
+ALONE = Combination.of(mean_weights(1, TARGETS))
 ROWS = 600
 X = np.asfortranarray(random_rows(ROWS, seed=3)[:, : INPUTS.width])
 WATER = slice(TARGETS["ptend_q0001"].start, TARGETS["ptend_q0003"].stop)

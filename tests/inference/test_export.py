@@ -144,7 +144,7 @@ from pydantic import BaseModel
 class Net(torch.nn.Module):
     Options = type("Options", (BaseModel,), {})
 
-    def __init__(self, options, features):
+    def __init__(self, options, channels):
         super().__init__()
         self.layer = torch.nn.Linear(556, 368)
 

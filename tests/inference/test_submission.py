@@ -44,7 +44,7 @@ def test_a_submission_has_the_samples_order_and_weights_to_the_last_bit(tmp_path
     monkeypatch.setattr(submission, "ROWS", 4)
     destination = str(tmp_path / f"submission{suffix}")
     assert write_submission(predictions, write_sample(tmp_path / "sample.csv", weights), destination) == ROWS
-    ids, values = read_ids(destination).to_pylist(), np.concatenate(list(read_targets(destination)))
+    ids, values = read_ids(destination).to_pylist(), np.concatenate(list(read_targets(destination, TARGETS)))
     assert ids == ASKED
     np.testing.assert_array_equal(values, PHYSICAL[[IDS.index(i) for i in ASKED]] * weights)
 
@@ -59,7 +59,7 @@ def test_predictions_in_the_samples_order_are_streamed_to_the_same_file(tmp_path
     streamed = str(tmp_path / f"streamed{suffix}")
     assert write_submission(predictions, sample, streamed) == ROWS
     assert read_ids(streamed).to_pylist() == read_ids(held).to_pylist() == IDS
-    values = [np.concatenate(list(read_targets(url))) for url in (streamed, held)]
+    values = [np.concatenate(list(read_targets(url, TARGETS))) for url in (streamed, held)]
     np.testing.assert_array_equal(values[0], PHYSICAL * INVERSE_STD)
     np.testing.assert_array_equal(values[0], values[1])
 
@@ -185,7 +185,7 @@ def test_other_suffixes_and_an_empty_sample_are_refused(tmp_path, predictions):
 
 
 def test_a_sample_gives_columns_in_its_order_and_weights_in_the_schemas(tmp_path):
-    sample = read_sample(write_sample(tmp_path / "sample.csv", INVERSE_STD))
+    sample = read_sample(write_sample(tmp_path / "sample.csv", INVERSE_STD), TARGETS)
     assert sample.columns == tuple(COLUMNS)
     assert sample.ids.to_pylist() == ASKED
     np.testing.assert_array_equal(sample.weights, INVERSE_STD)

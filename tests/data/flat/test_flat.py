@@ -13,7 +13,7 @@ import pytest
 from leapray.climsim.calendar import FIRST_MONTH, Month
 from leapray.climsim.grid import figures
 from leapray.climsim.netcdf import Snapshot
-from leapray.climsim.schema import row_key, row_place
+from leapray.climsim.schema import KAGGLE, row_key, row_place
 from leapray.data.flat import Piece, Selection, flat_schema, list_pieces, read_piece, survey, to_table
 from leapray.data.flat.headers import first_id
 from leapray.data.flat.places import month_of_path
@@ -55,7 +55,7 @@ def write(path: Path, table: pa.Table, **options: Any) -> str:
 def test_a_snapshot_is_read_back_bit_for_bit_with_its_place(tmp_path: Path) -> None:
     snapshots = [Snapshot("aqua-planet", step, values(5, step)) for step in (70, 77)]
     table = pa.concat_tables([to_table(snapshot) for snapshot in snapshots])
-    assert table.schema.equals(flat_schema())
+    assert table.schema.equals(flat_schema(KAGGLE))
     source = write(tmp_path / "any.parquet", table, row_group_size=4)
     pieces = list_pieces(source)
     assert [(piece.row_group, piece.rows, piece.index, piece.exact) for piece in pieces] == [
