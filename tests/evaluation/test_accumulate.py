@@ -39,7 +39,7 @@ def parts_of(evaluation: Evaluation) -> dict[str, np.ndarray]:
     found = {name: getattr(evaluation, name) for name in ("mean", "bias", "mae", "crps")}
     for name in ("climsim", "zonal", "joint", "precipitation"):
         found |= {f"{name}.{key}": value for key, value in vars(getattr(evaluation, name)).items()}
-    return found | {f"moments.{key}": value for key, value in evaluation.moments.to_arrays().items() if key != "origin"}
+    return found | {f"moments.{key}": value for key, value in evaluation.moments.to_arrays().items() if key not in ("origin", "targets")}
 
 
 WHOLE = parts_of(evaluated([np.arange(16)]))

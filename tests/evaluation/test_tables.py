@@ -85,7 +85,7 @@ def bad_csv(path):
 )
 def test_a_bad_table_is_refused_by_name(tmp_path, make, words):
     with pytest.raises(UserError) as error:
-        list(tables.read_targets(str(make(tmp_path))))
+        list(tables.read_targets(str(make(tmp_path)), TARGETS))
     assert all(word in str(error.value) for word in words), error.value
 
 
