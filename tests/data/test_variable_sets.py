@@ -169,6 +169,6 @@ def test_rows_for_models_of_several_sets_hold_what_each_needs():
     with pytest.raises(UserError, match="v2_kaggle and own predict different targets"):
         common([KAGGLE, other])
     with pytest.raises(
-        UserError, match="is of variables v2_rh, expected v2_kaggle; inputs differ in cam_in_SNOWHICE, state_q0001, state_rh"
+        UserError, match="is of variables v2_rh, expected v2_kaggle; inputs differ in cam_in_SNOWHICE"
     ):
         KAGGLE.require(V2_RH, "m")
