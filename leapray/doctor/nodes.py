@@ -60,11 +60,11 @@ def _joined(connection: Connection, address: str, places: Sequence[Place], visit
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     try:
-        from leapray import cluster
+        from leapray.cluster import session
 
-        cluster.refuse_address(address)
+        session.refuse_address(address)
         _knock(address)
-        cluster.start()
+        session.start()
         connection.send("joined")
         connection.send(survey(places, visits))
     except UserError as error:
@@ -108,7 +108,7 @@ def survey(places: Sequence[Place], visits: Sequence[Visit]) -> Cluster:
     """The joined cluster; a node that does not answer within 90 s comes back with its silence."""
     import ray
 
-    from leapray.cluster import autoscaled
+    from leapray.cluster.nodes import autoscaled
 
     alive = [node for node in ray.nodes() if node["Alive"]]
     with marked(visits if len(alive) > 1 else ()) as marks:

@@ -17,8 +17,9 @@ import ray.train
 import ray.train.torch
 import torch
 
-from leapray import cluster, storage
-from leapray.capacity import Plan
+from leapray import storage
+from leapray.cluster import nodes, session
+from leapray.cluster.capacity import Plan
 from leapray.data.shards import Prepared, open_prepared
 from leapray.data.stream import Stream
 from leapray.errors import UserError
@@ -73,12 +74,12 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None, thre
         prepared = open_prepared(recipe.data)
         Stream.of(recipe, prepared)
         check_start(recipe, prepared.transform)
-        with cluster.connected(users_modules(recipe.network.name)):
+        with session.connected(users_modules(recipe.network.name)):
             if recipe.network.name in SOLVED:
                 run.claim(recipe)
                 solve(recipe, prepared, run, alone=threads is not None)
             else:
-                # who gives threads has planned, and knows of the cluster what this process may not (cluster.autoscaled)
+                # who gives threads has planned, and knows of the cluster what this process may not (nodes.autoscaled)
                 share = threads or _plan(recipe).threads
                 _require_gpu(recipe.resources)
                 run.claim(recipe)
@@ -154,7 +155,7 @@ def resolve(recipe: Recipe) -> Recipe:
 
 
 def _plan(recipe: Recipe) -> Plan:
-    return cluster.plan_trainings(recipe.resources, flat=recipe.data.stream_from == "flat")
+    return nodes.plan_trainings(recipe.resources, flat=recipe.data.stream_from == "flat")
 
 
 def _require_gpu(resources: Resources) -> None:
@@ -191,7 +192,7 @@ def _fit(recipe: Recipe, run: Run, threads: int | None) -> None:
             # without a limit of its own: Persistence knows better when to stop
             failure_config=ray.train.FailureConfig(max_failures=-1),
             callbacks=[Persistence(run)],
-            worker_runtime_env=cluster.training_environment(resources.use_gpu),
+            worker_runtime_env=nodes.training_environment(resources.use_gpu),
         ),
     )
     _beside(trainer.fit)
@@ -249,7 +250,7 @@ def _work(config: dict[str, Any], place: Alone) -> None:
         if record["event"] == "validation":
             place.report(record)
 
-    with gauges, cluster.data_nodes(recipe.resources.data_nodes):
+    with gauges, nodes.data_nodes(recipe.resources.data_nodes):
         fitted = loop.fit(report, keeper.keep if keeper else lambda: None)
     if keeper:
         keeper.save(run.model, fitted.weights, fitted.history)

@@ -18,8 +18,8 @@ import ray.tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from leapray import cluster
-from leapray.capacity import Plan
+from leapray.cluster import session
+from leapray.cluster.capacity import Plan
 from leapray.errors import PassingError, UserError
 from leapray.recipe import Recipe, parse_recipe
 from leapray.training.loop import Record
@@ -118,7 +118,7 @@ def work_off(
     """Train what the queue gives, ``count`` trainings at most, as many at a time as planned; those that fail stop no other.
 
     ``follow`` gets the name and the records of each training as they are logged, from other threads. To be called within
-    :func:`cluster.connected`.
+    :func:`session.connected`.
     """
     if not count:
         return
@@ -252,13 +252,13 @@ class _Endings(ray.tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         error = trial.get_error()
-        mistake = cluster.find_user_error(error)
+        mistake = session.find_user_error(error)
         self._running.end(trial.trial_id, _in_one_line(error), again=mistake is None or isinstance(mistake, PassingError))
 
 
 def _in_one_line(error: BaseException | None) -> str:
     """What a trial failed of: the user's mistake, or the last line that the exception has."""
-    if found := cluster.find_user_error(error):
+    if found := session.find_user_error(error):
         return str(found)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

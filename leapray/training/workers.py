@@ -12,7 +12,7 @@ import torch
 from ray.exceptions import RayActorError
 from torch import nn
 
-from leapray import cluster
+from leapray.cluster import session
 from leapray.errors import PassingError
 from leapray.training import checkpoint
 from leapray.training.loop import Record
@@ -102,7 +102,7 @@ class Persistence(ray.train.UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Raises the UserError among the exceptions, or the first of them when the training does not get on."""
         for error in worker_exceptions.values():
-            if (found := cluster.find_user_error(error)) and not isinstance(found, PassingError):
+            if (found := session.find_user_error(error)) and not isinstance(found, PassingError):
                 raise found
         if any(_preempted(error) for error in worker_exceptions.values()):
             return

@@ -16,7 +16,8 @@ from typing import Any
 
 import ray
 
-from leapray import TMPDIR, ray_needs
+from leapray import TMPDIR
+from leapray.cluster import preflight
 from leapray.errors import UserError
 from leapray.faults import shown, told
 
@@ -38,8 +39,8 @@ def start_here(cpus: int) -> None:
 
     Raises UserError with the cause and the remedy where that is known before, and where Ray has not started within the limit.
     """
-    ray_needs.refuse_obstacles()
-    folder = ray_needs.ray_folder()
+    preflight.refuse_obstacles()
+    folder = preflight.ray_folder()
     options: dict[str, Any] = {
         # whatever "ray start" left running on this machine: RAY_ADDRESS alone decides what is joined
         "address": "local",
@@ -67,7 +68,7 @@ def start_here(cpus: int) -> None:
         raise
     except Exception as error:
         # what was good before the start may not be so any more
-        ray_needs.refuse_obstacles()
+        preflight.refuse_obstacles()
         raise UserError(
             f"Ray could not be started on this machine ({_last_words(logs) or told(shown(_line(error)), 300)}); its logs are in {logs}"
         ) from error

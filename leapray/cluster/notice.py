@@ -1,6 +1,6 @@
 """Passes AWS's notice, two minutes before it takes a spot instance, on to Ray, whose trainings then write a checkpoint at once (Ray).
 
-``python -m leapray.notice --address HEAD:6379`` runs on every spot node, as cluster.yaml has it. Ray itself does not ask AWS.
+``python -m leapray.cluster.notice --address HEAD:6379`` runs on every spot node, as cluster.yaml has it. Ray itself does not ask AWS.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 CLUSTER_FILE = ROOT / "cluster.yaml"
 GUIDE = (ROOT / "docs" / "clusters.md").read_text()
 ACCOUNT = "123456789012"  # moto's
