@@ -27,14 +27,13 @@ def test_tasks_give_their_results_in_order(ray_cluster: None) -> None:
     assert seen == [(done, 6) for done in range(1, 7)]
 
 
-def mistaken(index: int) -> int:
-    if index == 2:
-        raise UserError("column 7 is missing")
-    return index
-
-
 @pytest.mark.ray
 def test_a_mistake_in_a_task_reaches_the_caller_as_its_sentence(ray_cluster: None) -> None:
+    def mistaken(index: int) -> int:
+        if index == 2:
+            raise UserError("column 7 is missing")
+        return index
+
     with pytest.raises(UserError, match=r"^column 7 is missing$"):
         list(run_tasks(mistaken, 4))
 
