@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
 import ray.data
 
-from leapray.cluster import capacity
+from leapray.cluster import capacity, ray_compat
 from leapray.cluster.capacity import Capacity, Plan
 from leapray.errors import UserError
 from leapray.recipe import Resources
@@ -55,13 +54,9 @@ def _capacity(resources: Resources) -> Capacity:
 def autoscaled() -> bool:
     """Whether the cluster of this process adds nodes as they are asked for.
 
-    Ray's cluster launcher leaves a file on the head, from which jobs are run, and KubeRay starts a head whose autoscaler is apart without
-    one of its own; a process that trains is told by the one that started it.
+    The head of such a cluster, from which jobs are run, knows it; a process that trains is told by the one that started it.
     """
-    if os.environ.get(_GROWS):
-        return True
-    by_launcher = Path("~/ray_bootstrap_config.yaml").expanduser().exists()
-    return capacity.joins() and (by_launcher or "--no-monitor" in os.environ.get("KUBERAY_GEN_RAY_START_CMD", ""))
+    return bool(os.environ.get(_GROWS)) or (capacity.joins() and ray_compat.heads_autoscaler())
 
 
 def training_environment(use_gpu: bool) -> dict[str, Any]:

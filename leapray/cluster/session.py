@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import signal
@@ -12,32 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import ray
-import ray.data
-from ray._private import worker
 
-from leapray.cluster import capacity, local_ray, shadows
+from leapray.cluster import capacity, local_ray, ray_compat, shadows
 from leapray.cluster.capacity import MINIMUM_LOCAL_CPUS
 from leapray.cluster.nodes import ONE_ARENA
 from leapray.errors import PassingError, UserError
 from leapray.faults import shown
 
-_LOCAL_ENVIRONMENT = {
-    # ray.train.report waits for the controller's poll: 2 s by default
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # an elastic training may wait for a place on a node that has just gone: 60 s by default
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
-    # the first start on a cold disk reads libraries for longer than Ray's own limit
-    "RAY_raylet_start_wait_time_s": "120",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # the threads of a process share the memory that a training keeps
-    **ONE_ARENA,
-    # the C++ part of a driver logs to the terminal, at its start even that it was told not to
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-}
 _CONNECT_SECONDS = 5.0
-_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Variable of the process of a job that was submitted."""
 
 
 @contextmanager
@@ -80,20 +61,20 @@ def start(cpus: int | None = None, modules: Iterable[str] = ()) -> None:
     Ray cannot be started (:func:`leapray.cluster.local_ray.start_here`), and for files here that Ray would import instead of its own.
     """
     shadows.refuse(os.getcwd())
-    for key, value in _LOCAL_ENVIRONMENT.items():
+    for key, value in (ray_compat.LOCAL_ENVIRONMENT | ONE_ARENA).items():
         os.environ.setdefault(key, value)
     if capacity.joins():
         _join(os.environ["RAY_ADDRESS"], sorted(set(modules)))
     else:
         local_ray.start_here(cpus or max(os.cpu_count() or 1, MINIMUM_LOCAL_CPUS))
-    quiet()
+    ray_compat.silence()
 
 
 def _join(address: str, modules: Sequence[str]) -> None:
     """Join the cluster at an address, which :func:`refuse_address` has nothing against; tell in a sentence why it cannot be joined."""
     refuse_address(address)
     # a job that was submitted has its working directory everywhere
-    shipped = {} if _SUBMITTED in os.environ or not modules else {"runtime_env": {"py_modules": list(modules)}}
+    shipped = {} if ray_compat.SUBMITTED in os.environ or not modules else {"runtime_env": {"py_modules": list(modules)}}
     try:
         local_ray.limited(lambda: ray.init(**local_ray.SILENT, **shipped), f"RAY_ADDRESS {address}: the cluster could not be joined")
     except UserError:
@@ -122,28 +103,14 @@ def refuse_address(address: str) -> None:
 
 
 def _why_not_joined(error: BaseException) -> str:
-    text = " ".join(part for part in (str(error), str(error.__cause__ or ""), str(error.__context__ or "")))
-    if "uthentication" in text or "auth token" in text or "AuthToken" in text:
+    if ray_compat.wants_token(error):
         return (
             "the cluster wants its token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the file ~/.ray/auth_token as on its head "
             "(ray get-auth-token there prints it)"
         )
-    if "ersion mismatch" in text:
+    if ray_compat.other_version(error):
         return " ".join(str(error).split())
     return f"the cluster could not be joined ({' '.join(str(error).split())[:300]})"
-
-
-def quiet() -> None:
-    """Keep Ray's progress bars and chatter out of the terminal; its log files have them still."""
-    # what raylets say of a task that failed is in its exception, or it was done again; Ray prints it with log_to_driver off too
-    worker._worker_logs_enabled = False
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
-        for handler in logging.getLogger(name).handlers:
-            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-                handler.setLevel(logging.CRITICAL)
 
 
 @contextmanager
@@ -168,8 +135,7 @@ def find_user_error(error: object, depth: int = 8) -> UserError | None:
         return None
     if isinstance(error, UserError):
         return error
-    nested = [error.__cause__, *(getattr(error, name, None) for name in ("cause", "controller_failure"))]
-    for inner in (*nested, *getattr(error, "worker_failures", {}).values()):
+    for inner in ray_compat.causes(error):
         if found := find_user_error(inner, depth - 1):
             return found
     match = _IN_TRACEBACK.search(str(error))

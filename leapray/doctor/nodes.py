@@ -12,6 +12,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
+from leapray.cluster import ray_compat
 from leapray.doctor.facts import Cluster, Machine, Node, Place, Visit
 from leapray.doctor.places import CONNECT_S, marked
 from leapray.errors import UserError
@@ -81,27 +82,12 @@ def _told(error: Exception) -> str:
 
 def _knock(address: str) -> None:
     """Raises UserError where what listens at an address refuses this process's token, which Ray itself tells only after 20 s."""
-    from ray._private.authentication.authentication_token_setup import (
-        ensure_token_if_auth_enabled,
-        maybe_enable_token_auth_if_token_available,
-    )
     from ray.exceptions import AuthenticationError
 
     try:
-        # as ray.init does, which takes a token that is there though RAY_AUTH_MODE is not set
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-        ensure_token_if_auth_enabled(create_token_if_missing=False)
-        if address.rpartition(":")[2].isdigit():
-            _nodes_known(address)
+        ray_compat.check_token(address, CONNECT_S)
     except AuthenticationError as error:
         raise UserError(f"RAY_ADDRESS {shown(address)}: the head refuses this process's token, or it has none; {_TOKEN}") from error
-
-
-def _nodes_known(gcs_address: str) -> int:
-    """Nodes that a head tells of, asked directly and answered at once."""
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-
-    return len(GcsClient(address=gcs_address).get_all_node_info(timeout=CONNECT_S))
 
 
 def survey(places: Sequence[Place], visits: Sequence[Visit]) -> Cluster:
@@ -206,7 +192,5 @@ def _answers_strangers(gcs_address: str) -> bool:
 
 def _stranger(connection: Connection, gcs_address: str) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        os.environ.pop(name, None)
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    connection.send(_nodes_known(gcs_address) > 0)
+    ray_compat.forget_token()
+    connection.send(ray_compat.known_nodes(gcs_address, CONNECT_S) > 0)

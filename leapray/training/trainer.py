@@ -20,6 +20,7 @@ import torch
 from leapray import storage
 from leapray.cluster import nodes, session
 from leapray.cluster.capacity import Plan
+from leapray.cluster.ray_compat import KEEP_DIRECTORY
 from leapray.data.shards import Prepared, open_prepared
 from leapray.data.stream import Stream
 from leapray.errors import UserError
@@ -164,8 +165,8 @@ def _require_gpu(resources: Resources) -> None:
 
 
 def _fit(recipe: Recipe, run: Run, threads: int | None) -> None:
-    # a user's own network is found from the directory in which the command was given
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    for key, value in KEEP_DIRECTORY.items():
+        os.environ.setdefault(key, value)
     resources, config = recipe.resources, {"recipe": recipe.to_dict(), "threads": threads}
     if not resources.workers:
         _work(config, Alone())
