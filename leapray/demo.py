@@ -18,13 +18,12 @@ import pyarrow.csv
 from leapray import storage
 from leapray.climsim.calendar import month_range
 from leapray.climsim.pairs import find_pairs
-from leapray.climsim.schema import SAMPLE_ID, SCORED, TARGETS
+from leapray.climsim.schema import KAGGLE, SAMPLE_ID
 from leapray.climsim.synthetic import World, synthesize
 from leapray.cluster import session
 from leapray.console import bar, digits, say, table
 from leapray.data.convert import convert
 from leapray.errors import UserError
-from leapray.evaluation.groups import by_group
 from leapray.evaluation.metrics import Score
 from leapray.evaluation.results import read_evaluations
 from leapray.evaluation.tables import read_ids
@@ -118,9 +117,9 @@ def _make_data(directory: Path, recipe: Recipe, size: Size) -> None:
 
 
 def _write_sample(test: str, destination: str) -> None:
-    """The competition's new kind of sample submission for the test rows: weight 1 on the 308 scored columns, 0 on the ablated."""
+    """The competition's new kind of sample submission for the test rows: weight 1 on the scored columns, 0 on the others."""
     ids = read_ids(test)
-    weights = {name: pa.repeat(int(scored), len(ids)) for name, scored in zip(TARGETS.columns, SCORED, strict=True)}
+    weights = {name: pa.repeat(int(scored), len(ids)) for name, scored in zip(KAGGLE.targets.columns, KAGGLE.targets.scored, strict=True)}
     with storage.atomic_file(destination) as file:
         pyarrow.csv.write_csv(pa.table({SAMPLE_ID: ids, **weights}), file)
 
@@ -134,14 +133,14 @@ def _scores(experiment: Experiment, recipe: Recipe) -> dict[str, Score]:
     # the truth is that of all of them
     truth = next(iter(found.values()))
     total = truth.total()
-    unexplained = np.where(SCORED, 1 - World(kind).ceiling(steps), 0.0)
+    unexplained = np.where(truth.targets.scored, 1 - World(kind).ceiling(steps), 0.0)
     return scores | {_CEILING: replace(total, error=unexplained * total.deviation).score(truth.statistics)}
 
 
 def _show(scores: Mapping[str, Score]) -> None:
     rows = []
     for name, score in scores.items():
-        groups = by_group(score.skill_by_column)
+        groups = score.targets.by_group(score.skill_by_column)
         rows.append((name, *map(digits, (score.skill, score.r2_median, score.all, *groups.values()))))
     # the longest name would crop the others in a terminal of 80 columns
     names = ["T" if group == "temperature" else group for group in groups]

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from leapray.climsim.grid import figures, low_res_grid, pressure
-from leapray.climsim.schema import ABLATED, EXACT, LEARNED, TARGETS
 from leapray.evaluation.intervals import TimedMoments
 from leapray.evaluation.results import ClimSim, Evaluation, Joint, Precipitation, Zonal
+from tests.columns import ABLATED, EXACT, LEARNED, TARGETS
 from tests.target_statistics import statistics_of
 
 _BINS = 40

@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 
 from leapray.climsim.calendar import Month, month_range
 from leapray.climsim.netcdf import Snapshot
-from leapray.climsim.schema import ABLATED, EXACT, EXACT_SOURCE, INPUTS, STEP_SECONDS, TARGETS
+from leapray.climsim.schema import STEP_SECONDS
 from leapray.data.flat import to_table
 from leapray.data.reading import read_file
 from leapray.data.shards import Prepared, Rows
 from leapray.recipe import Recipe, parse_recipe
+from tests.columns import ABLATED, EXACT, EXACT_SOURCE, INPUTS, TARGETS
 
 
 def random_rows(n: int, seed: int = 0) -> np.ndarray:

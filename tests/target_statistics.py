@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from leapray.climsim.schema import TARGETS
 from leapray.evaluation.metrics import TargetStatistics
+from tests.columns import TARGETS
 
-UNIT = TargetStatistics(np.zeros(TARGETS.width), np.ones(TARGETS.width), "rows of mean 0 and variance 1")
+UNIT = TargetStatistics(TARGETS, np.zeros(TARGETS.width), np.ones(TARGETS.width), "rows of mean 0 and variance 1")
 
 
 def statistics_of(truth: np.ndarray) -> TargetStatistics:
     """As if these rows ``(n, 368)`` were the training rows."""
-    return TargetStatistics(truth.mean(axis=0), truth.var(axis=0), "these rows")
+    return TargetStatistics(TARGETS, truth.mean(axis=0), truth.var(axis=0), "these rows")

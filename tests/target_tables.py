@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from leapray.climsim.schema import TARGETS
+from tests.columns import TARGETS
 
 
 def write_targets(path: Path, ids: Sequence[str], values: np.ndarray, columns: Sequence[str] = TARGETS.columns) -> str:

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from leapray import demo
-from leapray.climsim.schema import TARGETS
 from leapray.data.flat import list_pieces, read_piece
 from leapray.errors import UserError
 from leapray.evaluation.score import score_files
 from leapray.inference.weights import read_weights
 from leapray.models.registry import build_network
 from leapray.recipe.experiment import load_experiment
+from tests.columns import CHANNELS, TARGETS
 
 pytestmark = pytest.mark.ray
 
@@ -77,6 +77,6 @@ def test_the_demo_ends_with_an_ensemble_a_submission_a_report_and_emulators_that
 def test_the_perceptron_has_as_many_parameters_as_the_network_beside_it() -> None:
     _, recipes = load_experiment(str(demo.EXPERIMENT))
     with torch.device("meta"):
-        networks = [build_network(recipe.network.name, recipe.network.options) for recipe in recipes.values()]
+        networks = [build_network(recipe.network.name, recipe.network.options, CHANNELS) for recipe in recipes.values()]
     sizes = [sum(tensor.numel() for tensor in network.parameters()) for network in networks]
     assert abs(sizes[0] / sizes[1] - 1) < 0.01

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from leapray.climsim.schema import TARGETS
 from leapray.errors import UserError
 from leapray.inference.weights import read_weights
 from leapray.models.directory import load_info
 from leapray.recipe import Choice, validate
 from leapray.training.run import Run
 from leapray.training.sweep import _Noted
+from tests.columns import TARGETS
 from tests.inference.exported import saved
 
 

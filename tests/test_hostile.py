@@ -18,7 +18,6 @@ import yaml
 
 from leapray import storage
 from leapray.climsim.netcdf import Snapshot
-from leapray.climsim.schema import INPUTS, TARGETS
 from leapray.data.flat import read_piece, survey, to_table
 from leapray.data.shards import FlatFile, Manifest, ShardFile, open_prepared, prepare_settings, read_shard, write_shard
 from leapray.errors import UserError
@@ -28,6 +27,7 @@ from leapray.models.directory import load_info, load_model, save_model
 from leapray.models.registry import build_network
 from leapray.recipe import Choice, load_recipe
 from leapray.training import checkpoint
+from tests.columns import CHANNELS, INPUTS, TARGETS
 from tests.models.test_directory import CHOICE, a_transform
 from tests.samples import random_rows, recipe_values, sample_recipe, write_flat
 
@@ -174,7 +174,7 @@ def test_links_to_folders_are_not_followed_round_in_circles(tmp_path: Path) -> N
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    save_model(str(tmp_path / "model"), build_network(CHOICE.name, CHOICE.options).state_dict(), CHOICE, a_transform())
+    save_model(str(tmp_path / "model"), build_network(CHOICE.name, CHOICE.options, CHANNELS).state_dict(), CHOICE, a_transform())
     return tmp_path / "model"
 
 
@@ -227,7 +227,7 @@ def test_a_hostile_description_of_a_model(model: Path, keys: tuple[str, ...], va
 def test_a_network_of_impossible_size_is_refused_before_it_takes_memory(model: Path, name: str, options: dict[str, Any]) -> None:
     edit(model, {"name": name, "options": options}, "network")
     sentence(lambda: load_model(str(model)), f"network {name} with options")
-    sentence(lambda: build_network(name, options), f"network {name} with options")
+    sentence(lambda: build_network(name, options, CHANNELS), f"network {name} with options")
 
 
 def test_a_large_network_without_the_weights_for_it_takes_no_memory(model: Path) -> None:
@@ -240,7 +240,7 @@ def test_counting_weights_leaves_random_numbers_alone() -> None:
     torch.manual_seed(0)
     expected = torch.nn.Linear(INPUTS.width, TARGETS.width).weight
     torch.manual_seed(0)
-    assert torch.equal(build_network("linear", {}).get_parameter("map.weight"), expected)
+    assert torch.equal(build_network("linear", {}, CHANNELS).get_parameter("map.weight"), expected)
 
 
 def tensors(header: dict[str, Any], content: bytes = bytes(4)) -> bytes:
@@ -325,7 +325,7 @@ def test_a_network_of_the_users_own_is_still_found_beside_the_model(
     )
     monkeypatch.chdir(model.parent)
     choice = Choice(name=f"{module}:Net")
-    save_model(str(model), build_network(choice.name, {}).state_dict(), choice, a_transform())
+    save_model(str(model), build_network(choice.name, {}, CHANNELS).state_dict(), choice, a_transform())
     for imported in [name for name in sys.modules if name.split(".")[0] == module.split(".")[0]]:
         monkeypatch.delitem(sys.modules, imported)
     assert load_model(str(model)).info.network == choice

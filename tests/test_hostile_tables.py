@@ -11,11 +11,12 @@ import pytest
 
 from leapray import cli
 from leapray.climsim.netcdf import Snapshot, read_pair
-from leapray.climsim.schema import INPUTS, LEVELS
+from leapray.climsim.schema import LEVELS
 from leapray.data.flat import to_table
 from leapray.errors import UserError
 from leapray.evaluation import tables
 from leapray.recipe.data import Source
+from tests.columns import INPUTS
 from tests.official_layout import write_pair
 from tests.samples import random_rows
 from tests.test_hostile import ESCAPE, sentence

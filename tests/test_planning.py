@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from leapray.cli import app
 from leapray.climsim.calendar import Month, month_range
-from leapray.climsim.schema import INPUTS, KINDS, TARGETS
+from leapray.climsim.schema import KINDS
 from leapray.data import flat
 from leapray.data.flat import read_piece
 from leapray.data.parts import cut
@@ -34,6 +34,7 @@ from leapray.planning.request import Request, gpu_cluster
 from leapray.planning.rows import FLAT_BYTES, RAW_BYTES, count, epoch_of, find_rows, shard_bytes
 from leapray.planning.show import in_words
 from leapray.recipe import Data, Recipe, Source, parse_recipe
+from tests.columns import INPUTS, TARGETS
 from tests.official_layout import write_pair
 from tests.samples import recipe_values, sample_recipe, write_flat
 

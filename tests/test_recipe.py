@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import yaml
 
+from leapray.climsim.schema import KAGGLE
 from leapray.errors import UserError
 from leapray.recipe import Choice, Start, load_recipe, parse_recipe
 from leapray.recipe.load import merged
@@ -21,11 +22,11 @@ def write(path: Path, values: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_recipes_load_and_their_choices_exist(path: Path) -> None:
-    from leapray.data.transform import Fitting
+    from leapray.data.fitting import Fitting
     from leapray.training.choices import check_choices
 
     recipe = load_recipe(str(path))
-    Fitting(recipe.data.scaling, recipe.data.features)
+    Fitting(KAGGLE, recipe.data.scaling, recipe.data.features)
     check_choices(recipe)
 
 
@@ -174,12 +175,12 @@ def test_statistics_made_elsewhere_need_no_training_months_and_exclude_fitting(t
 
 
 def test_infinities_are_refused(tmp_path: Path) -> None:
-    from leapray.data.transform import Fitting
+    from leapray.data.fitting import Fitting
 
     with pytest.raises(UserError, match="weight is inf"):
         parse_recipe(two_sources(tmp_path, weight=float("inf")))
     with pytest.raises(UserError, match="clip is inf"):
-        Fitting(Choice(name="standard", options={"clip": float("inf")}), ())
+        Fitting(KAGGLE, Choice(name="standard", options={"clip": float("inf")}), ())
 
 
 def test_a_model_to_begin_with_may_be_named_alone(tmp_path: Path) -> None:

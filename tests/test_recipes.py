@@ -8,13 +8,15 @@ import pytest
 import torch
 import yaml
 
+from leapray.climsim.schema import KAGGLE
+from leapray.data.fitting import Fitting
 from leapray.data.prepare import prepare
-from leapray.data.transform import Fitting
 from leapray.models.directory import load_model
 from leapray.models.registry import build_network
 from leapray.recipe import load_recipe
 from leapray.training.choices import check_choices
 from leapray.training.trainer import train
+from tests.columns import CHANNELS
 from tests.samples import random_rows, write_flat
 
 FILES = sorted((Path(__file__).parent.parent / "jobs" / "recipes").glob("*.yaml"))
@@ -58,10 +60,10 @@ def test_every_recipe_is_good_and_so_is_what_it_offers_to_set(name: str) -> None
     for overrides in ([], *offered(name)):
         recipe = load_recipe(str(RECIPES[name]), overrides)
         assert recipe.name == name
-        Fitting(recipe.data.scaling, recipe.data.features)
+        Fitting(KAGGLE, recipe.data.scaling, recipe.data.features)
         check_choices(recipe)
         with torch.device("meta"):
-            build_network(recipe.network.name, recipe.network.options, len(recipe.data.features))
+            build_network(recipe.network.name, recipe.network.options, len(recipe.data.features), CHANNELS)
 
 
 def test_every_recipe_has_the_parameters_that_it_says() -> None:
@@ -69,7 +71,7 @@ def test_every_recipe_has_the_parameters_that_it_says() -> None:
     for name, path in RECIPES.items():
         recipe = load_recipe(str(path))
         with torch.device("meta"):
-            network = build_network(recipe.network.name, recipe.network.options, len(recipe.data.features))
+            network = build_network(recipe.network.name, recipe.network.options, len(recipe.data.features), CHANNELS)
         found[name] = sum(parameter.numel() for parameter in network.parameters())
         assert name == "demo" or f"{found[name]:,} parameters".replace(",", " ") in path.read_text()
     assert found == PARAMETERS

@@ -26,9 +26,9 @@ from leapray.bench.notebook import Notebook, write_csv
 from leapray.bench.steps import setup_here
 from leapray.climsim.schema import INPUTS, SAMPLE_ID, SCORED, TARGETS
 from leapray.cluster import nodes, session
+from leapray.data.fitting import Fitting
 from leapray.data.flat import list_pieces, read_piece
 from leapray.data.moments import Moments
-from leapray.data.transform import Fitting
 from leapray.errors import UserError
 from leapray.evaluation.tables import read_ids
 from leapray.inference.emulators import CPU_ROWS, GPU_ROWS

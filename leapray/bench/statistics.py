@@ -17,9 +17,9 @@ from leapray.bench.data import COLUMNS, FILE_STEPS, KIND, Flat, make_flat
 from leapray.bench.machine import memory_taken, one_core
 from leapray.climsim.schema import INPUTS, TARGETS
 from leapray.data.fit import piece_moments
+from leapray.data.fitting import Fitting
 from leapray.data.flat import list_pieces
 from leapray.data.moments import Moments
-from leapray.data.transform import Fitting
 from leapray.evaluation.tables import ROWS
 from leapray.recipe import Choice
 

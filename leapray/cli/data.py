@@ -32,7 +32,7 @@ def synthesize(
 ) -> None:
     """Write a synthetic ClimSim: netCDF pairs in the official layout, from an idealised column physics."""
     from leapray import storage
-    from leapray.climsim.schema import TARGETS
+    from leapray.climsim.schema import KAGGLE
     from leapray.climsim.synthetic import World, chosen_steps
     from leapray.climsim.synthetic import synthesize as run
 
@@ -40,7 +40,7 @@ def synthesize(
         written = run(dest, kind, steps=steps, columns=columns, start=start, stride=stride, seed=seed, container=container, progress=update)
     if ceiling:
         attainable = World(kind, columns, seed).ceiling(chosen_steps(start, steps, stride))
-        storage.write_json(ceiling, dict(zip(TARGETS.columns, attainable.tolist(), strict=True)))
+        storage.write_json(ceiling, dict(zip(KAGGLE.targets.columns, attainable.tolist(), strict=True)))
         say(f"wrote the attainable R2 of these steps to {ceiling}")
     say(f"wrote {written} pairs of {kind} to {dest}")
 
@@ -93,14 +93,15 @@ def convert(
     stop: Stop = None,
     kind: Annotated[str | None, typer.Option(help="low-res, aqua-planet or high-res; told from the files by default")] = None,
     incomplete: Annotated[Incomplete, typer.Option(help="Steps without both files: refuse to convert, or skip them")] = Incomplete.REFUSE,
+    variables: Annotated[str, typer.Option(help="ClimSim's variable set whose columns are written")] = "v2_kaggle",
 ) -> None:
     """Convert netCDF pairs to flat parquet."""
     from leapray.climsim.calendar import Month
     from leapray.climsim.pairs import incomplete_in_words
+    from leapray.climsim.schema import variable_set
     from leapray.data.convert import INCOMPLETE
     from leapray.data.convert import convert as run
 
-    months = {"start": Month.parse(start) if start else None, "stop": Month.parse(stop) if stop else None}
     with under_way(), bar("convert") as update:
         done = run(
             src,
@@ -108,10 +109,12 @@ def convert(
             stride=stride,
             phase=phase,
             kind=kind,
+            start=Month.parse(start) if start else None,
+            stop=Month.parse(stop) if stop else None,
             skip_incomplete=incomplete is Incomplete.SKIP,
+            variables=variable_set(variables),
             progress=update,
             notice=notice,
-            **months,
         )
     if done.incomplete:
         say(f"{incomplete_in_words(done.incomplete)}; left out, and listed in {dest.rstrip('/')}/{INCOMPLETE}")

@@ -57,12 +57,12 @@ def demo(
 @recipe_app.command()
 def check(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
     """Check a recipe and every choice in it."""
-    from leapray.data.transform import Fitting
+    from leapray.data.fitting import Fitting
     from leapray.recipe import load_recipe
     from leapray.training.choices import check_choices
 
     loaded = load_recipe(recipe, overrides)
-    Fitting(loaded.data.scaling, loaded.data.features)
+    Fitting(loaded.data.variable_set, loaded.data.scaling, loaded.data.features)
     check_choices(loaded)
     say(f"{recipe}: good")
 

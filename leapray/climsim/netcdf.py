@@ -20,7 +20,7 @@ from leapray import storage
 from leapray.climsim import schema
 from leapray.climsim.calendar import Moment, file_name
 from leapray.climsim.pairs import PairPath
-from leapray.climsim.schema import INPUTS, KINDS, MLO_VARIABLES, STATE, STEP_SECONDS, TARGETS, TENDENCIES, Variable
+from leapray.climsim.schema import KAGGLE, KINDS, MLO_VARIABLES, STATE, STEP_SECONDS, Variable, VariableSet
 from leapray.errors import UserError
 
 _LAND_AND_ICE = ("cam_in_LANDFRAC", "cam_in_ICEFRAC", schema.SNOWHLAND.name)
@@ -52,16 +52,19 @@ class Snapshot:
     step: int
     rows: np.ndarray
     clocks: tuple[Clock | None, Clock | None] = (None, None)
+    variables: VariableSet = KAGGLE
 
 
-def read_pair(pair: PairPath, kind: str | None = None) -> Snapshot:
-    """Rows of one pair, bit for bit as the files hold them; tendencies are (after - before) / 1200 s in float64.
+def read_pair(pair: PairPath, kind: str | None = None, variables: VariableSet = KAGGLE) -> Snapshot:
+    """Rows of one pair, raw inputs and targets of ``variables``, bit for bit as the files hold them.
+
+    Tendencies are (after - before) / 1200 s in float64.
 
     Without ``kind`` it is read off the files: ``ne`` (or, without it, the number of columns) tells the resolution, and the absence of
     land, sea ice and snow the aqua-planet. Raises UserError for a truncated or foreign file, a missing variable, other
     dimensions or dtypes, and numbers of columns that differ within the pair. Values are not judged here.
     """
-    before, ne, mli_clock = _read_variables(pair.mli, INPUTS.variables)
+    before, ne, mli_clock = _read_variables(pair.mli, _needed(variables))
     after, _, mlo_clock = _read_variables(pair.mlo, MLO_VARIABLES)
     columns = len(before["state_ps"])
     if columns != after[STATE[0].name].shape[-1]:
@@ -75,18 +78,28 @@ def read_pair(pair: PairPath, kind: str | None = None) -> Snapshot:
     elif kind == "aqua-planet" and not _is_aqua(before):
         raise UserError(f"{pair.mli}: has land, sea ice or snow, which an aqua-planet has not; expected another kind")
 
-    values = np.empty((INPUTS.width + TARGETS.width, columns))
-    inputs, targets = values[: INPUTS.width], values[INPUTS.width :]
-    for variable in INPUTS.variables:
-        inputs[INPUTS[variable.name]] = before[variable.name]
-    for state, tendency in zip(STATE, TENDENCIES, strict=True):
-        into = targets[TARGETS[tendency.name]]
-        with np.errstate(all="ignore"):
-            np.subtract(after[state.name], before[state.name], out=into)
-        into /= STEP_SECONDS
-    for flux in schema.FLUXES:
-        targets[TARGETS[flux.name]] = after[flux.name]
-    return Snapshot(kind, pair.step, values.T, (mli_clock, mlo_clock))
+    raw = variables.raw
+    values = np.empty((raw.width + variables.targets.width, columns))
+    inputs, targets = values[: raw.width], values[raw.width :]
+    for name in raw.names:
+        inputs[raw[name]] = before[name]
+    for name in variables.targets.names:
+        into = targets[variables.targets[name]]
+        if name.startswith("ptend_"):
+            state = name.replace("ptend", "state")
+            with np.errstate(all="ignore"):
+                np.subtract(after[state], before[state], out=into)
+            into /= STEP_SECONDS
+        else:
+            into[:] = after[name]
+    return Snapshot(kind, pair.step, values.T, (mli_clock, mlo_clock), variables)
+
+
+def _needed(variables: VariableSet) -> list[Variable]:
+    """What is read of an input file: the raw variables, the states that change, and what tells the kind."""
+    states = [name.replace("ptend", "state") for name in variables.targets.names if name.startswith("ptend_")]
+    names = dict.fromkeys([*variables.raw.names, *states, *_LAND_AND_ICE])
+    return [schema.VARIABLES[name] for name in names]
 
 
 def clock_differs(clock: Clock | None, step: int) -> str | None:

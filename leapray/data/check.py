@@ -14,7 +14,7 @@ from leapray import storage
 from leapray.climsim.calendar import Month, file_name, is_file_name, month_of_step, parse_file_name
 from leapray.climsim.netcdf import Clock, clock_differs, read_pair
 from leapray.climsim.pairs import REMEDY, STREAMS, Archive, archive, incomplete_in_words
-from leapray.climsim.schema import INPUTS, KINDS, TARGETS, row_place
+from leapray.climsim.schema import KAGGLE, KINDS, row_place
 from leapray.data.findings import Finding, Sample, Verdict, judge
 from leapray.data.flat import Block, Piece, read_piece, survey
 from leapray.data.flat.places import COMPETITION_ID, month_of_path, named_as_competition
@@ -95,7 +95,7 @@ def _pair(place: _Place, kind: str | None) -> Iterator[Finding]:
         raise UserError(f"no step has both files; {incomplete_in_words(incomplete)}")
     pair = pairs[0]
     snapshot = read_pair(pair, kind)
-    inputs, targets = np.split(snapshot.rows, [INPUTS.width], axis=1)
+    inputs, targets = np.split(snapshot.rows, [KAGGLE.raw.width], axis=1)
     yield Finding(Verdict.OK, f"netCDF pairs of {snapshot.kind}, {len(snapshot.rows)} columns: {pair.mli} and its mlo were read")
     yield Finding(Verdict.OK, f"{len(pairs)} steps have both files; {_months(sorted({month_of_step(pair.step) for pair in pairs}))}")
     if incomplete:
@@ -149,7 +149,7 @@ def _clock(stream: str, clock: Clock | None, step: int) -> Finding:
 def _flat(place: _Place, kind: str | None) -> Iterator[Finding]:
     path = place.files[0]
     notices: list[str] = []
-    with_targets = not set(TARGETS.columns).isdisjoint(columns(path))
+    with_targets = not set(KAGGLE.targets.columns).isdisjoint(columns(path))
     found = survey(path, targets=with_targets, within=place.source, notice=notices.append)
     blocks = _sample(found.pieces()[0], kind, with_targets)
     inputs, targets, row = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("inputs", "targets", "row"))

@@ -13,30 +13,31 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from leapray.climsim.schema import EXACT, EXACT_SOURCE, INPUTS, SAMPLE_ID, STEP_SECONDS, TARGETS, UNREAL
+from leapray.climsim.schema import KAGGLE, SAMPLE_ID, SNOWHICE, STEP_SECONDS, UNREAL, VariableSet
 from leapray.data.flat import Block
 from leapray.data.moments import Moments
 from leapray.data.shards import Rows
 from leapray.data.transform import Transform
 from leapray.errors import UserError
 
-COLUMNS = INPUTS.columns + TARGETS.columns
 REASONS = ("NaN", "Inf", "fill value")
 """Why a row is not used."""
 
 
 @dataclass
 class Tally:
-    """What was found in rows: values ``(reasons, 924)`` that cannot be used, the rows that hold any, and, by exact column, the rows
-    in which it is not ``-state_q0002 / 1200``."""
+    """What was found in rows: values ``(reasons, c)`` that cannot be used, the rows that hold any, and, by exact column, the rows
+    in which it is not ``-state / 1200``; c are the raw inputs and targets of ``variables``."""
 
     bad: np.ndarray
     bad_rows: int
     inexact: np.ndarray
+    variables: VariableSet
 
     @classmethod
-    def empty(cls) -> Tally:
-        return cls(np.zeros((len(REASONS), len(COLUMNS)), np.int64), 0, np.zeros(int(EXACT.sum()), np.int64))
+    def empty(cls, variables: VariableSet = KAGGLE) -> Tally:
+        bad = np.zeros((len(REASONS), len(variables.columns)), np.int64)
+        return cls(bad, 0, np.zeros(int(variables.targets.exact.sum()), np.int64), variables)
 
     def add(self, other: Tally) -> None:
         self.bad += other.bad
@@ -48,20 +49,20 @@ class Tally:
         places = zip(*np.nonzero(self.bad.T), strict=True)
         result: dict[str, dict[str, int]] = {}
         for column, reason in places:
-            result.setdefault(COLUMNS[column], {})[REASONS[reason]] = int(self.bad[reason, column])
+            result.setdefault(self.variables.columns[column], {})[REASONS[reason]] = int(self.bad[reason, column])
         return result
 
     def inexact_rows(self) -> dict[str, int]:
         """Rows in which an exact column is not exact, by column."""
-        columns = np.array(TARGETS.columns)[EXACT]
+        columns = np.array(self.variables.targets.columns)[self.variables.targets.exact]
         return {str(columns[index]): int(self.inexact[index]) for index in np.flatnonzero(self.inexact)}
 
     def to_dict(self) -> dict[str, object]:
         return {"bad": self.bad.tolist(), "bad_rows": self.bad_rows, "inexact": self.inexact.tolist()}
 
     @classmethod
-    def from_dict(cls, values: dict) -> Tally:
-        return cls(np.array(values["bad"]), values["bad_rows"], np.array(values["inexact"]))
+    def from_dict(cls, values: dict, variables: VariableSet) -> Tally:
+        return cls(np.array(values["bad"]), values["bad_rows"], np.array(values["inexact"]), variables)
 
 
 def clean(blocks: Iterable[Block], path: str, policy: str, tally: Tally) -> Iterator[Block]:
@@ -71,9 +72,10 @@ def clean(blocks: Iterable[Block], path: str, policy: str, tally: Tally) -> Iter
     that stand more than once among rows that nothing else tells apart.
     """
     ids: list[pa.Array] = []
+    known = real_columns(tally.variables)
     for block in blocks:
         ids.append(block.sample_id.filter(pa.array(block.row < 0)))
-        parts = (block.inputs, block.targets)
+        parts = (block.inputs if known is None else _without_fill(block.inputs, known), block.targets)
         if all(_usable(part) for part in parts):
             yield block
             continue
@@ -81,7 +83,7 @@ def clean(blocks: Iterable[Block], path: str, policy: str, tally: Tally) -> Iter
         counts = np.hstack([[mask.sum(axis=0) for mask in masks] for masks in reasons])
         bad = np.any([mask.any(axis=1) for masks in reasons for mask in masks], axis=0)
         if policy == "refuse":
-            raise UserError(_refusal(path, counts, str(block.sample_id[int(np.argmax(bad))])))
+            raise UserError(_refusal(path, tally.variables.columns, counts, str(block.sample_id[int(np.argmax(bad))])))
         tally.bad += counts
         tally.bad_rows += int(bad.sum())
         keep = ~bad
@@ -96,6 +98,24 @@ def _require_unique(path: str, ids: pa.ChunkedArray) -> None:
         counts = ids.value_counts()
         twice = counts.filter(pc.greater(counts.field("counts"), 1))[0].as_py()["values"]
         raise UserError(f"{path}: {SAMPLE_ID} {twice} stands there more than once, expected every row once")
+
+
+def real_columns(variables: VariableSet) -> np.ndarray | None:
+    """bool ``(i,)``: the raw inputs in which a fill value is a reason to leave out a row; None for all of them.
+
+    Snow over sea ice has one wherever there is no sea ice.
+    """
+    if SNOWHICE.name not in variables.raw:
+        return None
+    return ~variables.raw.mask([SNOWHICE.name])
+
+
+def _without_fill(inputs: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Inputs with 0 for the fill values that are no reason to leave out a row."""
+    cleaned = inputs.copy(order="K")
+    own = cleaned[:, ~known]
+    cleaned[:, ~known] = np.where(np.isfinite(own) & (np.abs(own) >= UNREAL), 0.0, own)
+    return cleaned
 
 
 def good_rows(values: np.ndarray) -> np.ndarray:
@@ -124,9 +144,9 @@ def _reasons(values: np.ndarray) -> Sequence[np.ndarray]:
     return np.isnan(values), infinite, (np.abs(values) >= UNREAL) & ~infinite
 
 
-def _refusal(path: str, counts: np.ndarray, sample_id: str) -> str:
+def _refusal(path: str, names: Sequence[str], counts: np.ndarray, sample_id: str) -> str:
     found = [reason for reason, values in zip(REASONS, counts, strict=True) if values.any()]
-    columns = [COLUMNS[index] for index in np.flatnonzero(counts.any(axis=0))]
+    columns = [names[index] for index in np.flatnonzero(counts.any(axis=0)).tolist()]
     named = f"{', '.join(columns[:3])}{' …' if len(columns) > 3 else ''}"
     return (
         f"{path}: {' or '.join(found)} in {len(columns)} column(s), {named}, first in row {sample_id}; "
@@ -136,11 +156,12 @@ def _refusal(path: str, counts: np.ndarray, sample_id: str) -> str:
 
 def count_inexact(block: Block, tally: Tally) -> None:
     """Count the rows in which an exact column is not what it should be."""
-    tally.inexact += (block.targets[:, EXACT] != -block.inputs[:, EXACT_SOURCE] / STEP_SECONDS).sum(axis=0)
+    exact, source = tally.variables.targets.exact, tally.variables.exact_source
+    tally.inexact += (block.targets[:, exact] != -block.inputs[:, source] / STEP_SECONDS).sum(axis=0)
 
 
 def scale(block: Block, transform: Transform) -> Rows:
-    """A block as a network takes it: ``inputs`` float32 (n, 556 + 60 F), ``targets`` float32 (n, 368), ``row`` int64 (n,)."""
+    """A block as a network takes it: ``inputs`` float32 (n, s), ``targets`` float32 (n, t), ``row`` int64 (n,)."""
     return {
         "inputs": transform.scale_inputs(torch.from_numpy(block.inputs)).numpy(),
         "targets": transform.scale_targets(torch.from_numpy(block.targets), torch.from_numpy(block.inputs)).numpy(),

@@ -8,6 +8,7 @@ noted beside them once it is complete, so that files are a function of the data 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from leapray import storage
 from leapray.climsim.calendar import Month, file_name, month_of_step, parse_file_name
 from leapray.climsim.netcdf import read_pair, require_clocks
 from leapray.climsim.pairs import PairPath, find_archive
-from leapray.climsim.schema import KINDS
+from leapray.climsim.schema import KAGGLE, KINDS, VariableSet
 from leapray.cluster import session
 from leapray.data.flat import ROW_GROUP_ROWS, flat_schema, to_table
 from leapray.data.flat.layout import CONTENT_KEY, SNAPSHOT_KEY
@@ -35,7 +36,7 @@ _NOTES = "_conversion"
 """Folder of the notes, one for each file, of what it was made from."""
 INCOMPLETE = f"{_NOTES}/incomplete.json"
 """Names of the source's files that were left out because their partner is missing; not there when none was."""
-_STEPS_KEY = b"leapray.steps"
+_STEPS_KEY, _VARIABLES_KEY = b"leapray.steps", b"leapray.variables"
 _FILE_ROWS = 24 * KINDS["low-res"].columns
 """About 68 MB: one row group, and a few hundred milliseconds of work."""
 _BLOCKS = 1000
@@ -64,6 +65,12 @@ class Settings:
     columns: int
     stride: int
     phase: int
+    variables: dict[str, Any]
+    """As :meth:`VariableSet.to_dict` gives them."""
+
+    @property
+    def variable_set(self) -> VariableSet:
+        return VariableSet.from_dict(self.variables, "the conversion's settings")
 
 
 def convert(
@@ -76,10 +83,12 @@ def convert(
     stop: Month | None = None,
     kind: str | None = None,
     skip_incomplete: bool = False,
+    variables: VariableSet = KAGGLE,
     progress: Callable[[int, int], None] | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> Conversion:
-    """Convert the chosen pairs below ``source`` to ``<kind>.<YYYY-MM>.<nnnn>.parquet`` in ``destination``.
+    """Convert the chosen pairs below ``source`` to ``<kind>.<YYYY-MM>.<nnnn>.parquet`` in ``destination``, with the raw inputs and
+    targets of ``variables``.
 
     Pairs are chosen as in :func:`find_archive`. With ``skip_incomplete`` steps that lack one of their two files are left out, and
     :data:`INCOMPLETE` in the destination lists them. Files that an earlier run completed are kept, unless their pairs have changed
@@ -91,9 +100,9 @@ def convert(
     """
     source, destination = storage.absolute(source), storage.absolute(destination)
     pairs, incomplete = find_archive(source, start=start, stop=stop, stride=stride, phase=phase, skip=skip_incomplete, notice=notice)
-    first = read_pair(pairs[0], kind)
+    first = read_pair(pairs[0], kind, variables)
     require_clocks(pairs[0], first)
-    settings = Settings(first.kind, len(first.rows), stride, phase)
+    settings = Settings(first.kind, len(first.rows), stride, phase, variables.to_dict())
     claim(destination, _SETTINGS_FILE, asdict(settings), "a conversion", ".parquet")
     groups = group_pairs(pairs, destination, settings)
     there = storage.list_files(destination, ".parquet")
@@ -209,14 +218,14 @@ class GroupWriter:
             if rows is not None:
                 return {"rows": rows, "pairs": len(pairs), "continued": 1}
             storage.remove(note)
-        with flat_writer(path, steps) as write:
+        with flat_writer(path, steps, self.settings.variable_set) as write:
             for pair in pairs:
                 write(self._read(pair))
         storage.write_json(note, made_from)
         return {"rows": len(pairs) * self.settings.columns, "pairs": len(pairs), "continued": 0}
 
     def _read(self, pair: PairPath) -> pa.Table:
-        snapshot = read_pair(pair, self.settings.kind if self.kind_is_given else None)
+        snapshot = read_pair(pair, self.settings.kind if self.kind_is_given else None, self.settings.variable_set)
         require_clocks(pair, snapshot)
         if snapshot.kind != self.settings.kind:
             raise UserError(f"{pair.mli}: is {snapshot.kind}, expected {self.settings.kind} as the first file is; convert each kind apart")
@@ -249,7 +258,7 @@ def _rows_if_complete(path: str, steps: bytes) -> int | None:
 
 
 @contextmanager
-def flat_writer(path: str, steps: bytes) -> Iterator[Callable[[pa.Table], None]]:
+def flat_writer(path: str, steps: bytes, variables: VariableSet = KAGGLE) -> Iterator[Callable[[pa.Table], None]]:
     """A function that takes snapshots one after another, each as :func:`to_table` gives it, and writes them to a file as row groups of
     bounded, nearly equal size. The file has its name once the block ends.
 
@@ -258,7 +267,7 @@ def flat_writer(path: str, steps: bytes) -> Iterator[Callable[[pa.Table], None]]
 
     The doubles hardly ever repeat, so dictionaries and statistics only cost time; lz4 takes an eighth off and is as fast as none.
     """
-    schema = flat_schema()
+    schema = flat_schema(variables)
     waiting: list[pa.Table] = []
     content = hashlib.sha256()
 
@@ -279,7 +288,7 @@ def flat_writer(path: str, steps: bytes) -> Iterator[Callable[[pa.Table], None]]
         storage.atomic_file(path) as file,
         pq.ParquetWriter(
             file,
-            schema.with_metadata({_STEPS_KEY: steps}),
+            schema.with_metadata({_STEPS_KEY: steps, _VARIABLES_KEY: json.dumps(variables.to_dict()).encode()}),
             compression="lz4",
             use_dictionary=["kind"],
             write_statistics=["step"],

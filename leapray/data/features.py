@@ -1,17 +1,21 @@
-"""Engineered features: further profiles that are computed from a column's raw ones (FACTS section 4c), as scriptable float64 torch.
+"""Engineered features and derived variables: what is computed from a column's raw variables, as scriptable float64 torch.
 
-Shapes: b rows, i = 556 raw inputs, every profile and feature ``(b, 60)`` with the model top first. All are finite for finite inputs.
+The data plane, the emulator and the export all compute it here. Most features are those of the LEAP competition's 5th-place solution.
+Shapes: b rows, i raw inputs of a variable set, every profile and feature ``(b, levels)`` with the model top first. All are finite for
+finite inputs.
 """
 
 import difflib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from leapray.climsim.schema import GASES, INPUTS, STATE
+from leapray.climsim.schema import LEVELS, RELATIVE_HUMIDITY, SNOWHICE, UNREAL, Channels, Layout, Variable, VariableSet
+from leapray.data.column import Column, ColumnOf, sources
 from leapray.errors import UserError
+from leapray.recipe import Data
 
 DRIEST = 1e-7
 """kg/kg: T/q1 takes no less for q1. A tenth of the stratosphere's, so that a few nearly dry layers (1e-12) do not set its spread."""
@@ -20,72 +24,96 @@ TRACE = 1e-35
 """kg/kg: a thousand times float32's smallest normal number, so that what is not less is there in float32 too."""
 
 
-class Profiles(NamedTuple):
-    """Raw profiles of a batch, each ``(b, 60)``, float64, in the order of the flat layout."""
+@dataclass(frozen=True)
+class Feature:
+    """A function of a column, the fields that it takes of it, and its unit."""
 
-    t: Tensor
-    q1: Tensor
-    q2: Tensor
-    q3: Tensor
-    u: Tensor
-    v: Tensor
-    ozone: Tensor
-    ch4: Tensor
-    n2o: Tensor
+    function: Callable[[Column], Tensor]
+    fields: tuple[str, ...]
+    units: str
+
+    @property
+    def variable(self) -> Variable:
+        """What it gives, as a profile."""
+        return Variable(self.function.__name__, self.units, (self.function.__doc__ or "").split("\n")[0], LEVELS)
 
 
-def temperature_difference(p: Profiles) -> Tensor:
+FEATURES: dict[str, Feature] = {}
+"""Engineered features by name."""
+
+
+def feature(*fields: str, units: str) -> Callable[[Callable[[Column], Tensor]], Callable[[Column], Tensor]]:
+    """Register a function of these fields of a column as an engineered feature under its own name."""
+
+    def register(function: Callable[[Column], Tensor]) -> Callable[[Column], Tensor]:
+        FEATURES[function.__name__] = Feature(function, fields, units)
+        return function
+
+    return register
+
+
+@feature("t", units="K")
+def temperature_difference(c: Column) -> Tensor:
     """T_k - T_{k+1} in K."""
-    return _difference(p.t)
+    return _difference(c.t)
 
 
-def humidity_difference(p: Profiles) -> Tensor:
+@feature("q1", units="kg/kg")
+def humidity_difference(c: Column) -> Tensor:
     """q1_k - q1_{k+1} in kg/kg."""
-    return _difference(p.q1)
+    return _difference(c.q1)
 
 
-def u_difference(p: Profiles) -> Tensor:
+@feature("u", units="m/s")
+def u_difference(c: Column) -> Tensor:
     """u_k - u_{k+1} in m/s."""
-    return _difference(p.u)
+    return _difference(c.u)
 
 
-def v_difference(p: Profiles) -> Tensor:
+@feature("v", units="m/s")
+def v_difference(c: Column) -> Tensor:
     """v_k - v_{k+1} in m/s."""
-    return _difference(p.v)
+    return _difference(c.v)
 
 
-def temperature_humidity_ratio(p: Profiles, driest: float = DRIEST) -> Tensor:
+@feature("t", "q1", units="K")
+def temperature_humidity_ratio(c: Column, driest: float = DRIEST) -> Tensor:
     """T / max(q1, 1e-7 kg/kg) in K."""
-    return p.t / p.q1.clamp_min(driest)
+    return c.t / c.q1.clamp_min(driest)
 
 
-def air_total(p: Profiles) -> Tensor:
+@feature("ozone", "ch4", "n2o", units="mol/mol")
+def air_total(c: Column) -> Tensor:
     """O3 + CH4 + N2O in mol/mol."""
-    return p.ozone + p.ch4 + p.n2o
+    return c.ozone + c.ch4 + c.n2o
 
 
-def moisture_transport(p: Profiles) -> Tensor:
+@feature("q1", "u", "v", units="m2/s2")
+def moisture_transport(c: Column) -> Tensor:
     """q1 (u^2 + v^2) in m2/s2."""
-    return p.q1 * (p.u * p.u + p.v * p.v)
+    return c.q1 * (c.u * c.u + c.v * c.v)
 
 
-def moisture_transport_reference(p: Profiles) -> Tensor:
+@feature("q1", "u", "v", units="m2/s2")
+def moisture_transport_reference(c: Column) -> Tensor:
     """q1^2 (u^2 + v^2), as the original's code has it against its own description; for comparison only."""
-    return p.q1 * moisture_transport(p)
+    return c.q1 * moisture_transport(c)
 
 
-def liquid_partition(p: Profiles) -> Tensor:
+@feature("q2", "q3", units="1")
+def liquid_partition(c: Column) -> Tensor:
     """q2 / (q2 + q3), from 0 to 1; 0 without condensate. Liquid or ice of less than ``TRACE`` counts as none.
 
     ClimSim's files hold traces down to 1e-57 kg/kg above level 30. Float32, which a climate model passes, has no such numbers.
     """
-    liquid, ice = _present(p.q2), _present(p.q3)
+    liquid, ice = _present(c.q2), _present(c.q3)
     return _share(liquid, liquid + ice)
 
 
-def condensate_imbalance(p: Profiles) -> Tensor:
+@feature("q2", "q3", units="1")
+def condensate_imbalance(c: Column) -> Tensor:
     """(q2 - q3) / (q2 + q3), from -1 (ice) to 1 (liquid); 0 without condensate. Liquid or ice of less than ``TRACE`` counts as none."""
-    liquid, ice = _present(p.q2), _present(p.q3)
+    liquid, ice = _present(c.q2), _present(c.q3)
     return _share(liquid - ice, liquid + ice)
 
 
@@ -106,25 +134,30 @@ def _difference(profile: Tensor) -> Tensor:
     return difference
 
 
-FEATURES: dict[str, Callable[[Profiles], Tensor]] = {
-    function.__name__: function
-    for function in (
-        temperature_difference,
-        humidity_difference,
-        u_difference,
-        v_difference,
-        temperature_humidity_ratio,
-        air_total,
-        moisture_transport,
-        moisture_transport_reference,
-        liquid_partition,
-        condensate_imbalance,
-    )
+@feature("rh", units="1")
+def relative_humidity(c: Column) -> Tensor:
+    """q1 / saturation(T, p) over liquid and ice, from 0 to somewhat above 1, as ClimSim defines it."""
+    return c.rh
+
+
+def _snow_over_ice(c: Column, unreal: float = UNREAL) -> Tensor:
+    """Snow depth over sea ice in m, 0 where the file has the fill value because there is no sea ice."""
+    return torch.where(c.snowhice.abs() < unreal, c.snowhice, 0.0)
+
+
+_COMPUTED = {
+    RELATIVE_HUMIDITY.name: FEATURES["relative_humidity"],
+    SNOWHICE.name: Feature(_snow_over_ice, ("snowhice",), SNOWHICE.units),
 }
+"""Input variables that are not taken as a row has them."""
 
 
-def check_features(names: Sequence[str]) -> tuple[str, ...]:
-    """The names of a recipe's ``data.features``. Raises UserError for an unknown name, with the closest, or one given twice."""
+def check_features(names: Sequence[str], variables: VariableSet | None = None) -> tuple[str, ...]:
+    """The names of a recipe's ``data.features``.
+
+    Raises UserError for an unknown name, with the closest, one given twice, and one that needs a variable that the rows of ``variables``
+    do not have.
+    """
     for name in names:
         if name not in FEATURES:
             close = difflib.get_close_matches(name, FEATURES, n=1)
@@ -132,32 +165,77 @@ def check_features(names: Sequence[str]) -> tuple[str, ...]:
             raise UserError(f"data.features: unknown feature {name!r}; {hint}known ones are {', '.join(FEATURES)}")
         if list(names).count(name) > 1:
             raise UserError(f"data.features: {name!r} is given more than once, expected every feature once")
+        if variables is not None and (
+            missing := sorted(source for source in sources(FEATURES[name].fields) if source not in variables.raw)
+        ):
+            raise UserError(f"data.features: {name!r} needs {', '.join(missing)}, which rows of variables {variables.name} do not have")
     return tuple(names)
+
+
+def channels(variables: VariableSet, features: Sequence[str] = ()) -> Channels:
+    """What a network gets of a variable set with engineered features, and what it predicts."""
+    return Channels(
+        Layout((*variables.inputs.variables, *(FEATURES[name].variable for name in features))), variables.targets, len(features)
+    )
+
+
+def channels_of(data: Data) -> Channels:
+    """What the network of a recipe gets and predicts."""
+    return channels(data.variable_set, check_features(data.features, data.variable_set))
 
 
 class EngineeredFeatures(nn.Module):
     """The named features of raw columns, in the order of their names."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], raw: Layout) -> None:
         super().__init__()
-        self.functions = nn.ModuleList([_Feature(FEATURES[name]) for name in check_features(names)])
-        self.starts = [INPUTS[variable.name].start for variable in (*STATE, *GASES)]
-        self.levels = STATE[0].levels
+        self._set([FEATURES[name] for name in check_features(names)], raw)
+
+    def _set(self, features: Sequence[Feature], raw: Layout) -> None:
+        self.functions = nn.ModuleList([_Function(one.function) for one in features])
+        self.column = ColumnOf(raw, {field for one in features for field in one.fields})
 
     def forward(self, x_bi: Tensor) -> list[Tensor]:
-        """Raw columns ``(b, 556)`` to one float64 ``(b, 60)`` per feature; what overflows is the largest float64."""
+        """Raw columns ``(b, i)`` to one float64 ``(b, levels)`` per feature; what overflows is the largest float64."""
+        column = self.column(x_bi)
+        return [torch.nan_to_num(function(column)) for function in self.functions]
+
+
+class InputVariables(EngineeredFeatures):
+    """Raw columns of a row as the inputs of its variable set, in their order: raw variables as they are, the others computed."""
+
+    def __init__(self, variables: VariableSet) -> None:
+        nn.Module.__init__(self)
+        computed = [name for name in variables.inputs.names if name in _COMPUTED]
+        self._set([_COMPUTED[name] for name in computed], variables.raw)
+        self.as_they_are = variables.inputs == variables.raw and not computed
+        self.places = [
+            (computed.index(name), 0, 0) if name in computed else (-1, variables.raw[name].start, variables.raw[name].stop)
+            for name in variables.inputs.names
+        ]
+
+    def forward(self, x_bi: Tensor) -> list[Tensor]:
+        """Raw columns ``(b, i)`` to float64 parts that follow one another, one for each variable, or the whole where nothing changes."""
         x = x_bi.to(torch.float64)
-        t, q1, q2, q3, u, v, ozone, ch4, n2o = [x[:, start : start + self.levels] for start in self.starts]
-        profiles = Profiles(t, q1, q2, q3, u, v, ozone, ch4, n2o)
-        return [torch.nan_to_num(function(profiles)) for function in self.functions]
+        if self.as_they_are:
+            return [x]
+        column = self.column(x)
+        computed = [torch.nan_to_num(function(column)) for function in self.functions]
+        parts: list[Tensor] = []
+        for index, start, stop in self.places:
+            if index >= 0:
+                parts.append(computed[index])
+            else:
+                parts.append(x[:, start:stop])
+        return parts
 
 
-class _Feature(nn.Module):
+class _Function(nn.Module):
     """A function as a module, since TorchScript looks functions up in modules, not in a dictionary."""
 
-    def __init__(self, function: Callable[[Profiles], Tensor]) -> None:
+    def __init__(self, function: Callable[[Column], Tensor]) -> None:
         super().__init__()
         self.function = function
 
-    def forward(self, profiles: Profiles) -> Tensor:
-        return self.function(profiles)
+    def forward(self, column: Column) -> Tensor:
+        return self.function(column)

@@ -1,6 +1,6 @@
-"""What a sample of rows says about itself: missing values, known ranges and units, and the identities of a model step (FACTS section 1).
+"""What a sample of rows says about itself: missing values, known ranges and units, and the identities of a model step.
 
-Shapes: n rows, 556 inputs, 368 targets.
+Shapes: n rows, i raw inputs, t targets.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from enum import Enum
 import numpy as np
 
 from leapray.climsim.grid import competition_columns, figures, layer_mass
-from leapray.climsim.schema import ABLATED, EXACT, EXACT_LEVELS, EXACT_SOURCE, INPUTS, STEP_SECONDS, TARGETS, TENDENCIES, UNREAL, Variable
+from leapray.climsim.schema import KAGGLE, STEP_SECONDS, UNREAL, WATER, Variable
 
-_COLUMNS = np.array(INPUTS.columns + TARGETS.columns)
+_INPUTS, _TARGETS = KAGGLE.raw, KAGGLE.targets
+"""The columns that are judged: those of the competition, which all kinds of files share."""
 _FRACTIONS = ("cam_in_ICEFRAC", "cam_in_LANDFRAC", "cam_in_OCNFRAC")
-_MOISTURE = ("q0001", "q0002", "q0003")
 _WATER = 1000.0
 """Density of liquid water in kg/m3, by which precipitation in m/s becomes kg/m2/s."""
 _ABLATED_NOISE = 1e-12
@@ -53,18 +53,18 @@ class Finding:
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows of one kind: float64 inputs ``(n, 556)`` and targets ``(n, 368)``, or ``(n, 0)`` where there are none."""
+    """Rows of one kind: float64 inputs ``(n, i)`` and targets ``(n, t)``, or ``(n, 0)`` where there are none."""
 
     kind: str
     inputs: np.ndarray
     targets: np.ndarray
 
     def input(self, name: str) -> np.ndarray:
-        """A scalar ``(n,)`` or a profile ``(n, 60)``."""
-        return _named(self.inputs[:, INPUTS[name]])
+        """A scalar ``(n,)`` or a profile ``(n, levels)``."""
+        return _named(self.inputs[:, _INPUTS[name]])
 
     def target(self, name: str) -> np.ndarray:
-        return _named(self.targets[:, TARGETS[name]])
+        return _named(self.targets[:, _TARGETS[name]])
 
 
 def _named(values: np.ndarray) -> np.ndarray:
@@ -92,7 +92,7 @@ def _missing(values: np.ndarray, usable: np.ndarray) -> Finding:
     if not counts.any():
         return Finding(Verdict.OK, f"no NaN, Inf or fill value in {len(values)} rows")
     nan, inf = int(np.isnan(values).sum()), int(np.isinf(values).sum())
-    named = _some([f"{column} ({count})" for column, count in zip(_COLUMNS[counts > 0], counts[counts > 0], strict=True)])
+    named = _some([f"{column} ({count})" for column, count in zip(np.array(KAGGLE.columns)[counts > 0], counts[counts > 0], strict=True)])
     return Finding(Verdict.WRONG, f"{nan} NaN, {inf} Inf and {int(counts.sum()) - nan - inf} fill values in column {named}")
 
 
@@ -102,11 +102,11 @@ def _ranges(sample: Sample, values: np.ndarray) -> Iterator[Finding]:
     margin = _WIDENED * (high - low)
     margin[margin < _ROUNDING * np.abs(high)] = np.inf
     # the exact and the ablated targets are judged by their identities
-    margin[INPUTS.width :][EXACT | ABLATED] = np.inf
+    margin[_INPUTS.width :][_TARGETS.exact | _TARGETS.zero] = np.inf
     low, high, margin = (bound[: values.shape[1]] for bound in (low, high, margin))
     outside = (values < low - margin) | (values > high + margin)
     strange = 0
-    for layout, first in ((INPUTS, 0), (TARGETS, INPUTS.width))[: 1 + bool(sample.targets.shape[1])]:
+    for layout, first in ((_INPUTS, 0), (_TARGETS, _INPUTS.width))[: 1 + bool(sample.targets.shape[1])]:
         for variable in layout.variables:
             columns = slice(first + layout[variable.name].start, first + layout[variable.name].stop)
             counts = outside[:, columns].sum(axis=0)
@@ -115,7 +115,7 @@ def _ranges(sample: Sample, values: np.ndarray) -> Iterator[Finding]:
             strange += 1
             at = columns.start + int(np.argmax(counts))
             found, known = _span(values[:, at]), f"{low[at]:.4g} to {high[at]:.4g}{_unit(variable)}"
-            told = f"{_COLUMNS[at]} lies between {found}, known are {known}"
+            told = f"{np.array(KAGGLE.columns)[at]} lies between {found}, known are {known}"
             if counts.max() > len(values) / 2:
                 unit = _other_unit(variable, values[:, columns], low[columns], high[columns])
                 yield Finding(Verdict.WRONG, told + (f"; it looks like {unit}" if unit else ""))
@@ -126,7 +126,7 @@ def _ranges(sample: Sample, values: np.ndarray) -> Iterator[Finding]:
 
 
 def known_range(kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest recorded value of every column, inputs and then targets, each ``(924,)``; NaN where none is published.
+    """Lowest and highest recorded value of every column, inputs and then targets, each ``(c,)``; NaN where none is published.
 
     High-res: ClimSim's ``dataset_statistics``. Else targets are those of the competition's ``train.csv``; inputs are the wider of that and
     of ClimSim's published statistics of all low-res files, where ``state_t_0`` reaches 1321 K.
@@ -134,9 +134,9 @@ def known_range(kind: str) -> tuple[np.ndarray, np.ndarray]:
     table = figures("high_res_columns" if kind == "high-res" else "low_res_columns")
     low, high = (np.array([float(text or "nan") for text in table[name]]) for name in ("min", "max"))
     if kind != "high-res":
-        inputs, targets = competition_columns(INPUTS), competition_columns(TARGETS)
-        low = np.append(np.minimum(low[: INPUTS.width], inputs.minimum), targets.minimum)
-        high = np.append(np.maximum(high[: INPUTS.width], inputs.maximum), targets.maximum)
+        inputs, targets = competition_columns(_INPUTS), competition_columns(_TARGETS)
+        low = np.append(np.minimum(low[: _INPUTS.width], inputs.minimum), targets.minimum)
+        high = np.append(np.maximum(high[: _INPUTS.width], inputs.maximum), targets.maximum)
     return low, high
 
 
@@ -159,24 +159,27 @@ def _other_unit(variable: Variable, values: np.ndarray, low: np.ndarray, high: n
 
 
 def _ablated(sample: Sample) -> Finding:
-    bad = (np.abs(sample.targets[:, ABLATED]) > _ABLATED_NOISE).sum(axis=0)
-    return _counted(bad, np.array(TARGETS.columns)[ABLATED], len(sample.targets), "the ablated targets are 0")
+    bad = (np.abs(sample.targets[:, _TARGETS.zero]) > _ABLATED_NOISE).sum(axis=0)
+    return _counted(bad, np.array(_TARGETS.columns)[_TARGETS.zero], len(sample.targets), "the ablated targets are 0")
 
 
 def _exact(sample: Sample) -> Finding:
-    expected, found = -sample.inputs[:, EXACT_SOURCE] / STEP_SECONDS, sample.targets[:, EXACT]
+    expected, found = -sample.inputs[:, KAGGLE.exact_source] / STEP_SECONDS, sample.targets[:, _TARGETS.exact]
     bad = (np.abs(found - expected) > _ROUNDING * np.abs(expected)).sum(axis=0)
     if sample.kind == "high-res":
-        # FACTS section 2: the ratio of means is 0.99974 there
+        # in ClimSim's high-res statistics the ratio of means is 0.99974 there
         bad[-1] = 0
-    levels = f"{EXACT_LEVELS.start} to {EXACT_LEVELS.stop - 1}"
-    return _counted(bad, np.array(TARGETS.columns)[EXACT], len(found), f"ptend_q0002 is -state_q0002/{STEP_SECONDS} on levels {levels}")
+    at = np.flatnonzero(_TARGETS.exact) - _TARGETS["ptend_q0002"].start
+    levels = f"{at[0]} to {at[-1]}"
+    return _counted(
+        bad, np.array(_TARGETS.columns)[_TARGETS.exact], len(found), f"ptend_q0002 is -state_q0002/{STEP_SECONDS} on levels {levels}"
+    )
 
 
 def _moisture(sample: Sample) -> Finding:
-    columns = np.concatenate([np.arange(INPUTS.width)[INPUTS[f"state_{name}"]] for name in _MOISTURE])
+    columns = np.concatenate([np.arange(_INPUTS.width)[_INPUTS[f"state_{name}"]] for name in WATER])
     negative = sample.inputs[:, columns] < 0
-    return _counted(negative.sum(axis=0), np.array(INPUTS.columns)[columns], len(negative), "no humidity or cloud water is negative")
+    return _counted(negative.sum(axis=0), np.array(_INPUTS.columns)[columns], len(negative), "no humidity or cloud water is negative")
 
 
 def _fractions(sample: Sample) -> Finding:
@@ -197,7 +200,7 @@ def _counted(bad: np.ndarray, columns: np.ndarray, rows: int, rule: str) -> Find
 def _water(sample: Sample) -> Finding:
     """Water lost by the column is the precipitation: ``sum(d(q1 + q2 + q3)/dt dp/g) = -1000 PRECC``, of the mean over all rows."""
     mass = layer_mass(sample.input("state_ps"))
-    gained = float(sum((sample.target(f"ptend_{name}") * mass).sum(axis=1) for name in _MOISTURE).mean())
+    gained = float(sum((sample.target(f"ptend_{name}") * mass).sum(axis=1) for name in WATER).mean())
     rain = _WATER * float(sample.target("cam_out_PRECC").mean())
     told = f"columns gain {gained:.3g} kg/m2/s of water, precipitation takes {rain:.3g}"
     off = abs(gained + rain) - _ABLATED_NOISE
@@ -208,7 +211,7 @@ def _water(sample: Sample) -> Finding:
 def _momentum(sample: Sample) -> Finding:
     """Mixing moves momentum within a column and adds none: the net change is far below what is moved."""
     mass = layer_mass(sample.input("state_ps"))
-    names = [tendency.name for tendency in TENDENCIES if tendency.units == "m/s/s"]
+    names = [tendency.name for tendency in _TARGETS.profiles if tendency.units == "m/s/s"]
     net = max(abs(float((sample.target(name) * mass).sum(axis=1).mean())) for name in names)
     moved = max(float(np.abs(sample.target(name) * mass).sum(axis=1).mean()) for name in names)
     told = f"columns gain {net:.2g} N/m2 of momentum net, of {moved:.2g} that is moved"

@@ -8,13 +8,14 @@ from typing import Any
 from leapray import storage
 from leapray.data import flat
 from leapray.data.clean import Tally, clean, usable
+from leapray.data.fitting import Fitting
 from leapray.data.moments import Moments
 from leapray.data.parts import WORK, Part, Progress
 from leapray.data.receipts import once
 from leapray.data.shards import TRANSFORM, load_transform
 from leapray.data.statistics import transform_from_statistics
 from leapray.data.tasks import run_tasks
-from leapray.data.transform import Fitting, Transform
+from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.recipe import Data
 
@@ -27,7 +28,7 @@ def make_transform(data: Data, fitting: Fitting, parts: Sequence[Part], prepared
     url = storage.join(prepared, TRANSFORM)
     if not storage.exists(url):
         if data.statistics is not None:
-            transform = transform_from_statistics(data.statistics, data.scaling, data.features)
+            transform = transform_from_statistics(data.statistics, data.variable_set, data.scaling, data.features)
         else:
             fit = next(part for part in parts if part.source == data.fit_source and part.split == "train")
             transform = _fit(data, fitting, fit, storage.join(prepared, WORK), notify)
@@ -53,8 +54,10 @@ def _fit(data: Data, fitting: Fitting, part: Part, work: str, notify: Progress) 
 def piece_moments(piece: flat.Piece, kind: str, fitting: Fitting, bad_rows: str) -> Moments:
     """Moments of a piece's usable rows, as the transform is fitted on them."""
     if fitting.raw and piece.selection is None:
-        total = Moments.merge_all((Moments.of_columns(fitting.raw_columns(columns)) for columns in flat.read_columns(piece)), fitting.width)
+        total = Moments.merge_all(
+            (Moments.of_columns(fitting.raw_columns(columns)) for columns in flat.read_columns(piece, fitting.variables)), fitting.width
+        )
         if usable(total):
             return total
-    blocks = clean(flat.read_piece(piece, kind=kind), piece.path, bad_rows, Tally.empty())
+    blocks = clean(flat.read_piece(piece, fitting.variables, kind=kind), piece.path, bad_rows, Tally.empty(fitting.variables))
     return Moments.merge_all((Moments.of(fitting.columns(block.inputs, block.targets)) for block in blocks), fitting.width)

@@ -59,7 +59,7 @@ def cut(data: Data, prepared: str, notice: Notice | None = None) -> list[Part]:
     """
     parts: list[Part] = []
     for name, source in data.sources.items():
-        survey = flat.survey(source.path, notice=notice)
+        survey = flat.survey(source.path, data.variable_set, notice=notice)
         for split in SPLITS:
             if (months := source.months(split)) is None:
                 continue

@@ -18,6 +18,7 @@ from leapray.cluster import nodes, session
 from leapray.data import flat
 from leapray.data.clean import Tally, clean, count_inexact, scale, stack
 from leapray.data.fit import make_transform
+from leapray.data.fitting import Fitting
 from leapray.data.keys import first_twice, key_runs
 from leapray.data.parts import WORK, Notice, Part, Progress, cut
 from leapray.data.receipts import once
@@ -39,7 +40,7 @@ from leapray.data.shards import (
 )
 from leapray.data.shuffle import DuplicateRowError, checksum, gather, scatter
 from leapray.data.tasks import run_tasks
-from leapray.data.transform import Fitting, Transform
+from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.recipe import SPLITS, Data, Recipe
 
@@ -51,7 +52,7 @@ def prepare(recipe: Recipe, progress: Progress | None = None, notice: Notice | N
     directory that another recipe prepared.
     """
     data = recipe.data
-    fitting = Fitting(data.scaling, data.features)
+    fitting = Fitting(data.variable_set, data.scaling, data.features)
     prepared = storage.absolute(data.prepared)
     for source in data.sources.values():
         flat_files = storage.absolute(source.path)
@@ -142,7 +143,7 @@ def scatter_group(data: Data, part: Part, group: int, transform: Transform) -> d
     """Scatter one group of a part into files of its scatter directory; its receipt: their names, rows, checksum and tally."""
 
     def work() -> dict[str, Any]:
-        tally, count, total = Tally.empty(), 0, 0
+        tally, count, total = Tally.empty(data.variable_set), 0, 0
         names: list[str] = []
         held: list[Rows] = []
 
@@ -155,7 +156,7 @@ def scatter_group(data: Data, part: Part, group: int, transform: Transform) -> d
             count, total = count + len(rows["row"]), (total + checksum(rows)) % (1 << 64)
 
         for piece in part.groups[group]:
-            for block in clean(flat.read_piece(piece, kind=part.kind), piece.path, data.bad_rows, tally):
+            for block in clean(flat.read_piece(piece, data.variable_set, kind=part.kind), piece.path, data.bad_rows, tally):
                 count_inexact(block, tally)
                 held.append(scale(block, transform))
                 if sum(len(rows["row"]) for rows in held) >= data.shuffle_rows:
@@ -213,7 +214,7 @@ def _finish(part: Part, data: Data, transform: Transform, scattered: Sequence[di
     after = sum(file.rows for file in files), sum(receipt["checksum"] for receipt in gathered) % (1 << 64)
     if before != after:
         raise UserError(f"{part.url}: the shuffle gave {after[0]} rows of {before[0]}, or other values; remove it and prepare again")
-    _manifest(part, data, transform, files, _sum(receipt["tally"] for receipt in scattered), f"{after[1]:016x}").save()
+    _manifest(part, data, transform, files, _sum(data, (receipt["tally"] for receipt in scattered)), f"{after[1]:016x}").save()
 
 
 def _list(data: Data, parts: Sequence[Part], transform: Transform, notify: Progress) -> None:
@@ -237,15 +238,15 @@ def _list(data: Data, parts: Sequence[Part], transform: Transform, notify: Progr
         files = tuple(FlatFile(piece, receipt["rows"]) for piece, receipt in mine if receipt["rows"])
         if not files:
             raise UserError(f"{part.key}: no usable rows in months {part.months}")
-        _manifest(part, data, transform, files, _sum(receipt["tally"] for _, receipt in mine), None).save()
+        _manifest(part, data, transform, files, _sum(data, (receipt["tally"] for _, receipt in mine)), None).save()
 
 
 def look_at(data: Data, part: Part, piece: flat.Piece) -> dict[str, Any]:
     """The receipt of a piece that is streamed as it is: its usable rows, their keys as runs, and the tally."""
 
     def work() -> dict[str, Any]:
-        tally, rows = Tally.empty(), [np.empty(0, np.int64)]
-        for block in clean(flat.read_piece(piece, kind=part.kind), piece.path, data.bad_rows, tally):
+        tally, rows = Tally.empty(data.variable_set), [np.empty(0, np.int64)]
+        for block in clean(flat.read_piece(piece, data.variable_set, kind=part.kind), piece.path, data.bad_rows, tally):
             count_inexact(block, tally)
             rows.append(block.row)
         keys = np.concatenate(rows)
@@ -255,10 +256,10 @@ def look_at(data: Data, part: Part, piece: flat.Piece) -> dict[str, Any]:
     return once(storage.join(part.work, f"{part.pieces.index(piece):06d}.json"), work)
 
 
-def _sum(tallies: Iterable[dict]) -> Tally:
-    total = Tally.empty()
+def _sum(data: Data, tallies: Iterable[dict]) -> Tally:
+    total = Tally.empty(data.variable_set)
     for values in tallies:
-        total.add(Tally.from_dict(values))
+        total.add(Tally.from_dict(values, data.variable_set))
     return total
 
 

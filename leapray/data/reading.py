@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from leapray import storage
-from leapray.climsim.schema import INPUTS, LEVELS, TARGETS
 from leapray.data import flat
 from leapray.data.clean import Tally, clean, scale, stack
 from leapray.data.shards import Manifest, Rows, ShardFile, read_shard
@@ -23,7 +22,12 @@ def read_file(manifest: Manifest, index: int, transform: Transform, *, verify: b
         _require_widths(url, rows, transform)
     else:
         url = file.piece.path
-        blocks = clean(flat.read_piece(file.piece, kind=manifest.kind), url, manifest.bad_rows, Tally.empty())
+        blocks = clean(
+            flat.read_piece(file.piece, transform.variables, kind=manifest.kind),
+            url,
+            manifest.bad_rows,
+            Tally.empty(transform.variables),
+        )
         parts = [scale(block, transform) for block in blocks]
         if not parts:
             raise UserError(f"{url}: holds no rows now, but had {file.rows} when it was prepared; prepare anew")
@@ -36,7 +40,7 @@ def read_file(manifest: Manifest, index: int, transform: Transform, *, verify: b
 def _require_widths(url: str, rows: Rows, transform: Transform) -> None:
     """Raise UserError for a shard of other columns than the transform of its directory gives."""
     found = tuple(rows[name].shape[1] for name in ("inputs", "targets"))
-    expected = (INPUTS.width + LEVELS * transform.features, TARGETS.width)
+    expected = (transform.inputs.mean.numel(), transform.targets.mean.numel())
     if found != expected:
         raise UserError(
             f"{url}: holds {found[0]} inputs and {found[1]} targets a row, expected {expected[0]} and {expected[1]}; prepare anew"

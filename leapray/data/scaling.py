@@ -1,6 +1,6 @@
 """The scaling of columns: an optional logarithm, mean and scale, and a soft clip, each way, in scriptable float64 torch.
 
-Raw columns reach 1e-51 and would vanish in single precision (FACTS section 2). Shapes: b rows of any width.
+Raw columns reach 1e-51 and would vanish in single precision. Shapes: b rows of any width.
 """
 
 import math
@@ -22,7 +22,7 @@ _CLIP = "sign(z) * (clip + log(1 + |z| - clip)) where |z| > clip"
 
 
 def log_columns(x: Tensor, offset: float = LOG_OFFSET, largest: float = sys.float_info.max) -> Tensor:
-    """``log(x + 1e-7)`` (FACTS section 4d), continued below 0 as its point reflection: finite, monotone and invertible everywhere."""
+    """``log(x + 1e-7)``, continued below 0 as its point reflection: finite, monotone and invertible everywhere."""
     size = (x.abs() / offset).clamp(max=largest).log1p()
     return size.copysign(x) + math.log(offset)
 
@@ -91,13 +91,12 @@ class ColumnScaling(nn.Module):
             x[:, start:stop] = exp_columns(x[:, start:stop])
         return x
 
-    def columns(self, start: int, stop: int) -> "ColumnScaling":
-        """The scaling of some neighbouring columns."""
+    def of(self, places: Tensor) -> "ColumnScaling":
+        """The scaling of some columns, in the order of their places ``(c,)``."""
         log = torch.zeros_like(self.constant)
         for first, last in self.log_ranges:
             log[first:last] = True
-        part = slice(start, stop)
-        return ColumnScaling(self.mean[part], self.scale[part], self.constant[part], self.clip, log[part])
+        return ColumnScaling(self.mean[places], self.scale[places], self.constant[places], self.clip, log[places])
 
     def to_dict(self) -> dict[str, Any]:
         pre = ["none"] * self.mean.numel()

@@ -11,42 +11,42 @@ from collections.abc import Sequence
 import numpy as np
 
 from leapray import storage
-from leapray.climsim.schema import ABLATED, INPUTS, TARGETS
+from leapray.climsim.schema import VariableSet
+from leapray.data.fitting import Fitting
 from leapray.data.moments import Moments
-from leapray.data.transform import Fitting, Transform
+from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.recipe import Choice
 
 _NAME = "column"
 _FIGURES = ("mean", "std", "min", "max")
-_COLUMNS = (*INPUTS.columns, *TARGETS.columns)
-_UNUSED = frozenset(np.array(TARGETS.columns)[ABLATED].tolist())
-"""Targets that are 0 in every prediction, whose figures may be blank."""
 
 
-def transform_from_statistics(url: str, scaling: Choice, features: Sequence[str]) -> Transform:
+def transform_from_statistics(url: str, variables: VariableSet, scaling: Choice, features: Sequence[str]) -> Transform:
     """The transform that a recipe's ``data.statistics`` names, for its scaling and features.
 
-    A csv holds one row for each of the 924 columns, in any order, with ``column, mean, std, min, max`` among its fields. What it was
+    A csv holds one row for each column of the rows, in any order, with ``column, mean, std, min, max`` among its fields. What it was
     fitted on is then its name and content's hash. Raises UserError for a ``transform.json``, or a model's ``model.json``, of another
     scaling or other features, for a csv where the recipe needs more than the moments of raw columns, and for a figure that is missing,
     blank or cannot be.
     """
-    fitting = Fitting(scaling, features)
+    fitting = Fitting(variables, scaling, features)
     if url.endswith(".json"):
         values = storage.read_json(url)
         # a model has its transform with it
         transform = Transform.from_dict(values["transform"] if isinstance(values, dict) and "transform" in values else values, url)
+        variables.require(transform.variables, url)
         _check_same(url, fitting, transform)
         return transform
     if not url.endswith(".csv"):
         raise UserError(f"data.statistics: {url} is neither a .json nor a .csv file")
-    if fitting.features or fitting.log_variables:
-        why = f"features {', '.join(fitting.features)}" if fitting.features else f"scaling {scaling.name!r}"
+    if not fitting.raw:
+        what = f"scaling {scaling.name!r}" if fitting.log_variables else f"variables {variables.name}"
+        why = f"features {', '.join(fitting.features)}" if fitting.features else what
         raise UserError(f"{url}: a csv has the statistics of raw columns only, and {why} needs more; give a transform.json")
     content = storage.read_bytes(url)
     fitted_on = {"statistics": url.rsplit("/", 1)[-1], "sha256": hashlib.sha256(content).hexdigest()}
-    return fitting.fit(_read_moments(url, content), fitted_on)
+    return fitting.fit(_read_moments(url, variables, content), fitted_on)
 
 
 def _check_same(url: str, fitting: Fitting, transform: Transform) -> None:
@@ -59,10 +59,11 @@ def _check_same(url: str, fitting: Fitting, transform: Transform) -> None:
             raise UserError(f"{url}: was made with data.{key} {found}, but the recipe has {asked}")
 
 
-def _read_moments(url: str, content: bytes) -> Moments:
+def _read_moments(url: str, variables: VariableSet, content: bytes) -> Moments:
     """Figures of every column as moments of one row, whose sum of squares is the variance."""
     rows = _rows(url, content)
-    figures = np.array([_figures(url, name, rows) for name in _COLUMNS]).T
+    unused = set(np.array(variables.targets.columns)[variables.targets.zero].tolist())
+    figures = np.array([_figures(url, name, rows, name in unused) for name in variables.columns]).T
     mean, std, minimum, maximum = np.ascontiguousarray(figures)
     return Moments(1, mean, std**2, minimum, maximum)
 
@@ -83,11 +84,12 @@ def _rows(url: str, content: bytes) -> dict[str, dict[str, str]]:
         raise UserError(f"{url}: not a csv ({error})") from error
 
 
-def _figures(url: str, name: str, rows: dict[str, dict[str, str]]) -> list[float]:
+def _figures(url: str, name: str, rows: dict[str, dict[str, str]], unused: bool) -> list[float]:
+    """Figures of a column; those of one that is ``unused``, 0 in every prediction, may be blank."""
     if name not in rows:
-        raise UserError(f"{url}: column {name} is missing, expected a row for each of the {len(_COLUMNS)} flat columns")
+        raise UserError(f"{url}: column {name} is missing, expected a row for every column")
     texts = [(rows[name][key] or "").strip() for key in _FIGURES]
-    if name in _UNUSED and not all(texts):
+    if unused and not all(texts):
         return [0.0] * len(_FIGURES)
     values = [_number(url, name, key, text) for key, text in zip(_FIGURES, texts, strict=True)]
     _, std, minimum, maximum = values

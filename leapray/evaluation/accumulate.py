@@ -1,6 +1,6 @@
 """One pass over truth and predictions, in batches, to everything that an :class:`Evaluation` holds.
 
-Shapes: n rows of a batch, c = 368 targets. Inside, values are ``(c, n)``, target by target, and rows ordered by day, band of latitude and
+Shapes: n rows of a batch, c targets. Inside, values are ``(c, n)``, target by target, and rows ordered by day, band of latitude and
 grid column, so that what is summed together lies together.
 """
 
@@ -14,9 +14,9 @@ from itertools import pairwise
 import numpy as np
 
 from leapray.climsim.grid import Grid, layer_mass
-from leapray.climsim.schema import TARGETS
+from leapray.climsim.schema import Targets
 from leapray.evaluation.climsim import ErrorByColumn, TruthByColumn, climsim, times_mass
-from leapray.evaluation.distributions import JointCounts, PrecipitationCounts
+from leapray.evaluation.distributions import JointCounts, PrecipitationCounts, with_precipitation
 from leapray.evaluation.intervals import TimedMoments, time_blocks
 from leapray.evaluation.metrics import ErrorMoments, TargetStatistics
 from leapray.evaluation.results import Evaluation
@@ -26,7 +26,7 @@ from leapray.evaluation.zonal import BandSums, bands, zonal
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of the truth: targets ``(n, 368)`` in physical units, and what is known of each row ``(n,)``.
+    """Rows of the truth: targets ``(n, c)`` in physical units, and what is known of each row ``(n,)``.
 
     ``step`` is absolute, ``ncol`` the row's place in ``grid``, ``surface_pressure`` in Pa.
     """
@@ -84,7 +84,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Day:
-    """Rows of a batch that lie in one day: their truth ``(368, n)``, layer masses ``(60, n)``, areas, and runs by column and band."""
+    """Rows of a batch that lie in one day: their truth ``(c, n)``, layer masses ``(levels, n)``, areas, and runs by column and band."""
 
     number: int
     rows: slice
@@ -101,12 +101,12 @@ class Truth:
     ``grid`` is None where rows tell no place on one; ``timed`` and ``weighed`` say whether every row tells its step and surface pressure.
     """
 
-    def __init__(self, *, timed: bool, weighed: bool, grid: Grid | None) -> None:
-        self.timed, self.grid = timed, grid
+    def __init__(self, targets: Targets, *, timed: bool, weighed: bool, grid: Grid | None) -> None:
+        self.targets, self.timed, self.grid = targets, timed, grid
         self.rows = 0
-        self.sum = np.zeros(TARGETS.width)
-        self.columns = TruthByColumn(len(grid.area)) if grid and timed and weighed else None
-        self.bands = (BandSums(1), BandSums(TARGETS.width)) if grid and timed else None
+        self.sum = np.zeros(targets.width)
+        self.columns = TruthByColumn(targets, len(grid.area)) if grid and timed and weighed else None
+        self.bands = (BandSums(1), BandSums(targets.width)) if grid and timed else None
 
     def take(self, batch: Batch) -> None:
         """Take in a batch."""
@@ -116,7 +116,7 @@ class Truth:
             if self.columns is not None:
                 assert day.columns is not None
                 assert day.mass is not None
-                self.columns.update(day.columns, times_mass(day.truth, day.mass))
+                self.columns.update(day.columns, times_mass(self.targets, day.truth, day.mass))
             if self.bands is not None:
                 assert day.bands is not None
                 assert day.area is not None
@@ -125,7 +125,7 @@ class Truth:
 
 
 class Prediction:
-    """What is accumulated of one prediction. ``statistics`` are what skill is measured against, ``scored (368,)`` the columns that count,
+    """What is accumulated of one prediction. ``statistics`` are what skill is measured against, ``scored (c,)`` the columns that count,
     all but those to which a submission gives no weight; ``whole`` is False for one that needs no distributions and no bands."""
 
     def __init__(
@@ -134,18 +134,19 @@ class Prediction:
         self.name, self._truth = name, truth
         self._scored = None if scored is None or scored.all() else scored
         self._moments = TimedMoments(statistics if self._scored is None else statistics.of(self._scored))
-        self._bias, self._magnitude = np.zeros((2, TARGETS.width))
+        targets = self.targets = statistics.targets
+        self._bias, self._magnitude = np.zeros((2, targets.width))
         self._crps: np.ndarray | None = None
-        self._columns = None if truth.columns is None else ErrorByColumn(len(truth.columns.count))
-        self._bands = BandSums(TARGETS.width) if whole and truth.bands is not None else None
-        self._joint = JointCounts() if whole else None
-        self._precipitation = PrecipitationCounts() if whole else None
+        self._columns = None if truth.columns is None else ErrorByColumn(targets, len(truth.columns.count))
+        self._bands = BandSums(targets.width) if whole and truth.bands is not None else None
+        self._joint = JointCounts(targets) if whole else None
+        self._precipitation = PrecipitationCounts(targets) if whole and with_precipitation(targets) else None
 
     def take(self, batch: Batch, prediction: np.ndarray) -> None:
-        """Take in predictions ``(n, 368)``, in physical units, of the rows of a batch."""
+        """Take in predictions ``(n, c)``, in physical units, of the rows of a batch."""
         for day, values in _by_day(batch, prediction):
             truth = day.truth if self._scored is None else np.where(self._scored[:, None], day.truth, 0.0)
-            self._moments.take(day.number, ErrorMoments.of(truth.T, values.T))
+            self._moments.take(day.number, ErrorMoments.of(self.targets, truth.T, values.T))
             if self._joint is not None:
                 self._joint.update(day.truth, values)
             if self._precipitation is not None:
@@ -162,18 +163,18 @@ class Prediction:
         if self._columns is not None:
             assert day.columns is not None
             assert day.mass is not None
-            self._columns.update(day.columns, times_mass(error, day.mass))
+            self._columns.update(day.columns, times_mass(self.targets, error, day.mass))
 
     def take_crps(self, batch: Batch, crps: np.ndarray) -> None:
-        """Take in the CRPS ``(n, 368)`` of an ensemble, of the rows of a batch."""
+        """Take in the CRPS ``(n, c)`` of an ensemble, of the rows of a batch."""
         if self._crps is None:
-            self._crps = np.zeros(TARGETS.width)
+            self._crps = np.zeros(self.targets.width)
         for day, values in _by_day(batch, crps):
             self._crps += values.sum(axis=1)
             if self._columns is not None:
                 assert day.columns is not None
                 assert day.mass is not None
-                self._columns.update_crps(day.columns, times_mass(values, day.mass))
+                self._columns.update_crps(day.columns, times_mass(self.targets, values, day.mass))
 
     def result(self, lacking: tuple[str, ...] = ()) -> Evaluation:
         """All that was found. Raises ValueError without rows."""
@@ -191,7 +192,7 @@ class Prediction:
             joint=self._joint.result() if self._joint else None,
             precipitation=self._precipitation.result() if self._precipitation else None,
             climsim=climsim(truth.columns, self._columns, truth.grid.area) if truth.columns and self._columns and truth.grid else None,
-            zonal=zonal(*truth.bands, self._bands) if truth.bands and self._bands else None,
+            zonal=zonal(self.targets, *truth.bands, self._bands) if truth.bands and self._bands else None,
             crps=None if self._crps is None else self._crps / truth.rows,
             lacking=lacking,
         )

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from leapray.climsim.calendar import STEPS_PER_DAY, Moment
-from leapray.climsim.schema import LEARNED, SCORED, TARGETS
 from leapray.errors import UserError
-from leapray.evaluation.groups import GROUPS, group_mask
 from leapray.evaluation.intervals import Difference, differences
 from leapray.evaluation.metrics import ByColumn
 from leapray.evaluation.results import Evaluation
@@ -17,7 +15,7 @@ from leapray.evaluation.results import Evaluation
 
 @dataclass(frozen=True)
 class ColumnDifferences:
-    """Differences of skill by column and the ends of their intervals, each ``(368,)``; ends are NaN where days cannot tell."""
+    """Differences of skill by column and the ends of their intervals, each ``(t,)``; ends are NaN where days cannot tell."""
 
     value: np.ndarray
     low: np.ndarray
@@ -44,9 +42,11 @@ class Comparison:
 
 def compare_evaluations(base: Evaluation, other: Evaluation) -> Comparison:
     """``other`` less ``base``, paired: the same days are drawn for both. Raises UserError when they are not of the same rows."""
-    headlines = {"skill": LEARNED, "R² (learned)": LEARNED, "R² (scored)": SCORED, "R² (all)": np.ones(TARGETS.width, dtype=bool)}
-    groups = {group: group_mask(group) for group in GROUPS}
-    variables = {variable.name: TARGETS.mask([variable.name], range(variable.levels)) & LEARNED for variable in TARGETS.variables}
+    targets = base.targets
+    learned, everything = targets.learned, np.ones(targets.width, dtype=bool)
+    headlines = {"skill": learned, "R² (learned)": learned, "R² (scored)": targets.scored, "R² (all)": everything}
+    groups = {group: targets.group(group) for group in targets.groups}
+    variables = {name: targets.mask([name]) & learned for name in targets.names}
     by_skill = [headlines["skill"], *groups.values(), *variables.values()]
     by_r2 = [mask for name, mask in headlines.items() if name != "skill"]
 

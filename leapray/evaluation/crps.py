@@ -1,4 +1,4 @@
-"""The continuous ranked probability score of an ensemble, in its fair form (Ferro 2014; FACTS section 6)."""
+"""The continuous ranked probability score of an ensemble, in its fair form (Ferro 2014)."""
 
 from __future__ import annotations
 

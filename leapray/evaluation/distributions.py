@@ -1,6 +1,6 @@
 """How values are distributed: truth and prediction of the scalars together, and how often it rains how much.
 
-Shapes: c = 368 targets, n rows, s = 8 scalars, b bins.
+Shapes: t targets, l levels, n rows, s scalars, b bins.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import numpy as np
 
 from leapray.climsim.calendar import STEPS_PER_DAY
 from leapray.climsim.grid import competition_columns
-from leapray.climsim.schema import STEP_SECONDS, TARGETS
+from leapray.climsim.schema import STEP_SECONDS, Targets
 from leapray.evaluation.climsim import WATER_DENSITY, column_moistening
 from leapray.evaluation.results import Joint, Precipitation
 
 SECONDS_PER_DAY = STEP_SECONDS * STEPS_PER_DAY
 _MM_PER_DAY = WATER_DENSITY * SECONDS_PER_DAY
 """Of 1 m/s of water: a millimetre of it is a kg/m2."""
-_SCALARS = slice(TARGETS[TARGETS.scalars[0].name].start, TARGETS.width)
-_PRECIPITATION = TARGETS["cam_out_PRECC"].start
+_PRECIPITATION = "cam_out_PRECC"
 _BINS = 50
 _LEAST, _MOST = 0.01, 1000.0
 """Precipitation in mm/day: below the least it is as good as dry."""
@@ -31,53 +30,61 @@ def precipitation_edges() -> np.ndarray:
 
 
 @lru_cache
-def scalar_edges() -> np.ndarray:
+def scalar_edges(targets: Targets) -> np.ndarray:
     """Edges ``(s, b + 1)`` in each scalar's unit, the same for every evaluation: even from the lowest to the highest value of a flux in the
     competition's training set, :func:`precipitation_edges` for snow and rain."""
-    return np.stack([_edges(TARGETS[scalar.name].start) for scalar in TARGETS.scalars])
+    return np.stack([_edges(targets, targets[scalar.name].start) for scalar in targets.scalars])
 
 
-def _edges(column: int) -> np.ndarray:
-    if TARGETS.units[column] == "m/s":
+def _edges(targets: Targets, column: int) -> np.ndarray:
+    if targets.units[column] == "m/s":
         return precipitation_edges() / _MM_PER_DAY
-    known = competition_columns(TARGETS)
+    known = competition_columns(targets)
     return np.linspace(known.minimum[column], known.maximum[column], _BINS + 1)
 
 
 class JointCounts:
     """Streaming :class:`Joint`."""
 
-    def __init__(self) -> None:
-        self.counts = np.zeros((len(TARGETS.scalars), _BINS, _BINS), np.int64)
+    def __init__(self, targets: Targets) -> None:
+        self._edges = scalar_edges(targets)
+        self._places = [targets[scalar.name].start for scalar in targets.scalars]
+        self.counts = np.zeros((len(self._places), _BINS, _BINS), np.int64)
 
     def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Take in targets ``(368, n)`` in physical units."""
-        for counts, edges, y, f in zip(self.counts, scalar_edges(), truth[_SCALARS], prediction[_SCALARS], strict=True):
+        """Take in targets ``(t, n)`` in physical units."""
+        for counts, edges, y, f in zip(self.counts, self._edges, truth[self._places], prediction[self._places], strict=True):
             pair = _bin(edges, y) * _BINS + _bin(edges, f)
             counts += np.bincount(pair, minlength=_BINS**2).reshape(_BINS, _BINS)
 
     def result(self) -> Joint:
-        return Joint(scalar_edges(), self.counts)
+        return Joint(self._edges, self.counts)
+
+
+def with_precipitation(targets: Targets) -> bool:
+    """Whether precipitation is among the targets."""
+    return _PRECIPITATION in targets
 
 
 class PrecipitationCounts:
     """Streaming :class:`Precipitation`; what is beyond an end is counted in the last bin there."""
 
-    def __init__(self) -> None:
+    def __init__(self, targets: Targets) -> None:
+        self._targets, self._place = targets, targets[_PRECIPITATION].start
         self.truth, self.prediction = np.zeros((2, _BINS), np.int64)
         self._water = np.zeros((_BINS, 2))
         self._weighed = False
 
     def update(self, truth: np.ndarray, prediction: np.ndarray, mass: np.ndarray | None) -> None:
-        """Take in targets ``(368, n)`` in physical units, and the mass of layers ``(60, n)`` in kg/m2 where it is known."""
+        """Take in targets ``(t, n)`` in physical units, and the mass of layers ``(l, n)`` in kg/m2 where it is known."""
         edges = precipitation_edges() / _MM_PER_DAY
-        rains = _bin(edges, truth[_PRECIPITATION])
+        rains = _bin(edges, truth[self._place])
         self.truth += np.bincount(rains, minlength=_BINS)
-        self.prediction += np.bincount(_bin(edges, prediction[_PRECIPITATION]), minlength=_BINS)
+        self.prediction += np.bincount(_bin(edges, prediction[self._place]), minlength=_BINS)
         if mass is not None:
             self._weighed = True
-            for index, targets in enumerate((truth, prediction)):
-                self._water[:, index] += np.bincount(rains, column_moistening(targets, mass), _BINS)
+            for index, values in enumerate((truth, prediction)):
+                self._water[:, index] += np.bincount(rains, column_moistening(self._targets, values, mass), _BINS)
 
     def result(self) -> Precipitation:
         with np.errstate(invalid="ignore"):

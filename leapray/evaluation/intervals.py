@@ -17,7 +17,7 @@ from typing import Self
 import numpy as np
 
 from leapray.climsim.calendar import STEPS_PER_DAY
-from leapray.climsim.schema import LEARNED, TARGETS
+from leapray.climsim.schema import Targets
 from leapray.evaluation.metrics import ByColumn, ErrorMoments, Score, TargetStatistics, without_rounding
 from leapray.recipe import Select
 
@@ -31,7 +31,7 @@ _SAME = 1e-6
 """What the truth of the same rows may differ by, in parts of it."""
 
 Figures = Callable[[ByColumn], np.ndarray]
-"""From scores by column ``(..., 368)`` to the figures that are asked for ``(..., k)``, such as means over some columns."""
+"""From scores by column ``(..., t)`` to the figures that are asked for ``(..., k)``, such as means over some columns."""
 
 
 def time_blocks(steps: np.ndarray) -> np.ndarray:
@@ -49,17 +49,21 @@ class TimedMoments:
     statistics: TargetStatistics
     blocks: dict[int, ErrorMoments] = field(default_factory=dict)
 
+    @property
+    def targets(self) -> Targets:
+        return self.statistics.targets
+
     def update(self, blocks: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Take in one batch: the block of each row ``(n,)``, truth and prediction ``(n, 368)``. Raises ValueError for other shapes."""
+        """Take in one batch: the block of each row ``(n,)``, truth and prediction ``(n, t)``. Raises ValueError for other shapes."""
         if blocks.shape != (len(truth),):
             raise ValueError(f"blocks {blocks.shape} must be one to each of the {len(truth)} rows of truth")
         for block in np.unique(blocks).tolist():
             rows = blocks == block
-            self.take(block, ErrorMoments.of(truth[rows], prediction[rows]))
+            self.take(block, ErrorMoments.of(self.targets, truth[rows], prediction[rows]))
 
     def take(self, block: int, moments: ErrorMoments) -> None:
         """Take in moments of some rows of one block."""
-        self.blocks[block] = self.blocks.get(block, ErrorMoments()) + moments
+        self.blocks[block] = self.blocks[block] + moments if block in self.blocks else moments
 
     def __add__(self, other: TimedMoments) -> TimedMoments:
         merged = TimedMoments(self.statistics, dict(self.blocks))
@@ -68,27 +72,30 @@ class TimedMoments:
         return merged
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """``blocks`` int64 ``(b,)``, ascending, their ``moments`` ``(b, 6, 368)`` as :meth:`ErrorMoments.to_array` gives them, and the
-        training rows' ``mean`` and ``variance (368,)`` and ``origin``."""
+        """``blocks`` int64 ``(b,)``, ascending, their ``moments`` ``(b, 6, t)`` as :meth:`ErrorMoments.to_array` gives them, and the
+        training rows' ``mean`` and ``variance (t,)`` and ``origin``, and the names of the ``targets``."""
         blocks, known = sorted(self.blocks), self.statistics
         moments = np.array([self.blocks[block].to_array() for block in blocks])
         return {
             "blocks": np.array(blocks, np.int64),
-            "moments": moments.reshape(-1, *ErrorMoments().to_array().shape),
+            "moments": moments.reshape(-1, *ErrorMoments.empty(self.targets).to_array().shape),
             "mean": known.mean,
             "variance": known.variance,
             "origin": np.array(known.origin),
+            "targets": np.array(self.targets.names),
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
         """Inverse of :meth:`to_arrays`."""
-        statistics = TargetStatistics(arrays["mean"], arrays["variance"], str(arrays["origin"]))
-        return cls(statistics, dict(zip(arrays["blocks"].tolist(), map(ErrorMoments.from_array, arrays["moments"]), strict=True)))
+        targets = Targets.of(map(str, arrays["targets"]))
+        statistics = TargetStatistics(targets, arrays["mean"], arrays["variance"], str(arrays["origin"]))
+        moments = (ErrorMoments.from_array(targets, array) for array in arrays["moments"])
+        return cls(statistics, dict(zip(arrays["blocks"].tolist(), moments, strict=True)))
 
     def total(self) -> ErrorMoments:
         """The moments of the rows of all blocks."""
-        return sum((self.blocks[block] for block in sorted(self.blocks)), ErrorMoments())
+        return sum((self.blocks[block] for block in sorted(self.blocks)), ErrorMoments.empty(self.targets))
 
     def score(self) -> Score:
         """Scores over the rows of all blocks. Raises ValueError without rows."""
@@ -124,7 +131,7 @@ def interval(
     """
     if not _resamples_tell(moments, select):
         return None
-    resampled = _mean(select)(_resampled_scores(moments, resamples, seed))[:, 0]
+    resampled = _mean(select, moments.targets)(_resampled_scores(moments, resamples, seed))[:, 0]
     low, high = _about(np.array(moments.score().chosen(select)), resampled, len(moments.blocks), level)
     return Interval(without_rounding(float(low)), without_rounding(float(high)), level)
 
@@ -145,7 +152,7 @@ def difference(
     _check_same_rows(base, variant)
     if not (_resamples_tell(base, select) and _resamples_tell(variant, select)):
         return None
-    (found,) = differences(base, variant, _mean(select), level, resamples, seed)
+    (found,) = differences(base, variant, _mean(select, base.targets), level, resamples, seed)
     return Difference(without_rounding(found.value), without_rounding(found.low), without_rounding(found.high), level)
 
 
@@ -172,13 +179,15 @@ def _resamples_tell(moments: TimedMoments, select: Select) -> bool:
 
 
 def _check_same_rows(base: TimedMoments, variant: TimedMoments) -> None:
+    if base.targets != variant.targets:
+        raise ValueError("a paired difference needs the same targets in both")
     if base.blocks.keys() != variant.blocks.keys():
         only = sorted(base.blocks.keys() ^ variant.blocks.keys())
         raise ValueError(f"a paired difference needs the same blocks in both; {len(only)} are in one only, the first is {only[0]}")
     for block, moments in base.blocks.items():
         if moments.count != (other := variant.blocks[block].count):
             raise ValueError(f"a paired difference needs the same rows in both; block {block} has {moments.count} and {other}")
-        ours, theirs = (np.stack([one.low, one.high])[:, LEARNED] for one in (moments, variant.blocks[block]))
+        ours, theirs = (np.stack([one.low, one.high])[:, base.targets.learned] for one in (moments, variant.blocks[block]))
         # a truth that was written as text may have lost its last digits
         if not np.allclose(ours, theirs, rtol=_SAME, atol=0):
             raise ValueError(f"a paired difference needs the same rows in both; in block {block} their truth has other extremes")
@@ -191,29 +200,31 @@ def _about(value: np.ndarray, resampled: np.ndarray, blocks: int, level: float) 
     return value + (low - middle) * widening, value + (high - middle) * widening
 
 
-def _mean(select: Select) -> Figures:
-    return lambda scores: scores.chosen(select)[..., LEARNED].mean(axis=-1, keepdims=True)
+def _mean(select: Select, targets: Targets) -> Figures:
+    return lambda scores: scores.chosen(select)[..., targets.learned].mean(axis=-1, keepdims=True)
 
 
 def _resampled_scores(moments: TimedMoments, resamples: int, seed: int) -> ByColumn:
-    """Scores of each resample, ``(resamples, 368)``; blocks alike in number are drawn alike by the same seed."""
+    """Scores of each resample, ``(resamples, t)``; blocks alike in number are drawn alike by the same seed."""
     parts = _parts(moments)
     count = len(parts)
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
-    chunk = max(_CHUNK_NUMBERS // (count * TARGETS.width), 1)
+    chunk = max(_CHUNK_NUMBERS // (count * moments.targets.width), 1)
     found = [ByColumn.of(_resampled(parts, draws[start : start + chunk]), moments.statistics) for start in range(0, resamples, chunk)]
     return ByColumn(*(np.concatenate([getattr(some, field.name) for some in found]) for field in fields(ByColumn)))
 
 
 def _parts(moments: TimedMoments) -> np.ndarray:
-    """What is drawn: moments ``(b, 6, 368)`` of at most 400 blocks or runs of neighbouring blocks."""
+    """What is drawn: moments ``(b, 6, t)`` of at most 400 blocks or runs of neighbouring blocks."""
     blocks = [moments.blocks[block] for block in sorted(moments.blocks)]
     run = -(-len(blocks) // _MOST_BLOCKS)
-    return np.stack([sum(blocks[start : start + run], ErrorMoments()).to_array() for start in range(0, len(blocks), run)])
+    return np.stack(
+        [sum(blocks[start : start + run], ErrorMoments.empty(moments.targets)).to_array() for start in range(0, len(blocks), run)]
+    )
 
 
 def _resampled(parts: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Moments ``(r, 6, 368)`` of the rows of all parts ``(b, 6, 368)``, part b taken ``draws[r, b]`` times.
+    """Moments ``(r, 6, t)`` of the rows of all parts ``(b, 6, t)``, part b taken ``draws[r, b]`` times.
 
     The deviation is that within the parts plus that of their means about the resample's own mean: exact, as ``ErrorMoments.__add__`` is.
     """

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leapray.climsim.calendar import Month, month_of_step
-from leapray.climsim.schema import SAMPLE_ID, TARGETS, month_of_key, row_place
+from leapray.climsim.schema import SAMPLE_ID, Targets, month_of_key, row_place
 from leapray.errors import UserError
 from leapray.evaluation.tables import Keys, Source, gather, locate, name, read_keys, read_targets, require_finite, some
 
@@ -115,17 +115,22 @@ class Matched:
     """
 
     def __init__(
-        self, source: Source, truth: Keys, whole: Callable[[], Keys] | None = None, notice: Callable[[str], None] | None = None
+        self,
+        source: Source,
+        truth: Keys,
+        targets: Targets,
+        whole: Callable[[], Keys] | None = None,
+        notice: Callable[[str], None] | None = None,
     ) -> None:
-        self.name = name(source)
+        self.name, self._targets = name(source), targets
         self._ids, self._taken = truth.ids, 0
         places = match(read_keys(source, notice), truth, whole)
         in_order = np.array_equal(places[places >= 0], np.arange(len(truth.ids)))
-        self._blocks = _held(source, places >= 0) if in_order else iter([gather(source, places, len(truth.ids))])
-        self._left = np.zeros((0, TARGETS.width))
+        self._blocks = _held(source, targets, places >= 0) if in_order else iter([gather(source, targets, places, len(truth.ids))])
+        self._left = np.zeros((0, targets.width))
 
     def take(self, rows: int) -> np.ndarray:
-        """The next predictions ``(rows, 368)``, column by column in memory."""
+        """The next predictions ``(rows, t)``, column by column in memory."""
         ids = self._ids[self._taken : self._taken + rows]
         self._taken += rows
         parts: list[np.ndarray] = []
@@ -136,14 +141,14 @@ class Matched:
             self._left = self._left[rows:]
             rows -= len(parts[-1])
         values = parts[0] if len(parts) == 1 else np.concatenate([part.T for part in parts], axis=1).T
-        require_finite(values, ids, TARGETS.columns, self.name)
+        require_finite(values, ids, self._targets.columns, self.name)
         return values
 
 
-def _held(source: Source, held: np.ndarray) -> Iterator[np.ndarray]:
+def _held(source: Source, targets: Targets, held: np.ndarray) -> Iterator[np.ndarray]:
     """The targets of some rows of a source, in its order."""
     start = 0
-    for values in read_targets(source):
+    for values in read_targets(source, targets):
         here = held[start : start + len(values)]
         start += len(values)
         yield values if here.all() else values.T[:, here].T

@@ -8,18 +8,20 @@ So skill stays finite, and in the same order, on a few snapshots and on years.
 *R2* of column c over all rows (time and place pooled) is ``1 - sum (y - f)^2 / sum (y - mean y)^2``, truth and prediction first multiplied
 by the 0/1 weights; columns are averaged uniformly (scikit-learn's ``r2_score`` with ``force_finite``, as on the competition's page). A
 column that hardly varies in these rows can make it arbitrarily low.
+
+Shapes: t targets; which of them are learned and scored, the statistics' :class:`Targets` say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
 from leapray.climsim.grid import competition_columns
-from leapray.climsim.schema import LEARNED, SCORED, TARGETS
+from leapray.climsim.schema import KAGGLE, Targets
 from leapray.errors import UserError
 from leapray.faults import told
 from leapray.recipe import Select
@@ -32,37 +34,38 @@ _ROUNDING, _DECIMALS = 1e-9, 12
 
 @dataclass(frozen=True)
 class TargetStatistics:
-    """Mean and variance of the targets ``(368,)`` over the training rows, in physical units; ``origin`` says which rows those are."""
+    """Mean and variance of the targets, each ``(t,)``, over the training rows, in physical units; ``origin`` says which rows those are."""
 
+    targets: Targets
     mean: np.ndarray
     variance: np.ndarray
     origin: str
 
     @classmethod
-    def of_competition(cls) -> TargetStatistics:
+    def of_competition(cls, targets: Targets = KAGGLE.targets) -> TargetStatistics:
         """Those of the whole training set of the LEAP competition, which the package ships."""
-        table = competition_columns(TARGETS)
-        return cls(table.mean, np.square(table.std), "the competition's 10 091 520 training rows")
+        table = competition_columns(targets)
+        return cls(targets, table.mean, np.square(table.std), "the competition's 10 091 520 training rows")
 
     def of(self, columns: np.ndarray) -> TargetStatistics:
-        """The same for these columns ``(368,)``, and 0 for others: what a submission gives no weight is 0 in truth and prediction."""
-        return TargetStatistics(np.where(columns, self.mean, 0.0), np.where(columns, self.variance, 0.0), self.origin)
+        """The same for these columns ``(t,)``, and 0 for others: what a submission gives no weight is 0 in truth and prediction."""
+        return TargetStatistics(self.targets, np.where(columns, self.mean, 0.0), np.where(columns, self.variance, 0.0), self.origin)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that keep every bit."""
         return {"origin": self.origin, "mean": self.mean.tolist(), "variance": self.variance.tolist()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], name: str) -> Self:
+    def from_dict(cls, values: Mapping[str, Any], targets: Targets, name: str) -> Self:
         """Inverse of :meth:`to_dict`. Raises UserError, which begins with ``name``, for anything else."""
         try:
             mean, variance = (np.array(values[key], np.float64) for key in ("mean", "variance"))
-            whole = mean.shape == variance.shape == (TARGETS.width,) and np.isfinite(mean + variance).all() and (variance >= 0).all()
+            whole = mean.shape == variance.shape == (targets.width,) and np.isfinite(mean + variance).all() and (variance >= 0).all()
             if not (whole and isinstance(values["origin"], str)):
                 raise ValueError("expected a finite mean and variance for every target")
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{name}: not statistics of the targets over training rows ({told(error, 200)})") from error
-        return cls(mean, variance, values["origin"])
+        return cls(targets, mean, variance, values["origin"])
 
 
 def without_rounding(score: float) -> float:
@@ -83,7 +86,7 @@ def skill_of(error: np.ndarray, of_mean: np.ndarray, unit: np.ndarray) -> np.nda
 
 @dataclass(frozen=True)
 class ByColumn:
-    """Scores of every target, each ``(..., 368)``; ``varies`` is whether a column has a thousandth of its training variance or more."""
+    """Scores of every target, each ``(..., t)``; ``varies`` is whether a column has a thousandth of its training variance or more."""
 
     skill: np.ndarray
     attainable: np.ndarray
@@ -92,7 +95,7 @@ class ByColumn:
 
     @classmethod
     def of(cls, moments: np.ndarray, statistics: TargetStatistics) -> ByColumn:
-        """From moments ``(..., 6, 368)`` of one row or more, as :meth:`ErrorMoments.to_array` gives them.
+        """From moments ``(..., 6, t)`` of one row or more, as :meth:`ErrorMoments.to_array` gives them.
 
         The R2 of a constant truth, known by min = max, is 1 if it is predicted exactly and else 0.
         """
@@ -107,13 +110,13 @@ class ByColumn:
         return cls(skill_of(error / count, of_mean, unit), skill_of(np.zeros_like(error), of_mean, unit), r2, varies)
 
     def chosen(self, select: Select) -> np.ndarray:
-        """Skill or R2, ``(..., 368)``."""
+        """Skill or R2, ``(..., t)``."""
         return self.skill if select == "skill" else self.r2
 
 
 @dataclass(frozen=True)
 class Score:
-    """Scores of every target column ``(368,)`` over ``rows`` rows, and their means.
+    """Scores of every target column ``(t,)`` over ``rows`` rows, and their means.
 
     Skill is measured against ``statistics``.
     """
@@ -121,6 +124,10 @@ class Score:
     columns: ByColumn
     rows: int
     statistics: TargetStatistics
+
+    @property
+    def targets(self) -> Targets:
+        return self.statistics.targets
 
     @property
     def skill_by_column(self) -> np.ndarray:
@@ -142,22 +149,22 @@ class Score:
     def skill(self) -> float:
         """The headline: mean skill over the columns that only learning can give."""
         # the training mean's is 0, and not what rounding leaves of it
-        return without_rounding(float(self.skill_by_column[LEARNED].mean()))
+        return without_rounding(float(self.skill_by_column[self.targets.learned].mean()))
 
     @property
     def attainable(self) -> float:
         """The skill of a perfect emulator on these rows."""
-        return float(self.attainable_by_column[LEARNED].mean())
+        return float(self.attainable_by_column[self.targets.learned].mean())
 
     @property
     def learned(self) -> float:
         """Mean R2 over the columns that only learning can give."""
-        return float(self.r2[LEARNED].mean())
+        return float(self.r2[self.targets.learned].mean())
 
     @property
     def scored(self) -> float:
         """Mean R2 over the columns that the competition scores."""
-        return float(self.r2[SCORED].mean())
+        return float(self.r2[self.targets.scored].mean())
 
     @property
     def all(self) -> float:
@@ -167,29 +174,29 @@ class Score:
     @property
     def leaderboard(self) -> float:
         """``all`` as it would be with the physics applied, which makes the other columns exact: for scores of bare networks."""
-        return float((np.sum(~LEARNED) + self.r2[LEARNED].sum()) / TARGETS.width)
+        return float((np.sum(~self.targets.learned) + self.r2[self.targets.learned].sum()) / self.targets.width)
 
     @property
     def r2_varying(self) -> float:
         """Mean R2 over the learned columns that vary; NaN where none does."""
-        varying = LEARNED & self.varies
+        varying = self.targets.learned & self.varies
         return float(self.r2[varying].mean()) if varying.any() else float("nan")
 
     @property
     def r2_median(self) -> float:
         """Median R2 over the learned columns."""
-        return float(np.median(self.r2[LEARNED]))
+        return float(np.median(self.r2[self.targets.learned]))
 
     @property
     def below_zero(self) -> int:
         """How many learned columns have an R2 below 0."""
-        return int((self.r2[LEARNED] < 0).sum())
+        return int((self.r2[self.targets.learned] < 0).sum())
 
     @property
     def silent(self) -> list[str]:
         """Names of the learned columns that hardly vary in these rows, the lowest R2 first."""
-        places = np.flatnonzero(LEARNED & ~self.varies)
-        return [TARGETS.columns[place] for place in places[np.argsort(self.r2[places], kind="stable")]]
+        places = np.flatnonzero(self.targets.learned & ~self.varies)
+        return [self.targets.columns[place] for place in places[np.argsort(self.r2[places], kind="stable")]]
 
     def chosen(self, select: Select) -> float:
         """The score that chooses: skill, or the mean R2 of the learned columns."""
@@ -197,15 +204,15 @@ class Score:
 
     def by_variable(self) -> dict[str, float]:
         """Mean R2 of each target variable over its learned columns."""
-        return _by_variable(self.r2)
+        return _by_variable(self.targets, self.r2)
 
     def skill_by_variable(self) -> dict[str, float]:
         """Mean skill of each target variable over its learned columns."""
-        return _by_variable(self.skill_by_column)
+        return _by_variable(self.targets, self.skill_by_column)
 
     def attainable_by_variable(self) -> dict[str, float]:
         """Mean attainable skill of each target variable over its learned columns."""
-        return _by_variable(self.attainable_by_column)
+        return _by_variable(self.targets, self.attainable_by_column)
 
     def summary(self) -> dict[str, float | None]:
         """The figures to log, by name."""
@@ -222,50 +229,53 @@ class Score:
         }
 
 
-def _by_variable(values: np.ndarray) -> dict[str, float]:
-    return {v.name: float(values[TARGETS[v.name]][LEARNED[TARGETS[v.name]]].mean()) for v in TARGETS.variables}
-
-
-def _zeros() -> np.ndarray:
-    return np.zeros(TARGETS.width)
+def _by_variable(targets: Targets, values: np.ndarray) -> dict[str, float]:
+    return {name: float(values[targets[name]][targets.learned[targets[name]]].mean()) for name in targets.names}
 
 
 @dataclass
 class ErrorMoments:
-    """Streaming moments of the 368 targets and of their errors, each ``(368,)`` float64; ``+`` merges those of two parts of a set.
+    """Streaming moments of the targets and of their errors, each ``(t,)`` float64; ``+`` merges those of two parts of a set.
 
     Deviations are merged about the mean (Chan et al. 1983), never from sums of squares: columns span 1e-51 to 1e3, and a mean
     may be many times the spread.
     """
 
-    count: int = 0
-    mean: np.ndarray = field(default_factory=_zeros)
-    deviation: np.ndarray = field(default_factory=_zeros)
+    targets: Targets
+    count: int
+    mean: np.ndarray
+    deviation: np.ndarray
     """Sum of ``(truth - mean)^2``."""
-    error: np.ndarray = field(default_factory=_zeros)
+    error: np.ndarray
     """Sum of ``(truth - prediction)^2``."""
-    low: np.ndarray = field(default_factory=lambda: np.full(TARGETS.width, np.inf))
-    high: np.ndarray = field(default_factory=lambda: np.full(TARGETS.width, -np.inf))
+    low: np.ndarray
+    high: np.ndarray
 
     @classmethod
-    def of(cls, truth: np.ndarray, prediction: np.ndarray) -> ErrorMoments:
-        """Moments of one batch: truth and prediction ``(n, 368)``, in the same unit, physical or scaled."""
-        expected = (len(truth), TARGETS.width)
+    def empty(cls, targets: Targets) -> ErrorMoments:
+        """Moments of no rows."""
+        mean, deviation, error = np.zeros((3, targets.width))
+        return cls(targets, 0, mean, deviation, error, np.full(targets.width, np.inf), np.full(targets.width, -np.inf))
+
+    @classmethod
+    def of(cls, targets: Targets, truth: np.ndarray, prediction: np.ndarray) -> ErrorMoments:
+        """Moments of one batch: truth and prediction ``(n, t)``, in the same unit, physical or scaled."""
+        expected = (len(truth), targets.width)
         if truth.shape != expected or prediction.shape != expected:
-            raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} must both be (n, {TARGETS.width})")
+            raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} must both be (n, {targets.width})")
         if not len(truth):
-            return cls()
+            return cls.empty(targets)
         truth, prediction = truth.astype(np.float64, copy=False), prediction.astype(np.float64, copy=False)
         mean = truth.mean(axis=0)
         deviation = np.square(truth - mean).sum(axis=0)
         error = np.square(truth - prediction).sum(axis=0)
         moments = (mean, deviation, error, truth.min(axis=0), truth.max(axis=0))
         # where, not a product: NaN in a column that does not count stays out
-        return cls(len(truth), *(np.where(SCORED, moment, 0.0) for moment in moments))
+        return cls(targets, len(truth), *(np.where(targets.scored, moment, 0.0) for moment in moments))
 
     def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Take in one batch, truth and prediction ``(n, 368)``."""
-        vars(self).update(vars(self + self.of(truth, prediction)))
+        """Take in one batch, truth and prediction ``(n, t)``."""
+        vars(self).update(vars(self + self.of(self.targets, truth, prediction)))
 
     def __add__(self, other: ErrorMoments) -> ErrorMoments:
         count = self.count + other.count
@@ -274,6 +284,7 @@ class ErrorMoments:
         share = other.count / count
         shift = other.mean - self.mean
         return ErrorMoments(
+            self.targets,
             count,
             self.mean + shift * share,
             self.deviation + other.deviation + np.square(shift) * (self.count * share),
@@ -283,15 +294,15 @@ class ErrorMoments:
         )
 
     def to_array(self) -> np.ndarray:
-        """All moments as ``(6, 368)`` float64, to be gathered from workers and merged in their order."""
-        count = np.full(TARGETS.width, float(self.count))
+        """All moments as ``(6, t)`` float64, to be gathered from workers and merged in their order."""
+        count = np.full(self.targets.width, float(self.count))
         return np.stack([count, self.mean, self.deviation, self.error, self.low, self.high])
 
     @classmethod
-    def from_array(cls, array: np.ndarray) -> ErrorMoments:
+    def from_array(cls, targets: Targets, array: np.ndarray) -> ErrorMoments:
         """Inverse of ``to_array``."""
         count, *moments = np.asarray(array, dtype=np.float64)
-        return cls(int(count[0]), *moments)
+        return cls(targets, int(count[0]), *moments)
 
     def score(self, statistics: TargetStatistics) -> Score:
         """Scores by column, skill against the training rows' statistics. Raises ValueError without rows."""

@@ -1,6 +1,6 @@
 """What an evaluation found, as numbers: kept in ``evaluation.npz``, drawn by the report, compared with another.
 
-Shapes: 368 targets in the schema's order, s = 8 scalars, b bins, z = 10-degree bands of latitude from south to north.
+Shapes: t targets in the order of their layout, s scalars, b bins, z = 10-degree bands of latitude from south to north.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from leapray import storage
-from leapray.climsim.schema import TARGETS
+from leapray.climsim.schema import Targets
 from leapray.errors import UserError
 from leapray.evaluation.intervals import TimedMoments
 
@@ -23,7 +23,7 @@ FILE = "evaluation.npz"
 
 @dataclass(frozen=True)
 class ClimSim:
-    """ClimSim's own metrics (FACTS section 6) of every target ``(368,)``: of energy fluxes in W/m2, weighted by mass and area.
+    """ClimSim's own metrics of every target ``(t,)``: of energy fluxes in W/m2, weighted by mass and area.
 
     Each is taken over time in every column of the grid, then averaged over columns; ``r2`` is NaN where a column's truth is constant.
     Winds stay unweighted, in m/s2. ``crps``, weighted alike, is there for an ensemble.
@@ -35,13 +35,10 @@ class ClimSim:
     bias: np.ndarray
     crps: np.ndarray | None = None
 
-    def by_variable(self) -> dict[str, dict[str, float]]:
+    def by_variable(self, targets: Targets) -> dict[str, dict[str, float]]:
         """Mean of each metric over the levels of each target variable, over those where it is told; NaN where it is told of none."""
         metrics = {metric.name: value for metric in fields(self) if (value := getattr(self, metric.name)) is not None}
-        return {
-            variable.name: {name: _mean(values[TARGETS[variable.name]]) for name, values in metrics.items()}
-            for variable in TARGETS.variables
-        }
+        return {variable: {name: _mean(values[targets[variable]]) for name, values in metrics.items()} for variable in targets.names}
 
 
 def _mean(values: np.ndarray) -> float:
@@ -53,8 +50,8 @@ def _mean(values: np.ndarray) -> float:
 class Zonal:
     """Skill by band of latitude: of daily means over each band, area weighted.
 
-    ``edges`` are latitudes in degrees ``(z + 1,)``; ``r2 (z, 368)`` over days, NaN where nothing varies or no column lies; ``truth`` and
-    ``bias (z, 368)`` are means over time in physical units.
+    ``edges`` are latitudes in degrees ``(z + 1,)``; ``r2 (z, t)`` over days, NaN where nothing varies or no column lies; ``truth`` and
+    ``bias (z, t)`` are means over time in physical units.
     """
 
     edges: np.ndarray
@@ -91,8 +88,8 @@ class Precipitation:
 class Evaluation:
     """One prediction beside the truth.
 
-    ``moments`` are the competition's, by day; where rows tell no time all lie in block 0 and ``timed`` is False. ``mean (368,)``, ``bias``
-    and ``mae`` are of truth, prediction less truth, and its magnitude, in physical units over all rows. ``crps (368,)`` is the fair
+    ``moments`` are the competition's, by day; where rows tell no time all lie in block 0 and ``timed`` is False. ``mean (t,)``, ``bias``
+    and ``mae`` are of truth, prediction less truth, and its magnitude, in physical units over all rows. ``crps (t,)`` is the fair
     ensemble score in physical units, where there are members. ``lacking`` says, in sentences, what could not be computed and why.
     """
 
@@ -109,6 +106,10 @@ class Evaluation:
     zonal: Zonal | None = None
     crps: np.ndarray | None = None
     lacking: tuple[str, ...] = ()
+
+    @property
+    def targets(self) -> Targets:
+        return self.moments.targets
 
 
 _PARTS = {"joint": Joint, "precipitation": Precipitation, "climsim": ClimSim, "zonal": Zonal}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from leapray.climsim.schema import SAMPLE_ID, TARGETS
+from leapray.climsim.schema import SAMPLE_ID, Targets
 from leapray.errors import UserError
 from leapray.evaluation.tables import columns, files, read_ids, read_targets, require_finite, some
 
@@ -16,7 +16,7 @@ from leapray.evaluation.tables import columns, files, read_ids, read_targets, re
 class SampleSubmission:
     """What a submission must look like.
 
-    ``weights (368,)``, in the schema's order, turn physical units into the submission's: 0 or 1, or 1/std (FACTS section 2).
+    ``weights (t,)``, in the order of the targets, turn physical units into the submission's: 0 or 1, or 1/std.
     """
 
     ids: pa.ChunkedArray
@@ -24,28 +24,28 @@ class SampleSubmission:
     weights: np.ndarray
 
 
-def read_sample(url: str) -> SampleSubmission:
+def read_sample(url: str, targets: Targets) -> SampleSubmission:
     """Read a sample submission, csv or parquet.
 
     Raises UserError for a column that is unknown or missing, an id that stands twice, no rows, and weights that are negative,
     not finite, or differ between rows.
     """
     names = columns(files(url)[0])
-    if unknown := [name for name in names if name not in {SAMPLE_ID, *TARGETS.columns}]:
-        raise UserError(f"{url}: holds column {some(pa.array(unknown))}, expected only {SAMPLE_ID} and the {TARGETS.width} target columns")
+    if unknown := [name for name in names if name not in {SAMPLE_ID, *targets.columns}]:
+        raise UserError(f"{url}: holds column {some(pa.array(unknown))}, expected only {SAMPLE_ID} and the {targets.width} target columns")
     if len(set(names)) < len(names):
-        raise UserError(f"{url}: a column stands twice; expected {SAMPLE_ID} and each of the {TARGETS.width} target columns once")
+        raise UserError(f"{url}: a column stands twice; expected {SAMPLE_ID} and each of the {targets.width} target columns once")
     ids = read_ids(url)
     weights: np.ndarray | None = None
     done = 0
-    for values in read_targets(url):
-        require_finite(values, ids[done : done + len(values)], TARGETS.columns, url)
+    for values in read_targets(url, targets):
+        require_finite(values, ids[done : done + len(values)], targets.columns, url)
         done += len(values)
         for row in values[:1] if weights is None else ():
             weights = row.copy()
         differs = np.flatnonzero((values != weights).any(axis=0))
         if len(differs):
-            raise UserError(f"{url}: weights of column {TARGETS.columns[differs[0]]} differ between rows; expected one weight per column")
+            raise UserError(f"{url}: weights of column {targets.columns[differs[0]]} differ between rows; expected one weight per column")
     if weights is None:
         raise UserError(f"{url}: has no rows; expected the ids to submit")
     if (weights < 0).any() or not weights.any():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from leapray.climsim.schema import TARGETS
+from leapray.climsim.schema import KAGGLE
 from leapray.evaluation.matching import Matched
 from leapray.evaluation.metrics import ErrorMoments, Score, TargetStatistics
 from leapray.evaluation.sample import read_sample
@@ -12,18 +12,19 @@ from leapray.evaluation.tables import Source, name, read_keys, read_targets, req
 
 
 def score_files(predictions: Source, truth: Source, sample_submission: str | None = None) -> Score:
-    """Scores of predictions against truth, each a parquet or csv source with ``sample_id`` and the 368 targets.
+    """Scores of predictions against truth, each a parquet or csv source with ``sample_id`` and the targets of the LEAP competition.
 
     Truth is in physical units; so are predictions, unless they are a submission: then ``sample_submission`` gives the weights that they are
     divided by. Skill is measured against the competition's training rows. Predictions in truth's order are streamed, others are held in
     memory once. Raises UserError when ids differ, stand twice or are none, and when a number is not finite.
     """
-    weights = read_sample(sample_submission).weights if sample_submission else np.ones(TARGETS.width)
+    targets = KAGGLE.targets
+    weights = read_sample(sample_submission, targets).weights if sample_submission else np.ones(targets.width)
     keys = read_keys(truth)
-    matched = Matched(predictions, keys)
-    moments, done = ErrorMoments(), 0
-    for expected in read_targets(truth):
-        require_finite(expected, keys.ids[done : done + len(expected)], TARGETS.columns, name(truth))
+    matched = Matched(predictions, keys, targets)
+    moments, done = ErrorMoments.empty(targets), 0
+    for expected in read_targets(truth, targets):
+        require_finite(expected, keys.ids[done : done + len(expected)], targets.columns, name(truth))
         done += len(expected)
         # a column without weight is 0 in truth and prediction
         given = matched.take(len(expected)) / np.where(weights > 0, weights, 1.0)

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from leapray.climsim.schema import LEARNED, TARGETS
+from leapray.climsim.schema import Targets
 from leapray.console import digits
-from leapray.evaluation.climsim import UNITS
-from leapray.evaluation.groups import by_group
+from leapray.evaluation.climsim import unit
 from leapray.evaluation.intervals import difference, interval
 from leapray.evaluation.metrics import Score
-from leapray.evaluation.results import Evaluation
+from leapray.evaluation.results import ClimSim, Evaluation
 from leapray.evaluation.worst import worst_columns
 
 FILE = "scores.json"
@@ -46,12 +45,12 @@ def deciding_columns(score: Score) -> str:
 
 def _ruling(score: Score) -> list[str]:
     """The fewest learned columns of the lowest R2 without which the mean is near the median, where they are few."""
-    places = np.flatnonzero(LEARNED)
+    places = np.flatnonzero(score.targets.learned)
     order = places[np.argsort(score.r2[places], kind="stable")]
     low = score.r2_median - _NEAR
     for count in range(int(_FEW * len(order))):
         if score.r2[order[count:]].mean() >= low:
-            return [TARGETS.columns[place] for place in order[:count]]
+            return [score.targets.columns[place] for place in order[:count]]
     return []
 
 
@@ -65,7 +64,9 @@ def scores(evaluations: Sequence[Evaluation], sources: Mapping[str, str]) -> dic
     by_column = {
         column: {"skill": skill, "attainable": attainable, "r2": r2}
         for column, skill, attainable, r2 in zip(
-            TARGETS.columns, *(values.tolist() for values in (score.skill_by_column, score.attainable_by_column, score.r2)), strict=True
+            score.targets.columns,
+            *(values.tolist() for values in (score.skill_by_column, score.attainable_by_column, score.r2)),
+            strict=True,
         )
     }
     beside = {other.name: _figures(other) | {"difference": _difference(subject, other)} for other in others}
@@ -92,21 +93,25 @@ def _figures(evaluation: Evaluation) -> dict[str, Any]:
         "days": len(evaluation.moments.blocks) if evaluation.timed else None,
         **score.summary(),
         "interval": None if within is None else asdict(within),
-        "skill_by_group": by_group(score.skill_by_column),
+        "skill_by_group": score.targets.by_group(score.skill_by_column),
         "skill_by_variable": score.skill_by_variable(),
-        "r2_by_group": by_group(score.r2),
+        "r2_by_group": score.targets.by_group(score.r2),
         "r2_by_variable": score.by_variable(),
-        "climsim": None if evaluation.climsim is None else {"units": UNITS, "by_variable": evaluation.climsim.by_variable()},
+        "climsim": None if evaluation.climsim is None else _climsim(evaluation.climsim, score.targets),
         "crps": None if evaluation.crps is None else _crps(evaluation),
     }
+
+
+def _climsim(metrics: ClimSim, targets: Targets) -> dict[str, Any]:
+    return {"units": {one.name: unit(one) for one in targets.variables}, "by_variable": metrics.by_variable(targets)}
 
 
 def _crps(evaluation: Evaluation) -> dict[str, Any]:
     """In physical units, mean over the levels of each variable."""
     assert evaluation.crps is not None
     return {
-        variable.name: {"value": float(evaluation.crps[TARGETS[variable.name]].mean()), "units": variable.units}
-        for variable in TARGETS.variables
+        variable.name: {"value": float(evaluation.crps[evaluation.targets[variable.name]].mean()), "units": variable.units}
+        for variable in evaluation.targets.variables
     }
 
 

@@ -1,4 +1,4 @@
-"""Tables of ``sample_id`` and the 368 targets, parquet or csv, one file or many: read by column name, in bounded memory.
+"""Tables of ``sample_id`` and targets, parquet or csv, one file or many: read by column name, in bounded memory.
 
 A source is the URL of a file, of a directory of them, or a list of such URLs; rows count through its files in order of name. Directories
 are listed by :func:`storage.list_data`. Predictions, submissions and truth all come in this form.
@@ -21,7 +21,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from leapray import storage
-from leapray.climsim.schema import SAMPLE_ID, TARGETS
+from leapray.climsim.schema import SAMPLE_ID, Targets
 from leapray.errors import UserError
 from leapray.faults import told
 
@@ -172,22 +172,22 @@ def read_ids(source: Source) -> pa.ChunkedArray:
     return keys.ids
 
 
-def read_targets(source: Source) -> Iterator[np.ndarray]:
-    """The targets of a source in batches ``(n, 368)``, float64, in the schema's order; n varies; an empty field is NaN.
+def read_targets(source: Source, targets: Targets) -> Iterator[np.ndarray]:
+    """The targets of a source in batches ``(n, t)``, float64, in the order of their layout; n varies; an empty field is NaN.
 
     Raises UserError for a target column that is missing or is not numbers.
     """
     for file in files(source):
-        _require(file, TARGETS.columns)
-        for batch in _batches(file, TARGETS.columns):
-            yield np.array([_numbers(file, name, batch.column(name)) for name in TARGETS.columns]).T
+        _require(file, targets.columns)
+        for batch in _batches(file, targets.columns):
+            yield np.array([_numbers(file, name, batch.column(name)) for name in targets.columns]).T
 
 
-def gather(source: Source, places: np.ndarray, rows: int) -> np.ndarray:
-    """The targets of a source as one matrix ``(rows, 368)``: its i-th row goes to row ``places[i]``, or nowhere if that is -1."""
-    matrix = np.full((rows, TARGETS.width), np.nan)
+def gather(source: Source, targets: Targets, places: np.ndarray, rows: int) -> np.ndarray:
+    """The targets of a source as one matrix ``(rows, t)``: its i-th row goes to row ``places[i]``, or nowhere if that is -1."""
+    matrix = np.full((rows, targets.width), np.nan)
     start = 0
-    for values in read_targets(source):
+    for values in read_targets(source, targets):
         place = places[start : start + len(values)]
         matrix[place[place >= 0]] = values[place >= 0]
         start += len(values)
@@ -225,7 +225,7 @@ def name(source: Source) -> str:
 def _require(file: str, wanted: Sequence[str]) -> None:
     missing = sorted(set(wanted).difference(columns(file)), key=list(wanted).index)
     if missing:
-        raise UserError(f"{file}: lacks column {some(pa.array(missing))}, expected {SAMPLE_ID} and the {TARGETS.width} target columns")
+        raise UserError(f"{file}: lacks column {some(pa.array(missing))}, expected {some(pa.array(list(wanted)))}")
 
 
 def _batches(file: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leapray.climsim.schema import LEARNED, TARGETS
 from leapray.evaluation.metrics import ErrorMoments, Score
 from leapray.evaluation.results import Evaluation
 
@@ -36,7 +35,7 @@ def worst_columns(evaluation: Evaluation, count: int = 10) -> list[WorstColumn]:
     """The ``count`` learned columns whose skill is the furthest below the attainable, the furthest first."""
     moments, score = evaluation.moments.total(), evaluation.moments.score()
     lost = score.attainable_by_column - score.skill_by_column
-    order = [index for index in np.argsort(-lost, kind="stable").tolist() if LEARNED[index]][:count]
+    order = [index for index in np.argsort(-lost, kind="stable").tolist() if score.targets.learned[index]][:count]
     worst = np.max([block.error for block in evaluation.moments.blocks.values()], axis=0)
     days = len(evaluation.moments.blocks) if evaluation.timed else 0
     return [_describe(evaluation, moments, score, index, float(worst[index]), days) for index in order]
@@ -50,7 +49,8 @@ def _describe(evaluation: Evaluation, moments: ErrorMoments, score: Score, index
     usual = float(np.sqrt(score.statistics.variance[index]))
     skill, attainable, r2 = (float(values[index]) for values in (score.skill_by_column, score.attainable_by_column, score.r2))
     reason = _reason(r2, std, std / usual if usual else 1.0, bias_share, day_share, days)
-    return WorstColumn(TARGETS.columns[index], TARGETS.units[index], skill, attainable, r2, std, bias_share, day_share, reason)
+    columns, units = score.targets.columns, score.targets.units
+    return WorstColumn(columns[index], units[index], skill, attainable, r2, std, bias_share, day_share, reason)
 
 
 def _reason(r2: float, std: float, share: float, bias_share: float, day_share: float, days: int) -> str:

@@ -1,6 +1,6 @@
-"""Skill by band of latitude: R2 of daily means over bands of 10 degrees, area weighted (FACTS section 6).
+"""Skill by band of latitude: R2 of daily means over bands of 10 degrees, area weighted.
 
-Shapes: c = 368 targets, n rows, z bands from south to north, d days.
+Shapes: c targets, n rows, z bands from south to north, d days.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from leapray.climsim.grid import competition_columns
-from leapray.climsim.schema import TARGETS
+from leapray.climsim.schema import Targets
 from leapray.evaluation.results import Zonal
 from leapray.evaluation.rowruns import RowRuns
 
@@ -41,26 +41,28 @@ class BandSums:
         return np.stack([self.days[day] for day in sorted(self.days)])
 
 
-def zonal(area: BandSums, truth: BandSums, error: BandSums) -> Zonal:
+def zonal(targets: Targets, area: BandSums, truth: BandSums, error: BandSums) -> Zonal:
     """Skill from the sums of areas (width 1), of truth and of errors, prediction less truth, both times area."""
     weight, truths, errors = area.stacked(), truth.stacked(), error.stacked()
     total = weight.sum(axis=0)
     lies = total > 0
+    least = VARYING * np.square(competition_columns(targets).std)
     with np.errstate(invalid="ignore", divide="ignore"):
-        r2 = np.stack([_r2(truths[:, :, band], errors[:, :, band], weight[:, 0, band]) for band in range(BANDS)])
+        r2 = np.stack([_r2(truths[:, :, band], errors[:, :, band], weight[:, 0, band], least) for band in range(BANDS)])
         means = [np.where(lies, sums.sum(axis=0) / total, np.nan).T for sums in (truths, errors)]
     return Zonal(EDGES, r2, *means)
 
 
-def _r2(truth: np.ndarray, error: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """R2 over days ``(c,)`` of one band, from sums ``(d, c)`` and areas ``(d,)``; NaN of fewer than ``DAYS`` and where nothing varies."""
+def _r2(truth: np.ndarray, error: np.ndarray, weight: np.ndarray, least: np.ndarray) -> np.ndarray:
+    """R2 over days ``(c,)`` of one band, from sums ``(d, c)`` and areas ``(d,)``; NaN of fewer than ``DAYS`` and where the
+    variance is below the ``least (c,)``."""
     met = weight > 0
     days = int(met.sum())
     if days < DAYS:
-        return np.full(TARGETS.width, np.nan)
+        return np.full(len(least), np.nan)
     daily, wrong = truth[met] / weight[met, None], error[met] / weight[met, None]
     deviation = np.square(daily - daily.mean(axis=0)).sum(axis=0)
     unexplained: np.ndarray = np.square(wrong).sum(axis=0) / deviation
     # equal daily means differ by the rounding of their sums
     varies = np.ptp(daily, axis=0) > 1e-12 * np.abs(daily).max(axis=0)
-    return np.where(varies & (deviation >= days * VARYING * np.square(competition_columns(TARGETS).std)), 1.0 - unexplained, np.nan)
+    return np.where(varies & (deviation >= days * least), 1.0 - unexplained, np.nan)

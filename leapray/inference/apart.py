@@ -25,6 +25,7 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from leapray.climsim.schema import VariableSet
 from leapray.errors import UserError
 from leapray.faults import told
 from leapray.inference.actors import Actors
@@ -41,13 +42,13 @@ _PATIENCE_S = 60.0
 class _Model:
     """An actor: one model on its device."""
 
-    def __init__(self, model: str, use_gpu: bool, threads: int) -> None:
+    def __init__(self, model: str, variables: VariableSet, use_gpu: bool, threads: int) -> None:
         keep_freed_memory()
         torch.set_num_threads(min(threads, os.cpu_count() or 1))
-        self.members = Members.load([model], torch.device("cuda" if use_gpu else "cpu"))
+        self.members = Members.load([model], torch.device("cuda" if use_gpu else "cpu"), variables)
 
     def tendencies(self, inputs: np.ndarray) -> np.ndarray:
-        """Its own output ``(n, 368)`` for raw columns ``(n, 556)``, before the physics."""
+        """Its own output ``(n, t)`` for raw columns ``(n, i)``, before the physics."""
         # what lies in the object store cannot be written to, as torch wants it
         return self.members.tendencies(inputs.copy(order="K"))[0]
 
@@ -62,8 +63,9 @@ class Apart:
     what the other waits for. A model whose process or node dies is begun again, three times at most at the same rows or while it loads.
     """
 
-    def __init__(self, models: Sequence[str], combination: Combination, actors: Actors) -> None:
-        self.weights, self.constant, self.physics = torch.from_numpy(combination.weights), torch.from_numpy(combination.constant), Physics()
+    def __init__(self, models: Sequence[str], variables: VariableSet, combination: Combination, actors: Actors) -> None:
+        self.weights, self.constant = torch.from_numpy(combination.weights), torch.from_numpy(combination.constant)
+        self._variables, self.physics = variables, Physics(variables)
         self._models, self._actors, self._lock = list(models), actors, Lock()
         self._place = _place(len(models), actors)
         while not self._place.wait(_PATIENCE_S):
@@ -77,7 +79,7 @@ class Apart:
             remove_placement_group(self._place)
 
     def predict(self, inputs: np.ndarray, *, members: bool = False) -> Predicted:
-        """Predictions for raw columns ``(n, 556)``, float64, fastest column by column; of each member too if ``members``."""
+        """Predictions for raw columns ``(n, i)``, float64, fastest column by column; of each member too if ``members``."""
         rows = ray.put(inputs)
         outputs = self._of_each(lambda model: model.tendencies.remote(rows))
 
@@ -126,7 +128,7 @@ class Apart:
                 num_gpus=actors.gpus,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._place, placement_group_bundle_index=index),
             )
-            .remote(self._models[index], actors.gpus > 0, actors.threads)
+            .remote(self._models[index], self._variables, actors.gpus > 0, actors.threads)
         )
 
 

@@ -9,7 +9,6 @@ import numpy as np
 
 import leapray
 from leapray import storage
-from leapray.climsim.schema import LEARNED
 from leapray.data.flat import Selection
 from leapray.data.transform import Transform
 from leapray.errors import UserError
@@ -67,12 +66,12 @@ def evaluate(
     material = _material(runs or {}, variants, ensemble)
     own = _members(predictions, members)
     subject = ENSEMBLE if own else storage.short_names([storage.absolute(predictions)])[0]
-    weights = None if sample_submission is None else read_sample(sample_submission).weights
     statistics = _statistics(predictions, list((runs or {}).values()))
+    weights = None if sample_submission is None else read_sample(sample_submission, statistics.targets).weights
     sources = Sources({subject: predictions, **(beside or {})}, own, weights, statistics)
     _require_names([subject, *(beside or {}), *own])
     require_drawable(draw or (), [subject, *(beside or {}), *own])
-    files = TruthFiles(truth, selection, grid, notice, kind=kind, bad_rows=bad_rows)
+    files = TruthFiles(truth, statistics.targets, selection, grid, notice, kind=kind, bad_rows=bad_rows)
     evaluations = evaluate_files(sources, files, progress, notice)
     named = {"predictions": predictions, "truth": f"{truth}{selection or ''}"} | {
         f"beside {name}": url for name, url in (beside or {}).items()
@@ -102,9 +101,9 @@ def _statistics(predictions: str, runs: Sequence[str]) -> TargetStatistics:
 
 def _weighted(evaluation: Evaluation) -> bool:
     """Whether most columns are predicted beyond all spread, as the values of a weighted submission are."""
-    moments = evaluation.moments.total()
-    spread = np.maximum(moments.deviation / moments.count, evaluation.moments.statistics.variance)[LEARNED]
-    return bool(np.median(moments.error[LEARNED] / moments.count / np.where(spread > 0, spread, np.inf)) > _WEIGHTED)
+    moments, learned = evaluation.moments.total(), evaluation.targets.learned
+    spread = np.maximum(moments.deviation / moments.count, evaluation.moments.statistics.variance)[learned]
+    return bool(np.median(moments.error[learned] / moments.count / np.where(spread > 0, spread, np.inf)) > _WEIGHTED)
 
 
 def _require_evaluation(destination: str) -> dict[str, str] | None:

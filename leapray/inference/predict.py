@@ -20,6 +20,7 @@ import torch
 from ray.util.metrics import Counter
 
 from leapray import storage
+from leapray.climsim.schema import VariableSet, common
 from leapray.cluster import nodes, session
 from leapray.data import flat
 from leapray.data.ahead import map_ahead
@@ -53,6 +54,8 @@ class _Job:
     """What every actor is told."""
 
     pieces: Sequence[flat.Piece]
+    variables: VariableSet
+    """Of the rows that are read, which hold what each model needs."""
     models: Sequence[str]
     combination: Combination
     members: Sequence[str]
@@ -82,7 +85,7 @@ def predict(
     """Predict every row below ``source``, or those of ``selection``, with one model or the mean of several; parquet to ``destination``.
 
     ``weights`` say how members are averaged, as :mod:`leapray.inference.weights` gives it; without them all count alike. The mean is taken
-    of physical predictions before the physics, which is applied once (DESIGN section 3, Emulator). With ``members`` each one's own
+    of physical predictions before the physics, which is applied once. With ``members`` each one's own
     output is kept too, under its name (see :mod:`leapray.inference.parts`). ``kind`` is what rows without a column kind are taken for,
     which decides their keys. With ``bad_rows`` ``drop`` rows whose inputs are not finite are left out, and counted in a notice. With
     ``apart`` each model is an actor of its own, by default where there are several on GPUs, and ``gpu_share`` is the GPU of an actor that
@@ -102,13 +105,14 @@ def predict(
     if weights is None and (twice := [model for model in models if models.count(model) > 1]):
         raise UserError(f"{twice[0]}: is given twice, and would count twice")
     source, destination = storage.absolute(source), storage.absolute(destination)
-    combination = weights or Combination.of(mean_weights(len(models)))
+    loaded = [load_model(model) for model in models]
+    variables = common(model.emulator.transform.variables for model in loaded)
+    combination = weights or Combination.of(mean_weights(len(models), variables.targets))
     kept = tuple(names or storage.short_names(models)) if members else ()
-    survey = flat.survey(source, targets=False, notice=notice)
+    survey = flat.survey(source, variables, targets=False, notice=notice)
     pieces = survey.pieces(selection)
     if not pieces:
         raise UserError(f"{source}: no rows{selection or ''}")
-    loaded = [load_model(model) for model in models]
     networks = [model.info.network.name for model in loaded]
     settings = {
         "model files": [storage.fingerprint(*(storage.join(model, name) for name in (INFO_FILE, WEIGHTS_FILE))) for model in models],
@@ -122,7 +126,7 @@ def predict(
     }
     claim(destination, SETTINGS, settings, "a prediction", ".parquet")
     write_statistics(destination, loaded[0].emulator.transform.statistics)
-    job = _Job(pieces, models, combination, kept, destination, kind, bad_rows)
+    job = _Job(pieces, variables, models, combination, kept, destination, kind, bad_rows)
     sealed = _sealed(job)
     if None not in sealed:
         # nothing is left that a cluster would have to be started for
@@ -206,9 +210,9 @@ class _Predictor:
         # a model that is an actor of its own need not wait for the rows that are averaged here
         self.ahead = 2 if actors.apart else 1
         self.emulators = (
-            Apart(job.models, job.combination, actors)
+            Apart(job.models, job.variables, job.combination, actors)
             if actors.apart
-            else Emulators(Members.load(job.models, torch.device("cuda" if actors.gpus else "cpu")), job.combination)
+            else Emulators(Members.load(job.models, torch.device("cuda" if actors.gpus else "cpu"), job.variables), job.combination)
         )
 
     def __call__(self, task: dict[str, Any]) -> dict[str, int]:
@@ -223,12 +227,12 @@ class _Predictor:
         piece = job.pieces[number]
 
         def predicted(block: flat.Block) -> tuple[int, flat.Block, Predicted | None]:
-            usable = finite(block, piece.path, job.bad_rows)
+            usable = finite(block, piece.path, job.bad_rows, job.variables)
             values = self.emulators.predict(usable.inputs, members=bool(job.members)) if len(usable.row) else None
             return len(block.row), usable, values
 
-        blocks = _read_ahead(flat.read_piece(piece, targets=False, kind=job.kind))
-        with part_writer(job.destination, number, job.members) as write:
+        blocks = _read_ahead(flat.read_piece(piece, job.variables, targets=False, kind=job.kind))
+        with part_writer(job.destination, number, job.variables.targets, job.members) as write:
             for given, block, values in map_ahead(predicted, blocks, self.ahead):
                 read += given
                 rows += len(block.row)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from leapray.climsim.schema import TARGETS
+from leapray.climsim.schema import Targets
 from leapray.evaluation.accumulate import Batch, Prediction, Truth
 from leapray.evaluation.crps import fair_crps
 from leapray.evaluation.matching import Matched
@@ -26,7 +26,7 @@ Streams = Sequence[tuple[Matched, Prediction]]
 @dataclass(frozen=True)
 class Sources:
     """URLs of parquet or csv by name: predictions ``given``, the first of them the one that is judged, and its ``members``, before the
-    physics. Given ones are in physical units, or submissions with ``weights (368,)``."""
+    physics. Given ones are in physical units, or submissions with ``weights (t,)``."""
 
     given: Mapping[str, str]
     members: Mapping[str, str] = field(default_factory=dict)
@@ -48,25 +48,26 @@ def evaluate_files(
     predictions that are passed over. Raises UserError for rows that are missing, unknown or there twice, and for numbers that are not
     finite.
     """
-    accumulated = Truth(timed=truth.timed, weighed=truth.has_inputs, grid=truth.grid)
-    weights = np.ones(TARGETS.width) if sources.weights is None else sources.weights
+    targets = sources.statistics.targets
+    accumulated = Truth(targets, timed=truth.timed, weighed=truth.has_inputs, grid=truth.grid)
+    weights = np.ones(targets.width) if sources.weights is None else sources.weights
     scored = weights > 0
     against = sources.statistics
     given = [
-        (Matched(url, truth.keys, truth.whole, notice), Prediction(name, accumulated, against, scored=scored))
+        (Matched(url, truth.keys, targets, truth.whole, notice), Prediction(name, accumulated, against, scored=scored))
         for name, url in sources.given.items()
     ]
     members = [
-        (Matched(url, truth.keys, truth.whole), Prediction(name, accumulated, against, whole=False))
+        (Matched(url, truth.keys, targets, truth.whole), Prediction(name, accumulated, against, whole=False))
         for name, url in sources.members.items()
     ]
-    done = 0
+    physics, done = Physics(truth.states), 0
     for rows in truth.blocks(states=bool(members)):
         accumulated.take(rows.batch)
         for matched, prediction in given:
             values = matched.take(len(rows.batch))
             prediction.take(rows.batch, values if sources.weights is None else values / np.where(scored, weights, 1.0))
-        _take_members(rows, members, given[0][1])
+        _take_members(rows, members, given[0][1], physics)
         done += len(rows.batch)
         if progress is not None:
             progress(done, len(truth.keys.ids))
@@ -74,28 +75,28 @@ def evaluate_files(
     return [prediction.result(lacking) for _, prediction in (*given, *members)]
 
 
-def _take_members(rows: Rows, members: Streams, ensemble: Prediction) -> None:
+def _take_members(rows: Rows, members: Streams, ensemble: Prediction, physics: Physics) -> None:
     """Take in each member's rows, with the physics where the truth tells the states, and the ensemble's CRPS."""
     if not members:
         return
-    values = np.stack([_with_physics(matched.take(len(rows.batch)), rows.inputs).T for matched, _ in members])
+    values = np.stack([_with_physics(physics, matched.take(len(rows.batch)), rows.inputs).T for matched, _ in members])
     for (_, prediction), member in zip(members, values, strict=True):
         prediction.take(rows.batch, member.T)
     if len(members) > 1:
-        ensemble.take_crps(rows.batch, _crps(rows.batch, values))
+        ensemble.take_crps(rows.batch, _crps(ensemble.targets, rows.batch, values))
 
 
 @torch.inference_mode()
-def _with_physics(prediction: np.ndarray, inputs: np.ndarray | None) -> np.ndarray:
+def _with_physics(physics: Physics, prediction: np.ndarray, inputs: np.ndarray | None) -> np.ndarray:
     if inputs is None:
         return prediction
-    corrected: np.ndarray = Physics()(torch.from_numpy(inputs), torch.from_numpy(prediction)).numpy()
+    corrected: np.ndarray = physics(torch.from_numpy(inputs), torch.from_numpy(prediction)).numpy()
     return corrected
 
 
-def _crps(batch: Batch, members: np.ndarray) -> np.ndarray:
-    """CRPS ``(n, 368)`` of members ``(M, 368, n)``, a variable at a time."""
-    places = (TARGETS[variable.name] for variable in TARGETS.variables)
+def _crps(targets: Targets, batch: Batch, members: np.ndarray) -> np.ndarray:
+    """CRPS ``(n, t)`` of members ``(M, t, n)``, a variable at a time."""
+    places = (targets[name] for name in targets.names)
     return np.concatenate([fair_crps(batch.targets.T[place], members[:, place]) for place in places]).T
 
 

@@ -12,7 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from leapray import storage
-from leapray.climsim.schema import SAMPLE_ID, TARGETS
+from leapray.climsim.schema import KAGGLE, SAMPLE_ID
 from leapray.errors import UserError
 from leapray.evaluation.matching import match
 from leapray.evaluation.metrics import Score
@@ -20,7 +20,8 @@ from leapray.evaluation.sample import SampleSubmission, read_sample
 from leapray.evaluation.score import score_files
 from leapray.evaluation.tables import ROWS, Source, gather, locate, name, read_ids, read_keys, read_targets, require_finite, some
 
-_TARGET_INDEX = {name: index for index, name in enumerate(TARGETS.columns)}
+_TARGETS = KAGGLE.targets
+"""Of the competition."""
 
 
 def submit(predictions: Source, sample_submission: str, destination: str, truth: Source | None = None) -> tuple[int, Score | None]:
@@ -51,7 +52,7 @@ def write_submission(predictions: Source, sample_submission: str, destination: s
         raise UserError(f"{destination}: a submission's name must end with .csv or .parquet")
     for source in (*_urls(predictions), sample_submission):
         storage.require_outside(destination, source)
-    sample = read_sample(sample_submission)
+    sample = read_sample(sample_submission, _TARGETS)
     places = locate(read_ids(predictions), sample.ids)
     missing = np.ones(len(sample.ids), dtype=bool)
     missing[places[places >= 0]] = False
@@ -64,7 +65,7 @@ def write_submission(predictions: Source, sample_submission: str, destination: s
     with storage.atomic_file(destination) as file, _writer(file, destination, sample.columns) as writer:
         for physical in _in_order(predictions, places, len(sample.ids)):
             ids = sample.ids[start : start + len(physical)]
-            require_finite(physical, ids, TARGETS.columns, name(predictions))
+            require_finite(physical, ids, _TARGETS.columns, name(predictions))
             writer.write_table(_table(sample, ids, physical))
             start += len(physical)
     return start
@@ -75,18 +76,18 @@ def _urls(source: Source) -> list[str]:
 
 
 def _in_order(predictions: Source, places: np.ndarray, rows: int) -> Iterator[np.ndarray]:
-    """Predictions ``(n, 368)``, some at a time; the i-th is to stand in row ``places[i]`` of ``rows``, or nowhere if that is -1."""
+    """Predictions ``(n, t)``, some at a time; the i-th is to stand in row ``places[i]`` of ``rows``, or nowhere if that is -1."""
     if np.array_equal(places, np.arange(rows)):
-        yield from read_targets(predictions)
+        yield from read_targets(predictions, _TARGETS)
         return
-    physical = gather(predictions, places, rows)
+    physical = gather(predictions, _TARGETS, places, rows)
     for start in range(0, rows, ROWS):
         yield physical[start : start + ROWS]
 
 
 def _table(sample: SampleSubmission, ids: pa.ChunkedArray, physical: np.ndarray) -> pa.Table:
     weighted = np.asfortranarray(physical * sample.weights)
-    arrays = [pa.array(weighted[:, _TARGET_INDEX[name]]) for name in sample.columns]
+    arrays = [pa.array(weighted[:, place]) for place in _TARGETS.places(sample.columns)]
     return pa.table([ids, *arrays], schema=_schema(sample.columns))
 
 

@@ -11,30 +11,28 @@ import pyarrow as pa
 
 from leapray.climsim.grid import Grid, low_res_grid
 from leapray.climsim.gridfile import read_grid
-from leapray.climsim.schema import INPUTS, KINDS, TARGETS, row_place
+from leapray.climsim.schema import KINDS, Layout, Targets, VariableSet, row_place
 from leapray.data import flat
-from leapray.data.clean import COLUMNS, good_rows
+from leapray.data.clean import good_rows
 from leapray.data.flat.blocks import Chosen
 from leapray.data.flat.listing import Notice
 from leapray.errors import UserError
 from leapray.evaluation.accumulate import Batch
 from leapray.evaluation.tables import ROWS, Keys, columns, files, name, read_keys, read_targets, require_finite
 
-_PRESSURE = INPUTS["state_ps"].start
-_WATER = slice(INPUTS["state_q0001"].start, INPUTS["state_q0003"].stop)
 _KINDS = {kind.code: kind for kind in KINDS.values()}
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A batch of the truth, and the inputs ``(n, 556)`` of its rows as far as the physics reads them, the others 0; None without inputs."""
+    """A batch of the truth, and the raw columns of :attr:`TruthFiles.states` ``(n, i)`` that the physics reads; None without inputs."""
 
     batch: Batch
     inputs: np.ndarray | None
 
 
 class TruthFiles:
-    """Flat parquet or csv with targets; with the inputs too, it tells pressures and states.
+    """Flat parquet or csv with ``targets``; with the inputs too, it tells pressures and states.
 
     ``selection`` are the rows that count, of which there must be some, and ``kind`` is what they are taken for without such a column;
     with ``bad_rows`` ``drop`` those that hold NaN, Inf or fill values do not count, where there are inputs. ``keys`` are of all these,
@@ -45,6 +43,7 @@ class TruthFiles:
     def __init__(
         self,
         source: str,
+        targets: Targets,
         selection: flat.Selection | None = None,
         grid: str | None = None,
         notice: Notice | None = None,
@@ -52,13 +51,15 @@ class TruthFiles:
         kind: str | None = None,
         bad_rows: str = "refuse",
     ) -> None:
-        self.source = source
+        self.source, self.targets = source, targets
+        self.states = VariableSet("states", Layout(()), targets)
+        """Of which the raw columns are those that are read: surface pressure and water."""
         self._kind, self._drop, self._dropped = kind, bad_rows == "drop", 0
         self.lacking: list[str] = []
-        self.has_inputs = all(set(INPUTS.columns) <= set(columns(file)) for file in files(source))
+        self.has_inputs = all(set(self.states.raw.columns) <= set(columns(file)) for file in files(source))
         if selection is not None and str(selection) and not self.has_inputs:
             raise UserError(f"{source}: has targets alone, of which no months can be chosen; expected the inputs too")
-        survey = flat.survey(source, notice=notice) if self.has_inputs else None
+        survey = flat.survey(source, self.states, notice=notice) if self.has_inputs else None
         self._pieces = survey.pieces(selection) if survey else []
         self.keys = self._read_keys(self._pieces, selection) if survey else read_keys(source, notice)
         if self._dropped and notice is not None:
@@ -85,8 +86,9 @@ class TruthFiles:
         if not drop:
             yield from flat.read_chosen(piece, names, kind=self._kind, max_rows=ROWS)
             return
-        wanted = [COLUMNS.index(name) for name in names]
-        for block in flat.read_chosen(piece, COLUMNS, kind=self._kind, max_rows=ROWS):
+        every = self.states.columns
+        wanted = [every.index(name) for name in names]
+        for block in flat.read_chosen(piece, every, kind=self._kind, max_rows=ROWS):
             good = good_rows(block.values)
             self._dropped += int((~good).sum())
             yield Chosen(block.values.T[wanted][:, good].T, block.sample_id.filter(pa.array(good)), block.row[good])
@@ -131,20 +133,19 @@ class TruthFiles:
         if not self.has_inputs:
             yield from self._bare()
             return
-        names = (*TARGETS.columns, INPUTS.columns[_PRESSURE], *(INPUTS.columns[_WATER] if states else ()))
+        width, pressure = self.targets.width, self.states.raw["state_ps"].start
+        names = (*self.targets.columns, *(self.states.raw.columns if states else ("state_ps",)))
         for piece in self._pieces:
             for block in self._read(piece, names, drop=self._drop):
                 require_finite(block.values, block.sample_id, names, self.source)
-                targets, pressure = block.values[:, : TARGETS.width], block.values[:, TARGETS.width]
-                inputs = np.zeros((INPUTS.width, len(targets))).T if states else None
-                if inputs is not None:
-                    inputs[:, _WATER] = block.values[:, TARGETS.width + 1 :]
-                yield Rows(self._batch(targets, block.row, pressure), inputs)
+                targets, inputs = block.values[:, :width], block.values[:, width:]
+                batch = self._batch(targets, block.row, inputs[:, pressure if states else 0])
+                yield Rows(batch, inputs if states else None)
 
     def _bare(self) -> Iterator[Rows]:
         start = 0
-        for targets in read_targets(self.source):
-            require_finite(targets, self.keys.ids[start : start + len(targets)], TARGETS.columns, self.source)
+        for targets in read_targets(self.source, self.targets):
+            require_finite(targets, self.keys.ids[start : start + len(targets)], self.targets.columns, self.source)
             row = None if self.keys.rows is None else self.keys.rows[start : start + len(targets)]
             start += len(targets)
             yield Rows(self._batch(targets, row, None), None)

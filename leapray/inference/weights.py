@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from leapray import storage
-from leapray.climsim.schema import TARGETS
+from leapray.climsim.schema import KAGGLE, Targets
 from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.faults import told
@@ -28,7 +28,7 @@ _SUM = 1e-6
 
 @dataclass(frozen=True)
 class Combination:
-    """How members' physical predictions become one: ``sum w_m y_m + constant`` for ``weights (M, 368)`` and ``constant (368,)``.
+    """How members' physical predictions become one: ``sum w_m y_m + constant`` for ``weights (M, t)`` and ``constant (t,)``.
 
     In a column that falls back to the training mean the weights are 0 and the constant is that mean; elsewhere the constant is 0.
     """
@@ -38,7 +38,7 @@ class Combination:
 
     @classmethod
     def of(cls, weights: np.ndarray) -> Combination:
-        """Weights ``(M, 368)`` alone."""
+        """Weights ``(M, t)`` alone."""
         return cls(np.ascontiguousarray(weights, np.float64), np.zeros(weights.shape[1]))
 
     def of_members(self, places: Sequence[int]) -> Combination:
@@ -46,7 +46,7 @@ class Combination:
         return Combination(self.weights[list(places)], self.constant)
 
     def __call__(self, predictions: np.ndarray) -> np.ndarray:
-        """Members' predictions ``(M, n, 368)`` as one, ``(n, 368)``."""
+        """Members' predictions ``(M, n, t)`` as one, ``(n, t)``."""
         return sum((values * weight for values, weight in zip(predictions, self.weights, strict=True)), self.constant)
 
     def digest(self) -> str:
@@ -88,6 +88,8 @@ class Weights(Section):
     """The members of an ensemble and their weights, which are not negative and sum to 1 in every group of variables."""
 
     method: Literal["solved", "mean", "fixed"]
+    targets: tuple[str, ...] = KAGGLE.targets.names
+    """Target variables, in the order of a prediction's columns."""
     groups: dict[str, tuple[str, ...]]
     """Target variables of each group; every variable is in one."""
     members: tuple[Member, ...] = Field(min_length=1)
@@ -98,8 +100,12 @@ class Weights(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
+        try:
+            _ = self.layout
+        except UserError as error:
+            raise ValueError(str(error)) from error
         grouped = sorted(name for names in self.groups.values() for name in names)
-        if grouped != sorted(variable.name for variable in TARGETS.variables):
+        if grouped != sorted(self.layout.names):
             raise ValueError("groups must hold each target variable once")
         for member in self.members:
             if not _FOLDER.fullmatch(member.name) or not member.name.isprintable():
@@ -109,24 +115,30 @@ class Weights(Section):
         for group in self.groups:
             if abs(total := sum(member.weights[group] for member in self.members) - 1) > _SUM:
                 raise ValueError(f"weights of group {group} sum to {total + 1:g}, expected 1")
-        if unknown := [column for column in self.fallback if column not in TARGETS.columns]:
+        if unknown := [column for column in self.fallback if column not in self.layout.columns]:
             raise ValueError(f"fallback: {told(unknown[0])!r} is not a target column")
         return self
 
+    @property
+    def layout(self) -> Targets:
+        return Targets.of(self.targets)
+
     def combination(self, members: Sequence[int] | None = None) -> Combination:
         """How the members, or those of these places, are averaged, and where the training mean stands instead."""
-        weights, constant = self.matrix(), np.zeros(TARGETS.width)
+        weights, targets = self.matrix(), self.layout
+        constant = np.zeros(targets.width)
         for column, mean in self.fallback.items():
-            place = TARGETS.columns.index(column)
+            place = targets.columns.index(column)
             weights[:, place], constant[place] = 0.0, mean
         return Combination(weights if members is None else weights[list(members)], constant)
 
     def matrix(self) -> np.ndarray:
-        """Weight of each member in each target column, float64 ``(M, 368)``, before any falls back to the training mean."""
-        matrix = np.empty((len(self.members), TARGETS.width))
+        """Weight of each member in each target column, float64 ``(M, t)``, before any falls back to the training mean."""
+        targets = self.layout
+        matrix = np.empty((len(self.members), targets.width))
         for group, variables in self.groups.items():
             for variable in variables:
-                matrix[:, TARGETS[variable]] = np.array([member.weights[group] for member in self.members])[:, None]
+                matrix[:, targets[variable]] = np.array([member.weights[group] for member in self.members])[:, None]
         return matrix
 
     def of_models(self, models: Sequence[str]) -> Combination:
@@ -149,9 +161,9 @@ class Weights(Section):
         return self.combination(places)
 
 
-def mean_weights(count: int) -> np.ndarray:
-    """The plain mean of ``count`` members, float64 ``(count, 368)``."""
-    return np.full((count, TARGETS.width), 1 / count)
+def mean_weights(count: int, targets: Targets) -> np.ndarray:
+    """The plain mean of ``count`` members, float64 ``(count, t)``."""
+    return np.full((count, targets.width), 1 / count)
 
 
 def read_weights(url: str) -> Weights:

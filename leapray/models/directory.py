@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from leapray import provenance, storage
-from leapray.climsim.schema import schema_hash
 from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.faults import told
@@ -32,8 +31,9 @@ class ModelInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    format: Literal[2] = 2
+    """Of this file; raised when an older leapray could not read it or an older file means something else."""
     network: Choice
-    schema_hash: str
     transform: dict[str, Any]
     recipe: dict[str, Any] = Field(default_factory=dict)
     history: list[dict[str, Any]] = Field(default_factory=list)
@@ -65,7 +65,6 @@ def save_model(
     content = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
     info = ModelInfo(
         network=network,
-        schema_hash=schema_hash(),
         transform=transform.to_dict(),
         recipe=dict(recipe or {}),
         history=[dict(entry) for entry in history],
@@ -82,7 +81,7 @@ def load_model(url: str) -> Model:
     """Read a model directory.
 
     Nothing in it is trusted: the files decide neither how much memory is taken nor, but for a user's own network, what code is run
-    (:func:`registry.require_trusted`). Raises UserError when a file is missing or damaged, when the model was made for another schema,
+    (:func:`registry.require_trusted`). Raises UserError when a file is missing or damaged, when the model was made by an earlier leapray,
     and when its weights do not fit its network.
     """
     info = load_info(url)
@@ -90,10 +89,10 @@ def load_model(url: str) -> Model:
     transform = Transform.from_dict(info.transform, f"{storage.join(url, INFO_FILE)}: transform")
     network = None
     if ":" in info.network.name:
-        network = build_network(info.network.name, info.network.options, transform.features)
+        network = build_network(info.network.name, info.network.options, transform.channels)
         expected = network.state_dict()
     else:
-        expected = network_shapes(info.network, transform.features)
+        expected = network_shapes(info.network, transform.channels)
     content = storage.read_bytes(weights_url, sum(tensor.nbytes for tensor in expected.values()) + _HEADER_BYTES)
     if hashlib.sha256(content).hexdigest() != info.weights_sha256:
         raise UserError(f"{weights_url}: does not belong to the {INFO_FILE} beside it (sha256 differs): a damaged or half-copied model")
@@ -103,23 +102,22 @@ def load_model(url: str) -> Model:
         raise UserError(f"{weights_url}: not a safetensors file that torch can hold ({told(error, 200)})") from error
     if difference := _difference(expected, weights):
         raise UserError(f"{weights_url}: weights do not fit network {info.network.name!r}: {difference}")
-    network = network or build_network(info.network.name, info.network.options, transform.features)
+    network = network or build_network(info.network.name, info.network.options, transform.channels)
     network.load_state_dict(weights)
     return Model(Emulator(transform, network).eval(), info)
 
 
 def load_info(url: str) -> ModelInfo:
-    """Read ``model.json`` alone. Raises UserError when it is missing, damaged or made for another schema."""
+    """Read ``model.json`` alone. Raises UserError when it is missing, damaged or of an earlier format."""
     info_url = storage.join(url, INFO_FILE)
     if not storage.exists(info_url):
         inner = storage.join(url, "model")
         hint = f"; {inner} is one" if storage.exists(storage.join(inner, INFO_FILE)) else ""
         raise UserError(f"{url}: not a model directory ({INFO_FILE} is missing){hint}")
-    info = validate(ModelInfo, storage.read_json(info_url), info_url)
-    if info.schema_hash != schema_hash():
-        raise UserError(f"{info_url}: made for columns of schema {told(info.schema_hash)}; this leapray's schema is {schema_hash()}")
-    if "statistics" not in info.transform or any("score" not in record for record in info.history):
-        raise UserError(f"{info_url}: written by an earlier leapray, before skill; train the model again")
+    values = storage.read_json(info_url)
+    if isinstance(values, dict) and "network" in values and values.get("format") != ModelInfo.model_fields["format"].default:
+        raise UserError(f"{info_url}: of another format, {told(values.get('format'))}, than this leapray's models; train the model again")
+    info = validate(ModelInfo, values, info_url)
     require_trusted(info.network.name, url)
     return info
 

@@ -4,44 +4,47 @@
 import torch
 from torch import Tensor, nn
 
-from leapray.climsim.schema import ABLATED, EXACT, FLUXES, INPUTS, STEP_SECONDS, TARGETS
+from leapray.climsim.schema import STEP_SECONDS, VariableSet
 from leapray.data.transform import Transform
-
-_FIRST_WATER, _LAST_WATER = "q0001", "q0003"
 
 
 class Physics(nn.Module):
-    """What holds for every column without learning, applied once to physical predictions (DESIGN section 3, Emulator).
+    """What holds for every column without learning, applied once to physical predictions.
 
-    Ablated targets are 0; the exact ones are ``-state_q0002 / 1200`` (FACTS section 2); no water species loses more in a step than there
-    is: ``ptend_q = max(ptend_q, -state_q / 1200)`` (FACTS section 4e); and no flux or precipitation at the surface is negative.
+    Targets that are always 0 are 0; the exact ones are ``-state / 1200``; no water species loses more in a step than there is:
+    ``ptend_q = max(ptend_q, -state_q / 1200)``; and no flux or precipitation at the surface is negative.
     """
 
-    ablated: Tensor
+    water: Tensor
+    state: Tensor
+    zero: Tensor
     exact: Tensor
+    flux: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, variables: VariableSet) -> None:
         super().__init__()
         self.step_seconds = float(STEP_SECONDS)
-        self.state_start, self.state_stop = INPUTS[f"state_{_FIRST_WATER}"].start, INPUTS[f"state_{_LAST_WATER}"].stop
-        self.water_start, self.water_stop = TARGETS[f"ptend_{_FIRST_WATER}"].start, TARGETS[f"ptend_{_LAST_WATER}"].stop
-        self.fluxes_start = TARGETS[FLUXES[0].name].start
-        self.register_buffer("ablated", torch.from_numpy(ABLATED.copy()), persistent=False)
-        self.register_buffer("exact", torch.from_numpy(EXACT[self.water_start : self.water_stop].copy()), persistent=False)
+        targets = variables.targets
+        water = [column for name in targets.water for column in targets.columns[targets[name]]]
+        places = torch.from_numpy(targets.places(water))
+        self.register_buffer("water", places, persistent=False)
+        self.register_buffer("state", torch.from_numpy(variables.source_of(water)), persistent=False)
+        self.register_buffer("zero", torch.from_numpy(targets.zero.copy()), persistent=False)
+        self.register_buffer("exact", torch.from_numpy(targets.exact.copy())[places], persistent=False)
+        self.register_buffer("flux", torch.from_numpy(targets.mask(one.name for one in targets.scalars)), persistent=False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Predictions ``y (B, 368)`` for raw columns ``x (B, 556)``, corrected, as float64; neither argument is changed."""
+        """Predictions ``y (b, t)`` for raw columns ``x (b, i)``, corrected, as float64; neither argument is changed."""
         y = y.double()
-        removal = (0.0 - x[:, self.state_start : self.state_stop].double()) / self.step_seconds
-        water = torch.maximum(y[:, self.water_start : self.water_stop], removal)
-        water = torch.where(self.exact, removal, water)
-        fluxes = y[:, self.fluxes_start :].clamp_min(0.0)
-        corrected = torch.cat([y[:, : self.water_start], water, y[:, self.water_stop : self.fluxes_start], fluxes], dim=1)
-        return corrected.masked_fill(self.ablated, 0.0)
+        removal = (0.0 - x.index_select(1, self.state).double()) / self.step_seconds
+        water = torch.maximum(y.index_select(1, self.water), removal)
+        y = y.index_copy(1, self.water, torch.where(self.exact, removal, water))
+        y = torch.where(self.flux, y.clamp_min(0.0), y)
+        return y.masked_fill(self.zero, 0.0)
 
 
 class Emulator(nn.Module):
-    """Raw physical columns ``(B, 556)``, float64 or float32, to physical tendencies and fluxes ``(B, 368)``, float64.
+    """Raw physical columns ``(b, i)``, float64 or float32, to physical tendencies and fluxes ``(b, t)``, float64.
 
     ``tendencies`` is the prediction before the physics; an ensemble averages those of its members and applies ``physics`` once.
     """
@@ -50,11 +53,11 @@ class Emulator(nn.Module):
         super().__init__()
         self.transform = transform
         self.network = network
-        self.physics = Physics()
+        self.physics = Physics(transform.variables)
 
     @torch.jit.export
     def tendencies(self, x: Tensor) -> Tensor:
-        """Physical predictions ``(B, 368)``, float64, as the network gives them."""
+        """Physical predictions ``(b, t)``, float64, as the network gives them."""
         return self.transform.unscale_targets(self.network(self.transform.scale_inputs(x)), x)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
-from leapray.climsim.schema import INPUTS, LEVELS, TARGETS
+from leapray.climsim.schema import Channels
 from leapray.evaluation.baselines import LinearModel
 from leapray.registry import Options
 
@@ -28,32 +28,32 @@ class ClimatologyOptions(Options):
 
 
 class Linear(nn.Module):
-    """Scaled inputs ``(B, 556 + 60 * features)`` to scaled targets ``(B, 368)``: trained by steps, or solved for as ridge regression."""
+    """Scaled inputs ``(B, i)`` to scaled targets ``(B, t)``: trained by steps, or solved for as ridge regression."""
 
-    def __init__(self, options: LinearOptions | RidgeOptions, features: int = 0) -> None:
+    def __init__(self, options: LinearOptions | RidgeOptions, channels: Channels) -> None:
         super().__init__()
-        self.map = nn.Linear(INPUTS.width + LEVELS * features, TARGETS.width)
+        self.map = nn.Linear(channels.inputs.width, channels.targets.width)
 
     def forward(self, x_bi: Tensor) -> Tensor:
         return self.map(x_bi)
 
 
 class Climatology(nn.Module):
-    """The mean of the training rows ``(B, 368)``, for any inputs: 0 where targets are scaled without departures."""
+    """The mean of the training rows ``(B, t)``, for any inputs: 0 where targets are scaled without departures."""
 
     mean: Tensor
 
-    def __init__(self, options: ClimatologyOptions, features: int = 0) -> None:
+    def __init__(self, options: ClimatologyOptions, channels: Channels) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(1, TARGETS.width))
+        self.register_buffer("mean", torch.zeros(1, channels.targets.width))
 
     def forward(self, x_bi: Tensor) -> Tensor:
         return self.mean.expand(x_bi.shape[0], -1)
 
 
-def solved(model: LinearModel) -> Linear:
-    """A network with solved coefficients ``(I, 368)`` and intercept ``(368,)``."""
-    network = Linear(LinearOptions(), (len(model.coefficients) - INPUTS.width) // LEVELS)
+def solved(model: LinearModel, channels: Channels) -> Linear:
+    """A network with solved coefficients ``(i, t)`` and intercept ``(t,)``."""
+    network = Linear(LinearOptions(), channels)
     values = {"map.weight": model.coefficients.T, "map.bias": model.intercept}
     network.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(value, np.float32)) for name, value in values.items()})
     return network

@@ -1,6 +1,6 @@
-"""The base network for low-res and aqua-planet data: an autoencoder beside the column, a wide BiLSTM and a BiGRU (FACTS sections 4a, 4c).
+"""The base network for low-res and aqua-planet data: an autoencoder beside the column, a wide BiLSTM and a BiGRU.
 
-Letters after an underscore name a tensor's axes: b batch, i inputs, l levels (60, the model top first), c channels, h hidden.
+Letters after an underscore name a tensor's axes: b batch, i inputs, t targets, l levels (the model top first), c channels, h hidden.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from leapray.climsim.schema import LEVELS, TARGETS
+from leapray.climsim.schema import Channels
 from leapray.models.layers import Activation, FeaturesAt, Head, LevelChannels, perceptron
 from leapray.registry import Options
 
@@ -36,29 +36,29 @@ class LowResAquaOptions(Options):
     confidence: bool = False
     """Also predict the loss of each target, in training only."""
     features_at: FeaturesAt = "after-state"
-    """Place of the engineered features among a level's channels; the original took the first two (FACTS section 4c)."""
+    """Place of the engineered features among a level's channels; the original took the first two."""
 
 
 class LowResAqua(nn.Module):
-    """Scaled inputs ``(B, 556 + 60 * features)`` to scaled targets ``(B, 368)``, or ``(B, 736)`` with confidence in training.
+    """Scaled inputs ``(b, i)`` to scaled targets ``(b, t)``, or ``(b, 2 t)`` with confidence in training.
 
-    The column is seen as 60 levels of 25 channels and one more for each engineered feature. An autoencoder of the whole column gives
+    The column is seen as levels of channels: one for each variable and engineered feature. An autoencoder of the whole column gives
     as many channels again, so that each level of the recurrent layers knows the column's summary from the start. The recurrent layers
     start as PyTorch's do, and so does a head of one layer; perceptrons start Xavier-uniform. All of it is the original's.
     """
 
     recurrent = True
 
-    def __init__(self, options: LowResAquaOptions, features: int = 0) -> None:
+    def __init__(self, options: LowResAquaOptions, channels: Channels) -> None:
         super().__init__()
-        self.channels = LevelChannels(features, options.features_at)
-        channels = self.channels.count
-        encoder = (LEVELS * channels, *(options.encoder or [width * channels for width in _ENCODER_PER_CHANNEL]))
+        self.channels = LevelChannels(channels, options.features_at)
+        count, levels, targets = self.channels.count, channels.inputs.levels, channels.targets.width
+        encoder = (levels * count, *(options.encoder or [width * count for width in _ENCODER_PER_CHANNEL]))
         # two perceptrons, so that nothing bends the code between them
         self.encoder = perceptron(encoder, options.activation)
         self.decoder = perceptron(encoder[::-1], options.activation)
         self.lstm = nn.LSTM(
-            2 * channels,
+            2 * count,
             options.lstm_hidden,
             options.lstm_layers,
             batch_first=True,
@@ -66,12 +66,12 @@ class LowResAqua(nn.Module):
             bidirectional=True,
         )
         self.gru = nn.GRU(2 * options.lstm_hidden, options.gru_hidden, batch_first=True, bidirectional=True)
-        column = LEVELS * 2 * options.gru_hidden
+        column = levels * 2 * options.gru_hidden
 
         def head() -> nn.Module:
             if not options.head:
-                return nn.Linear(column, TARGETS.width)
-            return perceptron((column, *options.head, TARGETS.width), options.activation)
+                return nn.Linear(column, targets)
+            return perceptron((column, *options.head, targets), options.activation)
 
         self.head = Head(head, options.confidence)
 

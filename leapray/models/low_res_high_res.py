@@ -1,6 +1,6 @@
-"""The network for low-res and high-res data: an embedding of each level, a deep BiLSTM, and heads on pooled levels (FACTS section 4d).
+"""The network for low-res and high-res data: an embedding of each level, a deep BiLSTM, and heads on pooled levels.
 
-Letters after an underscore name a tensor's axes: b batch, i inputs, l levels (60, the model top first), c channels, h hidden, t targets.
+Letters after an underscore name a tensor's axes: b batch, i inputs, l levels (the model top first), c channels, h hidden, t targets.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from leapray.climsim.schema import TARGETS
+from leapray.climsim.schema import Channels, Layout
 from leapray.models.layers import ACTIVATIONS, Activation, FeaturesAt, Head, LevelChannels
 from leapray.registry import Options
 
@@ -46,19 +46,19 @@ class LowResHighResOptions(Options):
 
 
 class LowResHighRes(nn.Module):
-    """Scaled inputs ``(B, 556 + 60 * features)`` to scaled targets ``(B, 368)``, or ``(B, 736)`` with confidence in training.
+    """Scaled inputs ``(b, i)`` to scaled targets ``(b, t)``, or ``(b, 2 t)`` with confidence in training.
 
-    A level's 25 channels are embedded and go through the LSTM. Each level is then joined with the mean of all levels, its embedding,
+    A level's channels are embedded and go through the LSTM. Each level is then joined with the mean of all levels, its embedding,
     and the average of itself and its two neighbours, in which, as in the original, zeros stand above the top and below the ground
     and count. Everything starts as PyTorch's layers do.
     """
 
     recurrent = True
 
-    def __init__(self, options: LowResHighResOptions, features: int = 0) -> None:
+    def __init__(self, options: LowResHighResOptions, channels: Channels) -> None:
         super().__init__()
         self.divisor = _INNER
-        self.channels = LevelChannels(features, options.features_at)
+        self.channels = LevelChannels(channels, options.features_at)
         self.activation = ACTIVATIONS[options.activation]()
         self.embedding = nn.Linear(self.channels.count, options.embedding)
         self.lstm = nn.LSTM(
@@ -71,7 +71,7 @@ class LowResHighRes(nn.Module):
         )
         self.neighbours = nn.AvgPool1d(_NEIGHBOURS, stride=1, padding=_NEIGHBOURS // 2, count_include_pad=True)
         self.joined = nn.Linear(3 * 2 * options.hidden + options.embedding, options.head)
-        self.head = Head(lambda: LevelHeads(options.head, options.pooling, options.activation), options.confidence)
+        self.head = Head(lambda: LevelHeads(channels.targets, options.head, options.pooling, options.activation), options.confidence)
 
     def forward(self, x_bi: Tensor) -> Tensor:
         embedded_blh = self.activation(self.embedding(self.channels(x_bi) / self.divisor))
@@ -83,21 +83,25 @@ class LowResHighRes(nn.Module):
 
 
 class LevelHeads(nn.Module):
-    """Levels ``(B, 60, width)`` to targets ``(B, 368)``: each level gives its values of the profiles, all levels pooled the scalars.
+    """Levels ``(b, l, width)`` to targets ``(b, t)``, profiles first.
 
-    Each target ``y`` ends as ``(weight * y + bias) / 3``, with a weight and a bias of its own. They start uniformly in ±368^(-1/2), for
-    in the original they are the weights of linear layers from 368 to 1; the biases of those, which it never uses, are left out.
+    Each level gives its values of the profiles, all levels pooled the scalars.
+
+    Each target ``y`` ends as ``(weight * y + bias) / 3``, with a weight and a bias of its own. They start uniformly in ±t^(-1/2), for
+    in the original they are the weights of linear layers from t to 1; the biases of those, which it never uses, are left out.
     """
 
-    def __init__(self, width: int, pooling: Literal["attention", "mean"], activation: Activation) -> None:
+    def __init__(self, targets: Layout, width: int, pooling: Literal["attention", "mean"], activation: Activation) -> None:
         super().__init__()
+        if targets.variables != (*targets.profiles, *targets.scalars):
+            raise ValueError("low-res-high-res gives profiles first; list the targets so")
         self.divisor = _OUTER
-        self.profiles = nn.Linear(width, len(TARGETS.profiles))
+        self.profiles = nn.Linear(width, len(targets.profiles))
         self.attention = nn.Linear(width, 1) if pooling == "attention" else None
-        self.scalars = nn.Sequential(nn.Linear(width, 2 * width), ACTIVATIONS[activation](), nn.Linear(2 * width, len(TARGETS.scalars)))
-        bound = TARGETS.width**-0.5
-        self.weight = nn.Parameter(torch.empty(TARGETS.width).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(TARGETS.width).uniform_(-bound, bound))
+        self.scalars = nn.Sequential(nn.Linear(width, 2 * width), ACTIVATIONS[activation](), nn.Linear(2 * width, len(targets.scalars)))
+        bound = targets.width**-0.5
+        self.weight = nn.Parameter(torch.empty(targets.width).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(targets.width).uniform_(-bound, bound))
 
     def forward(self, h_blh: Tensor) -> Tensor:
         profiles_bt = self.profiles(h_blh).transpose(1, 2).flatten(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from leapray.climsim.schema import INPUTS, LEVELS, TARGETS
+from leapray.climsim.schema import Channels
 from leapray.models.layers import Activation, Head, perceptron
 from leapray.registry import Options
 
@@ -21,11 +21,11 @@ class MLPOptions(Options):
 
 
 class MLP(nn.Module):
-    """Scaled inputs ``(B, 556 + 60 * features)`` to scaled targets ``(B, 368)``, or ``(B, 736)`` with confidence in training."""
+    """Scaled inputs ``(B, i)`` to scaled targets ``(B, t)``, or ``(B, 2 t)`` with confidence in training."""
 
-    def __init__(self, options: MLPOptions, features: int = 0) -> None:
+    def __init__(self, options: MLPOptions, channels: Channels) -> None:
         super().__init__()
-        widths = (INPUTS.width + LEVELS * features, *options.hidden, TARGETS.width)
+        widths = (channels.inputs.width, *options.hidden, channels.targets.width)
         self.body = perceptron(widths, options.activation, options.dropout)[:-1]
         self.head = Head(lambda: perceptron(widths[-2:]), options.confidence)
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from leapray import storage
-from leapray.climsim.schema import INPUTS, LEVELS, TARGETS
+from leapray.climsim.schema import Channels
 from leapray.errors import UserError
 from leapray.faults import told
 from leapray.models.linear import Climatology, ClimatologyOptions, Linear, LinearOptions, RidgeOptions
@@ -57,27 +57,27 @@ NETWORKS: Registry[nn.Module] = Registry(
 )
 
 
-def build_network(name: str, options: Mapping[str, Any], features: int = 0) -> nn.Module:
-    """A freshly initialised network; ``features`` engineered profiles follow the 556 inputs.
+def build_network(name: str, options: Mapping[str, Any], channels: Channels) -> nn.Module:
+    """A freshly initialised network for these channels.
 
     Raises UserError for an unknown name, an option that the network does not know or take, and a user's own network that
-    cannot be imported or does not give ``(B, 368)``.
+    cannot be imported or does not give its targets.
     """
     choice = Choice(name=name, options=dict(options))
     if name in NETWORKS.entries or ":" not in name:
-        network_shapes(choice, features)
-        return NETWORKS.build(choice, features)
+        network_shapes(choice, channels)
+        return NETWORKS.build(choice, channels)
     registry = _registry(name)
     registry.options(choice)
     try:
-        network = registry.build(choice, features)
+        network = registry.build(choice, channels)
     except Exception as error:
         raise UserError(f"network {name}: cannot be built ({_told(error)})") from error
-    _check_users_own(name, network, features)
+    _check_users_own(name, network, channels)
     return network
 
 
-def network_shapes(choice: Choice, features: int = 0, most: int = _MOST_VALUES) -> dict[str, Tensor]:
+def network_shapes(choice: Choice, channels: Channels, most: int = _MOST_VALUES) -> dict[str, Tensor]:
     """The state of one of our networks with names, shapes and types, but without values, so that it takes no memory.
 
     Raises UserError for an unknown name, a wrong option, and options that ask for more than ``most`` weights.
@@ -97,7 +97,7 @@ def network_shapes(choice: Choice, features: int = 0, most: int = _MOST_VALUES) 
     counting = register_module_parameter_registration_hook(count)
     try:
         with torch.device("meta"):
-            return dict(NETWORKS.build(choice, features).state_dict())
+            return dict(NETWORKS.build(choice, channels).state_dict())
     except (RuntimeError, TypeError, OverflowError) as error:
         # sizes that no tensor can have, with nothing allocated
         raise UserError(f"{asked} is larger than any tensor can be") from error
@@ -168,17 +168,17 @@ def _users_own(name: str) -> tuple[type[Options], Callable[..., nn.Module]]:
     return options, network  # type: ignore[return-value]
 
 
-def _check_users_own(name: str, network: nn.Module, features: int) -> None:
+def _check_users_own(name: str, network: nn.Module, channels: Channels) -> None:
     """Try a network out, forward and backward, on a copy, since a pass may change what a network remembers."""
-    network, width = deepcopy(network), INPUTS.width + LEVELS * features
+    network, width, targets = deepcopy(network), channels.inputs.width, channels.targets.width
     if not any(weights.requires_grad for weights in network.parameters()):
         raise UserError(f"network {name}: has no parameters to train")
     try:
         with torch.no_grad():
             result = network.eval()(torch.zeros(2, width))
         found = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
-        if found != (2, TARGETS.width):
-            raise UserError(f"network {name}: gives {found} for inputs (2, {width}); expected (2, {TARGETS.width})")
+        if found != (2, targets):
+            raise UserError(f"network {name}: gives {found} for inputs (2, {width}); expected (2, {targets})")
         network.train()(torch.zeros(2, width)).sum().backward()
     except UserError:
         raise

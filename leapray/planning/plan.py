@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from leapray import storage
-from leapray.data.transform import Fitting
+from leapray.data.fitting import Fitting
 from leapray.errors import UserError
 from leapray.models.registry import SOLVED
 from leapray.planning.known import find_rates

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from leapray.climsim.schema import KINDS
+from leapray.climsim.schema import KAGGLE, KINDS, VariableSet, variable_set
+from leapray.errors import UserError
 from leapray.recipe.sections import FOLDER_NAME, Choice, MonthField, Months, Section, Seed
 
 SPLITS = ("train", "validation", "blend", "test")
@@ -61,18 +62,28 @@ class Source(Section):
         return months
 
 
+class OwnVariables(Section):
+    """A variable set of one's own: known variables by name, in the order in which a network gets and gives them."""
+
+    name: str = "own"
+    inputs: tuple[str, ...]
+    targets: tuple[str, ...]
+
+
 class Data(Section):
     """Where the data comes from, how it is scaled and shuffled, and where the result lies."""
 
     prepared: str
     sources: dict[str, Source] = Field(min_length=1)
+    variables: str | OwnVariables = KAGGLE.name
+    """ClimSim's name of the variables that a network is given and predicts, or a list of them."""
     fit_on: str | None = None
     """The source whose training months give the statistics; the first one by default. Excludes ``statistics``."""
     statistics: str | None = None
     """Statistics made elsewhere, taken instead: a transform.json, a model.json, or a csv of column, mean, std, min and max."""
     scaling: Choice = Choice(name="standard")
     features: tuple[str, ...] = ()
-    """Engineered profiles that follow the 556 inputs, in this order."""
+    """Engineered profiles that follow the inputs, in this order."""
     stream_from: Literal["shards", "flat"] = "shards"
     """What training reads: shuffled shards, which preparing writes, or the flat files themselves."""
     bad_rows: Literal["refuse", "drop"] = "refuse"
@@ -82,11 +93,21 @@ class Data(Section):
     seed: Seed = 0
 
     @property
+    def variable_set(self) -> VariableSet:
+        if isinstance(self.variables, str):
+            return variable_set(self.variables)
+        return variable_set(self.variables.name, self.variables.inputs, self.variables.targets)
+
+    @property
     def fit_source(self) -> str:
         return self.fit_on or next(iter(self.sources))
 
     @model_validator(mode="after")
     def _splits(self) -> Self:
+        try:
+            _ = self.variable_set
+        except UserError as error:
+            raise ValueError(str(error)) from error
         for name in self.sources:
             if not FOLDER_NAME.fullmatch(name):
                 raise ValueError(f"sources: the name {name!r} becomes a folder, expected letters, digits, - and _")

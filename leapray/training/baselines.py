@@ -39,7 +39,9 @@ def solve(recipe: Recipe, prepared: Prepared, run: Run, *, alone: bool = False) 
     over = _Rows(prepared, recipe.trained, alone)
     started, select = time.perf_counter(), recipe.training.select
     transform = prepared.transform.climatology() if recipe.network.name == CLIMATOLOGY else prepared.transform
-    tried: list[torch.nn.Module] = [Climatology(ClimatologyOptions())] if recipe.network.name == CLIMATOLOGY else _ridge(recipe, over)
+    tried: list[torch.nn.Module] = (
+        [Climatology(ClimatologyOptions(), transform.channels)] if recipe.network.name == CLIMATOLOGY else _ridge(recipe, over)
+    )
     seconds = time.perf_counter() - started
     scores = [moments.score() for moments in _score(tried, transform, prepared.transform, over)]
     best = max(range(len(tried)), key=lambda place: scores[place].chosen(select))
@@ -58,7 +60,7 @@ def _ridge(recipe: Recipe, over: _Rows) -> list[torch.nn.Module]:
     ridge = Ridge()
     for part in over.train(_fit):
         ridge.merge(part)
-    return [solved(ridge.solve(alpha)) for alpha in ((options.alpha,) if options.alpha else _ALPHAS)]
+    return [solved(ridge.solve(alpha), over.prepared.transform.channels) for alpha in ((options.alpha,) if options.alpha else _ALPHAS)]
 
 
 def _fit(rows: Iterable[Rows]) -> Ridge:

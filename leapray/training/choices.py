@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from leapray.data.transform import SCALINGS
+from leapray.data.features import channels_of
+from leapray.data.fitting import SCALINGS
 from leapray.errors import UserError
 from leapray.models.registry import NETWORKS, SOLVED, build_network, network_options
 from leapray.recipe import Choice, Recipe
@@ -49,7 +50,7 @@ def check_choices(recipe: Recipe) -> None:
         raise UserError("training.loss pair weighs kinds apart, so every step needs fixed shares of them; set training.pairs or weights")
     if recipe.network.name not in NETWORKS.entries:
         # a user's own is tried out
-        build_network(recipe.network.name, recipe.network.options, len(recipe.data.features))
+        build_network(recipe.network.name, recipe.network.options, channels_of(recipe.data))
     for name in recipe.finetune.trained if recipe.finetune else ():
         try:
             check_choices(recipe.variant(name))

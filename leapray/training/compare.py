@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from leapray import storage
-from leapray.climsim.schema import TARGETS
+from leapray.climsim.schema import Targets
 from leapray.cluster import nodes, session
 from leapray.console import digits, say, table
+from leapray.data.features import channels_of
 from leapray.data.shards import Prepared, open_prepared
 from leapray.errors import UserError
-from leapray.evaluation.groups import GROUPS, by_group
 from leapray.evaluation.intervals import Difference, Interval, TimedMoments, difference, interval
 from leapray.evaluation.metrics import Score
 from leapray.models.directory import INFO_FILE, ModelInfo, load_info
@@ -55,14 +55,15 @@ class Side:
     def groups(self) -> dict[str, float]:
         """Skill by group of variables: on the test months, else as validated, if that is known."""
         if self.test is not None:
-            return by_group(self.test.skill_by_column)
+            return self.test.targets.by_group(self.test.skill_by_column)
         by_variable = self.validation.get("skill_by_variable")
         if by_variable is None:
             return {}
-        skill = np.full(TARGETS.width, np.nan)
+        targets = Targets.of(by_variable)
+        skill = np.full(targets.width, np.nan)
         for name, value in by_variable.items():
-            skill[TARGETS[name]] = value
-        return by_group(skill)
+            skill[targets[name]] = value
+        return targets.by_group(skill)
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _side(name: str, recipe: Recipe, info: ModelInfo) -> Side:
     if not info.history:
         raise UserError(f"{name}: its model has no history of validations to compare")
     with torch.device("meta"):
-        network = build_network(recipe.network.name, recipe.network.options, len(recipe.data.features))
+        network = build_network(recipe.network.name, recipe.network.options, channels_of(recipe.data))
     return Side(
         name=name,
         recipe=recipe,
@@ -179,7 +180,10 @@ def show(compared: Compared) -> None:
     sides = compared.sides
     header = ("", *(side.name for side in sides))
     figures = {name: [said(side) for side in sides] for name, said in _FIGURES.items()}
-    figures |= {group: [digits(side.groups.get(group)) for side in sides] for group in GROUPS}
+    figures |= {
+        group: [digits(side.groups.get(group)) for side in sides]
+        for group in dict.fromkeys(group for side in sides for group in side.groups)
+    }
     table(
         "Skill and R2 over the learned columns, and skill by group", header, [(name, *said) for name, said in figures.items() if any(said)]
     )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from leapray.climsim.schema import EXACT, KINDS, LEARNED, SCORED, TARGETS
+from leapray.climsim.schema import KINDS
 from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.evaluation.metrics import ErrorMoments, Score
@@ -124,7 +124,7 @@ class Loop:
         self.training = training
         self.device = device
         self.peers = peers or Peers()
-        self.loss = LOSSES.build(training.loss).to(device)
+        self.loss = LOSSES.build(training.loss, batches.transform.channels).to(device)
         self.optimizer = OPTIMIZERS.build(training.optimizer, self.bare.parameters())
         self.schedule = self._schedule()
         self.average = self._average()
@@ -316,7 +316,7 @@ class Loop:
     @torch.no_grad()
     def _score(self) -> tuple[float, Score]:
         """Mean loss of the validation rows, and their scores."""
-        network = self.evaluated.eval()
+        network, targets = self.evaluated.eval(), self.batches.transform.variables.targets
         moments, by_kind = (
             DeviceMoments(self.device, self.batches.transform),
             torch.zeros((2, len(KINDS)), dtype=torch.float64, device=self.device),
@@ -324,11 +324,13 @@ class Loop:
         for batch in Feed(self.batches.validate(), self.device):
             prediction = self.step.predict(network, batch.inputs)
             kind = self._kinds[batch.source]
-            losses = self.loss(prediction, batch.targets, kind).double()
+            losses = self.loss(prediction, batch.targets, kind, batch.inputs).double()
             by_kind.index_add_(1, kind, torch.stack([losses, torch.ones_like(losses)]))
-            moments.update(batch.inputs, batch.targets, prediction[:, : TARGETS.width].float())
+            moments.update(batch.inputs, batch.targets, prediction[:, : targets.width].float())
         sums, rows = np.sum(self.peers.gather(by_kind.cpu().numpy()), axis=0)
-        merged = sum((ErrorMoments.from_array(part) for part in self.peers.gather(moments.read().to_array())), ErrorMoments())
+        merged = sum(
+            (ErrorMoments.from_array(targets, part) for part in self.peers.gather(moments.read().to_array())), ErrorMoments.empty(targets)
+        )
         if merged.count != self.batches.validation_rows:
             raise RuntimeError(f"step {self.done}: {merged.count} validation rows arrived of {self.batches.validation_rows}")
         loss = self.loss.of_kinds(sums, rows)
@@ -341,8 +343,9 @@ class Loop:
         if np.isfinite(losses).all():
             return
         flags = np.any(self.peers.gather(np.array(self.step.faults.to_array())), axis=0)
-        columns = np.array(TARGETS.columns)[flags[: TARGETS.width]]
-        sources = [name for name, bad in zip(self.batches.sources, flags[TARGETS.width :], strict=True) if bad]
+        targets = self.batches.transform.variables.targets
+        columns = np.array(targets.columns)[flags[: targets.width]]
+        sources = [name for name, bad in zip(self.batches.sources, flags[targets.width :], strict=True) if bad]
         first = int(np.flatnonzero(~np.isfinite(losses))[0])
         epoch, step = divmod(self.done - len(losses) + first, self.batches.steps)
         raise UserError(
@@ -360,10 +363,11 @@ def _in_words(columns: Sequence[str]) -> str:
 
 def score_figures(score: Score) -> Record:
     """Validation figures of a bare network."""
-    learned = float(score.r2[LEARNED].sum())
+    targets = score.targets
+    learned = float(score.r2[targets.learned].sum())
     return {name: value for name, value in score.summary().items() if name != "r2_all" and value is not None} | {
         # the physics makes the exact columns right
-        "r2_scored": (int(EXACT.sum()) + learned) / int(SCORED.sum()),
+        "r2_scored": (int(targets.exact.sum()) + learned) / int(targets.scored.sum()),
         "leaderboard": score.leaderboard,
         "skill_by_variable": score.skill_by_variable(),
         "r2_by_variable": score.by_variable(),

@@ -1,6 +1,8 @@
-"""Losses of scaled rows over the columns that are learned: by default neither the ablated targets nor the exact ones (FACTS section 2).
+"""Losses of scaled rows over the columns that are learned: by default neither the targets that are always 0 nor the exact ones.
 
-A loss is computed row by row; :meth:`Loss.row_weights` says how rows sum to a batch. Shapes: b rows, c columns of the loss.
+A loss is computed row by row; :meth:`Loss.row_weights` says how rows sum to a batch.
+
+Shapes: b rows, i inputs, t targets, c columns of the loss.
 """
 
 from __future__ import annotations
@@ -16,11 +18,9 @@ import torch.nn.functional as F  # noqa: N812
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from leapray.climsim.schema import KINDS, LEARNED, LEVELS, SCORED, TARGETS
+from leapray.climsim.schema import KINDS, Channels, Targets
 from leapray.registry import Options, Registry
 
-_COLUMNS = {"learned": LEARNED, "scored": SCORED, "all": np.ones_like(SCORED)}
-_HAS_LEVEL_BELOW = TARGETS.mask([profile.name for profile in TARGETS.profiles], range(LEVELS - 1))
 _LARGEST_SQUARED = 1e18
 """An error whose square, summed over all columns with the original's weights, is still a float32."""
 
@@ -29,11 +29,11 @@ class LossOptions(Options):
     """What every loss knows."""
 
     columns: Literal["learned", "scored", "all"] = "learned"
-    """The 293 targets that are neither ablated nor exact, the 308 that are scored, or all 368."""
+    """The targets that only learning gives, those that are scored, or all."""
     scale: PositiveFloat = 1.0
-    """Factor of the whole loss; the original's models with features have 4 (FACTS section 4c)."""
+    """Factor of the whole loss; the models with features of the competition's 5th place have 4."""
     vertical_difference: NonNegativeFloat = 0.0
-    """Weight of the same loss of the differences between neighbouring levels of each profile (FACTS section 5), where both are columns."""
+    """Weight of the same loss of the differences between neighbouring levels of each profile, where both are columns."""
 
 
 class Loss(nn.Module, ABC):
@@ -42,7 +42,7 @@ class Loss(nn.Module, ABC):
     Columns that are not asked for are left out, not multiplied by zero, so that not even a NaN in them can matter; a NaN in one of the
     others is a NaN of its row. A network with a confidence head gives twice the columns, and the second half is trained to predict the
     elementwise loss of the first: ``mean(H(y', y) + H(c', H(y', y)))``, where no gradient passes through the target of the second
-    term (FACTS section 5).
+    term.
     """
 
     columns: Tensor
@@ -50,23 +50,26 @@ class Loss(nn.Module, ABC):
     upper: Tensor
     """Those that have a neighbour below them among the columns."""
 
-    def __init__(self, options: LossOptions) -> None:
+    def __init__(self, options: LossOptions, channels: Channels) -> None:
         super().__init__()
         self.scale, self.vertical_difference = options.scale, options.vertical_difference
-        chosen = _COLUMNS[options.columns]
+        self.channels, self.width = channels, channels.targets.width
+        chosen = _columns(channels.targets, options.columns)
+        has_level_below = channels.targets.mask((one.name for one in channels.targets.profiles), range(channels.targets.levels - 1))
         self._register("columns", np.flatnonzero(chosen))
-        self._register("upper", np.flatnonzero(chosen & _HAS_LEVEL_BELOW & np.roll(chosen, -1)))
+        self._register("upper", np.flatnonzero(chosen & has_level_below & np.roll(chosen, -1)))
 
     def _register(self, name: str, values: np.ndarray) -> None:
         # never saved: the recipe says it
         self.register_buffer(name, torch.from_numpy(values), persistent=False)
 
-    def forward(self, prediction: Tensor, target: Tensor, kind: Tensor | None = None) -> Tensor:
-        """Loss of every row (b,), from scaled predictions (b, 368), or (b, 736) with a confidence head, and targets (b, 368).
+    def forward(self, prediction: Tensor, target: Tensor, kind: Tensor | None = None, inputs: Tensor | None = None) -> Tensor:
+        """Loss of every row (b,), from scaled predictions (b, t), or (b, 2 t) with a confidence head, and targets (b, t).
 
+        ``inputs`` (b, i) are the network's, for losses that see them (:meth:`further`).
         ``kind`` (b,) int64 is each row's place in ``tuple(KINDS)``; only the paired loss asks for it.
         """
-        predicted, predicted_loss = prediction[:, : TARGETS.width], prediction[:, TARGETS.width :]
+        predicted, predicted_loss = prediction[:, : self.width], prediction[:, self.width :]
         target = self.soften(target)
         errors = self.elementwise(self._select(predicted), self._select(target), kind)
         row = _row_mean(errors)
@@ -75,14 +78,23 @@ class Loss(nn.Module, ABC):
         if self.vertical_difference:
             differences = self.elementwise(self._difference(predicted), self._difference(target), kind)
             row = row + self.vertical_difference * _row_mean(differences)
+        if inputs is not None and (further := self.further(predicted, target, inputs)) is not None:
+            row = row + further
         return self.scale * row
 
     @abstractmethod
     def elementwise(self, prediction: Tensor, target: Tensor, kind: Tensor | None) -> Tensor:
         """Loss of every element of two float32 tensors (b, n)."""
 
+    def further(self, prediction: Tensor, target: Tensor, inputs: Tensor) -> Tensor | None:
+        """A further loss of every row (b,), which may depend on the network's inputs (b, i), from predictions and targets (b, t).
+
+        All are scaled. ``self.channels`` has the columns of a variable: ``inputs[:, self.channels.inputs["state_t"]]``.
+        """
+        return None
+
     def soften(self, target: Tensor) -> Tensor:
-        """The targets (b, 368) that errors are taken from."""
+        """The targets (b, t) that errors are taken from."""
         return target
 
     def row_weights(self, rows: int, kind: Tensor | None, device: torch.device) -> Tensor:
@@ -100,6 +112,11 @@ class Loss(nn.Module, ABC):
         return values.index_select(1, self.upper + 1).float() - values.index_select(1, self.upper).float()
 
 
+def _columns(targets: Targets, name: str) -> np.ndarray:
+    """bool (t,): the columns of a loss by the name that a recipe gives them."""
+    return {"learned": targets.learned, "scored": targets.scored, "all": np.ones(targets.width, dtype=bool)}[name]
+
+
 def _row_mean(errors: Tensor) -> Tensor:
     # divided before they are summed, so that the sum of large squares does not leave float32
     return (errors / errors.shape[1]).sum(1)
@@ -108,8 +125,8 @@ def _row_mean(errors: Tensor) -> Tensor:
 class PlainLoss(Loss):
     """One of torch's losses, the same for rows of every kind."""
 
-    def __init__(self, options: LossOptions, function: Callable[..., Tensor], **settings: float) -> None:
-        super().__init__(options)
+    def __init__(self, options: LossOptions, channels: Channels, function: Callable[..., Tensor], **settings: float) -> None:
+        super().__init__(options, channels)
         self._function = partial(function, reduction="none", **settings)
 
     def elementwise(self, prediction: Tensor, target: Tensor, kind: Tensor | None) -> Tensor:
@@ -134,7 +151,10 @@ class KindWeights(Options):
 
 
 class PairOptions(LossOptions):
-    """The weights of FACTS section 4d; aqua-planet rows have those of low-res, whose grid they share, unless they are given their own."""
+    """By default the weights of the competition's 5th place.
+
+    Aqua-planet rows have those of low-res, whose grid they share, unless they are given their own.
+    """
 
     low_res: KindWeights = KindWeights(l1=1.0, mse=0.08)
     high_res: KindWeights = KindWeights(l1=0.3, mse=0.0005)
@@ -148,7 +168,7 @@ class PairOptions(LossOptions):
 
 
 class PairLoss(Loss):
-    """``l1 * mean|e| + mse * mean e^2`` with the weights of the row's kind, and the batch's loss the sum of the kinds' means (FACTS 4d).
+    """``l1 * mean|e| + mse * mean e^2`` with the weights of the row's kind, and the batch's loss the sum of the kinds' means.
 
     Rows of no kind count as low-res. Squares are taken of errors up to 1e18, so that every such error has a finite loss; beyond, only
     the absolute error goes on to grow, and an infinite or NaN error still has a loss that is not finite.
@@ -157,8 +177,8 @@ class PairLoss(Loss):
     weights: Tensor
     """``l1`` and ``mse`` of every kind, (kinds, 2)."""
 
-    def __init__(self, options: PairOptions) -> None:
-        super().__init__(options)
+    def __init__(self, options: PairOptions, channels: Channels) -> None:
+        super().__init__(options, channels)
         self.soft_clip = options.soft_clip
         kinds = [options.of_kind(kind) for kind in KINDS]
         self._register("weights", np.array([[weights.l1, weights.mse] for weights in kinds], dtype=np.float32))
@@ -190,11 +210,11 @@ class PairLoss(Loss):
 LOSSES: Registry[Loss] = Registry(
     "training.loss",
     {
-        "huber": (HuberOptions, lambda options: PlainLoss(options, F.huber_loss, delta=options.delta)),
-        "mae": (LossOptions, lambda options: PlainLoss(options, F.l1_loss)),
-        "mse": (LossOptions, lambda options: PlainLoss(options, F.mse_loss)),
-        "smooth-l1": (SmoothL1Options, lambda options: PlainLoss(options, F.smooth_l1_loss, beta=options.beta)),
+        "huber": (HuberOptions, lambda options, channels: PlainLoss(options, channels, F.huber_loss, delta=options.delta)),
+        "mae": (LossOptions, lambda options, channels: PlainLoss(options, channels, F.l1_loss)),
+        "mse": (LossOptions, lambda options, channels: PlainLoss(options, channels, F.mse_loss)),
+        "smooth-l1": (SmoothL1Options, lambda options, channels: PlainLoss(options, channels, F.smooth_l1_loss, beta=options.beta)),
         "pair": (PairOptions, PairLoss),
     },
 )
-"""``LOSSES.build(choice)``."""
+"""``LOSSES.build(choice, channels)``."""

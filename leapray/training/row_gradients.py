@@ -55,7 +55,7 @@ class RowGradients:
     def add(self, inputs: Tensor, targets: Tensor, kind: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Add the gradient of some rows' loss, their weighted sum of losses ``(b,)``; these two, and the network's output ``(b, o)``.
 
-        ``inputs`` (b, i), ``targets`` (b, 368), ``kind`` (b,), ``weights`` (b,). Raises UserError where the network has drawn random
+        ``inputs`` (b, i), ``targets`` (b, t), ``kind`` (b,), ``weights`` (b,). Raises UserError where the network has drawn random
         numbers by other means than dropout.
         """
         seeds = torch.randint(_SEEDS, (self._threads.count,)).tolist() if self._dropout else []
@@ -64,7 +64,7 @@ class RowGradients:
         def one(number: int, share: slice) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
             with OwnDropout(torch.Generator().manual_seed(seeds[number])) if seeds else nullcontext():
                 prediction = self._network(inputs[share])
-            by_row = self._loss(prediction, targets[share], kind[share])
+            by_row = self._loss(prediction, targets[share], kind[share], inputs[share])
             gradients = torch.autograd.grad(torch.dot(by_row, weights[share]), self._parameters, allow_unused=True)
             return by_row.detach(), prediction.detach(), gradients
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leapray.climsim.schema import TARGETS, row_place
+from leapray.climsim.schema import row_place
 from leapray.data.ahead import map_ahead
 from leapray.data.reading import read_file
 from leapray.data.shards import Prepared, Rows
@@ -50,7 +50,7 @@ def score_rows(
     for start in range(0, len(rows["row"]), _BATCH_ROWS):
         batch: Rows = {name: values[start : start + _BATCH_ROWS] for name, values in rows.items()}
         inputs, targets = (torch.from_numpy(batch[name].copy()) for name in ("inputs", "targets"))
-        output = network(inputs.to(device))[:, : TARGETS.width].float().cpu()
+        output = network(inputs.to(device))[:, : moments.targets.width].float().cpu()
         truth, prediction = transform.physical_truth(targets, inputs), own.physical_prediction(output, inputs)
         moments.update(days(batch["row"]), truth.numpy(), prediction.numpy())
 

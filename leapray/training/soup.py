@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from leapray import storage
+from leapray.data.features import channels_of
 from leapray.data.shards import Prepared
 from leapray.data.stream import Stream
 from leapray.data.transform import Transform
@@ -76,7 +77,7 @@ def make_average(recipe: Recipe, name: str, prepared: Prepared, device: torch.de
     if run.finished and load_info(run.model).history[-1].get("asked") == asked:
         return
     states = [load_model(candidate.url).emulator.network.state_dict() for candidate in found]
-    network = build_network(recipe.network.name, recipe.network.options, len(recipe.data.features))
+    network = build_network(recipe.network.name, recipe.network.options, channels_of(recipe.data))
     split = "blend" if prepared.split("blend") else "validation"
 
     def scored(weights: Mapping[str, Tensor], on: str) -> Score:

@@ -33,6 +33,7 @@ def check_start(recipe: Recipe, transform: Transform) -> None:
     if changed := difference({"network": ours}, {"network": theirs}):
         raise UserError(f"{start.model}: its network is not the recipe's ({changed})")
     theirs_transform = Transform.from_dict(info.transform, start.model)
+    transform.variables.require(theirs_transform.variables, start.model)
     if theirs_transform.feature_names != transform.feature_names:
         raise UserError(
             f"{start.model}: takes the engineered features {theirs_transform.feature_names}, but the data has {transform.feature_names}"

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from leapray.climsim.schema import TARGETS
 from leapray.models.row_threads import RowThreads, divides_rows
 from leapray.recipe import CpuThreading, Training
 from leapray.training.feed import OnDevice
@@ -47,7 +46,7 @@ class Step:
         self.optimizer = optimizer
         self.device = kinds.device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
-        self.faults = Faults(loss.columns, len(kinds))
+        self.faults = Faults(loss, len(kinds))
         self._kinds = kinds
         self._even_rows = training.batch_size / world
         self._dtype = _DTYPES[training.precision]
@@ -121,7 +120,7 @@ class Step:
         with self._exchanging(last):
             with self.autocast():
                 prediction = self.network(inputs)
-            by_row = self.loss(prediction, targets, kind)
+            by_row = self.loss(prediction, targets, kind, inputs)
             loss = torch.dot(by_row, weights)
             torch.autograd.backward(self.scaler.scale(loss))
         return loss.detach(), by_row.detach(), prediction.detach()
@@ -142,25 +141,25 @@ def _bare(network: nn.Module) -> nn.Module:
 class Faults:
     """Where a loss was first not finite: by target column and by source, kept on the device until someone asks.
 
-    ``columns`` are those of the loss; others may be what they like.
+    Columns that are not the loss's may be what they like.
     """
 
-    def __init__(self, columns: Tensor, sources: int) -> None:
-        device = columns.device
+    def __init__(self, loss: Loss, sources: int) -> None:
+        device, self._width = loss.columns.device, loss.width
         self._found = torch.zeros((), dtype=torch.bool, device=device)
-        self._seen = torch.zeros(TARGETS.width, dtype=torch.bool, device=device).index_fill_(0, columns, True)
+        self._seen = torch.zeros(self._width, dtype=torch.bool, device=device).index_fill_(0, loss.columns, True)
         self._columns = torch.zeros_like(self._seen)
         self._sources = torch.zeros(sources, device=device)
 
     @torch.no_grad()
     def look(self, by_row: Tensor, prediction: Tensor, targets: Tensor, source: Tensor) -> None:
-        """Take note of a part of a batch: losses (b,), prediction (b, 368 or more), targets (b, 368), source (b,)."""
+        """Take note of a part of a batch: losses (b,), prediction (b, t or more), targets (b, t), source (b,)."""
         bad = ~by_row.isfinite()
         first = bad.any() & ~self._found
-        error = prediction[:, : TARGETS.width].float() - targets
+        error = prediction[:, : self._width].float() - targets
         columns = ~error.square().sum(dim=0).isfinite()
-        if prediction.shape[1] > TARGETS.width:
-            columns |= ~prediction[:, TARGETS.width :].float().square().sum(dim=0).isfinite()
+        if prediction.shape[1] > self._width:
+            columns |= ~prediction[:, self._width :].float().square().sum(dim=0).isfinite()
         self._columns |= first & columns & self._seen
         self._sources += first * torch.zeros_like(self._sources).index_add_(0, source, bad.float())
         self._found |= first

@@ -21,6 +21,7 @@ from leapray import storage
 from leapray.cluster import nodes, session
 from leapray.cluster.capacity import Plan
 from leapray.cluster.ray_compat import KEEP_DIRECTORY
+from leapray.data.features import channels_of
 from leapray.data.shards import Prepared, open_prepared
 from leapray.data.stream import Stream
 from leapray.errors import UserError
@@ -230,7 +231,7 @@ def _work(config: dict[str, Any], place: Alone) -> None:
         torch.set_num_threads(min(config["threads"], max((os.cpu_count() or 1) // place.on_this_node, 1)))
     run, prepared = Run(recipe.training.run), open_prepared(recipe.data)
     torch.manual_seed(recipe.training.seed)
-    network = build_network(recipe.network.name, recipe.network.options, len(recipe.data.features))
+    network = build_network(recipe.network.name, recipe.network.options, channels_of(recipe.data))
     network = place.wrap(network, device)
     peers = Peers(rank, world, lambda array: place.gather(array, device), place.warned)
     loop = Loop(network, Stream.of(recipe, prepared, rank, world), recipe.training, device, peers, recipe.resources.cpu_threading)

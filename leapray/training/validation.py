@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leapray.climsim.schema import SCORED, TARGETS
 from leapray.data.transform import Transform
 from leapray.evaluation.metrics import ErrorMoments
 
@@ -21,13 +20,14 @@ class DeviceMoments:
 
     def __init__(self, device: torch.device, transform: Transform) -> None:
         self._transform = deepcopy(transform).to(device)
-        empty = ErrorMoments().to_array()
-        self._scored = torch.from_numpy(np.flatnonzero(SCORED)).to(device)
-        # count, mean, deviation, error, low, high: each (308,), as rows of ErrorMoments.to_array
-        self._moments = torch.from_numpy(empty[:, SCORED]).to(device)
+        self._targets = transform.variables.targets
+        empty, scored = ErrorMoments.empty(self._targets).to_array(), self._targets.scored
+        self._scored = torch.from_numpy(np.flatnonzero(scored)).to(device)
+        # count, mean, deviation, error, low, high of the scored columns, as rows of ErrorMoments.to_array
+        self._moments = torch.from_numpy(empty[:, scored]).to(device)
 
     def update(self, inputs: Tensor, truth: Tensor, prediction: Tensor) -> None:
-        """Take in one batch of one row or more: inputs ``(b, s)``, truth and prediction ``(b, 368)``, scaled, of any float type."""
+        """Take in one batch of one row or more: inputs ``(b, s)``, truth and prediction ``(b, t)``, scaled, of any float type."""
         truth = self._transform.physical_truth(truth, inputs).index_select(1, self._scored)
         prediction = self._transform.physical_prediction(prediction, inputs).index_select(1, self._scored)
         low, high = truth.aminmax(dim=0)
@@ -50,7 +50,7 @@ class DeviceMoments:
     def read(self) -> ErrorMoments:
         """The moments of all batches; columns that are not scored are 0 in truth and prediction."""
         moments = self._moments.cpu().numpy()
-        array = np.zeros((len(moments), TARGETS.width))
+        array = np.zeros((len(moments), self._targets.width))
         array[0] = moments[0, 0]
-        array[:, SCORED] = moments
-        return ErrorMoments.from_array(array)
+        array[:, self._targets.scored] = moments
+        return ErrorMoments.from_array(self._targets, array)

@@ -12,11 +12,11 @@ from leapray.bench.convert import stack_pair
 from leapray.bench.data import make_flat, make_pairs
 from leapray.bench.loaders import BlockFiles, ShardRows, flat_batches, original_loader, save_blocks
 from leapray.climsim.netcdf import read_pair
-from leapray.climsim.schema import KINDS
+from leapray.climsim.schema import KAGGLE, KINDS
+from leapray.data.fitting import Fitting
 from leapray.data.flat import list_pieces, read_piece
 from leapray.data.moments import Moments
 from leapray.data.shards import write_shard
-from leapray.data.transform import Fitting
 from leapray.recipe import Choice
 from tests.samples import random_rows
 
@@ -66,7 +66,7 @@ def test_flat_batches_are_scaled_as_ours(tmp_path: Path) -> None:
     assert flat.rows == 3 * COLUMNS
     (block,) = (block for piece in list_pieces(flat.url) for block in read_piece(piece))
     assert block.targets is not None
-    fitting = Fitting(Choice(name="standard"), ())
+    fitting = Fitting(KAGGLE, Choice(name="standard"), ())
     transform = fitting.fit(Moments.of(fitting.columns(block.inputs, block.targets)), {})
     ((x, y),) = flat_batches(flat.paths, transform)
     assert torch.equal(x, transform.scale_inputs(torch.from_numpy(block.inputs)))

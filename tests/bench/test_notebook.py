@@ -6,16 +6,17 @@ import numpy as np
 import torch
 
 from leapray.bench.notebook import Notebook, write_csv
-from leapray.climsim.schema import FLUXES, SCORED, TARGETS
+from leapray.climsim.schema import FLUXES, KAGGLE
+from leapray.data.fitting import Fitting
 from leapray.data.flat import list_pieces, read_piece
 from leapray.data.moments import Moments
-from leapray.data.transform import Fitting
 from leapray.evaluation.tables import read_ids, read_targets
 from leapray.inference.parts import part_writer
 from leapray.inference.submission import write_submission
 from leapray.models.directory import load_model, save_model
 from leapray.models.registry import build_network
 from leapray.recipe import Choice
+from tests.columns import CHANNELS, SCORED, TARGETS
 from tests.samples import random_rows, write_flat
 from tests.target_tables import write_targets
 
@@ -25,9 +26,9 @@ CPU = torch.device("cpu")
 def test_its_submission_is_ours(tmp_path: Path) -> None:
     flat = write_flat(tmp_path / "flat", stop="0001-03", steps=4)
     network = Choice(name="mlp", options={"hidden": [8]})
-    transform = Fitting(Choice(name="reference"), ()).fit(Moments.of(random_rows(200)), {})
+    transform = Fitting(KAGGLE, Choice(name="reference"), ()).fit(Moments.of(random_rows(200)), {})
     model = str(tmp_path / "model")
-    save_model(model, build_network(network.name, network.options).state_dict(), network, transform)
+    save_model(model, build_network(network.name, network.options, CHANNELS).state_dict(), network, transform)
 
     (block,) = (block for piece in list_pieces(str(flat)) for block in read_piece(piece, targets=False))
     with part_writer(str(tmp_path / "ours"), 0) as write, torch.inference_mode():

@@ -14,11 +14,11 @@ from leapray.bench.compare import Settings
 from leapray.bench.cpu_threads import compare_threads
 from leapray.bench.steps import WARM_STEPS, Bare, InMemory, Original, Ours, Setup, forward_flop, phases, random_batches, steady
 from leapray.bench.train_step import ORIGINAL, _on_gpu, compare_steps, run
-from leapray.climsim.schema import SCORED
 from leapray.errors import UserError
 from leapray.models.low_res_aqua import LowResAqua
 from leapray.models.registry import build_network
 from leapray.recipe import Choice, parse_recipe
+from tests.columns import CHANNELS, SCORED
 
 NETWORK = Choice(name="low-res-aqua", options={"encoder": (8,), "lstm_hidden": 4, "lstm_layers": 1, "gru_hidden": 2, "head": ()})
 SETUP = Setup(torch.device("cpu"), NETWORK, "float32", batch_size=16, matrix=32, seconds=0.01, steps=3)
@@ -39,7 +39,7 @@ def test_operations_of_the_base_network_are_those_of_its_layers() -> None:
     gru = 2 * 3 * 16 * (2 * hidden + 16)
     autoencoder = 2 * (levels * 25 * 375 + 375 * 200 + 200 * code)
     head = levels * 2 * 16 * 960 + 960 * 368
-    flop = forward_flop(build_network("low-res-aqua", {}))
+    flop = forward_flop(build_network("low-res-aqua", {}, CHANNELS))
     assert flop == 2 * (levels * (lstm + gru) + autoencoder + head)
     assert flop == pytest.approx(1.81e9, rel=0.005)
 

@@ -1,7 +1,8 @@
 import numpy as np
 
 from leapray.climsim.grid import GRAVITY, competition_columns, figures, hybrid_levels, layer_mass, low_res_grid, pressure
-from leapray.climsim.schema import ABLATED, EXACT, EXACT_SOURCE, INPUTS, STEP_SECONDS, TARGETS
+from leapray.climsim.schema import STEP_SECONDS
+from tests.columns import ABLATED, EXACT, EXACT_SOURCE, INPUTS, TARGETS
 
 
 def test_reference_pressures_are_the_published_ones() -> None:

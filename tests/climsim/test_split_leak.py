@@ -5,8 +5,8 @@ from sklearn.metrics import r2_score
 from sklearn.neighbors import KNeighborsRegressor
 
 from leapray.climsim.calendar import Month
-from leapray.climsim.schema import INPUTS, LEARNED
 from leapray.climsim.synthetic import World
+from tests.columns import INPUTS, LEARNED
 
 
 def rows(world: World, steps: range) -> tuple[np.ndarray, np.ndarray]:

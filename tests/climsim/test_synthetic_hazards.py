@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from leapray.climsim.calendar import DAYS_PER_YEAR, STEPS_PER_DAY, Moment
-from leapray.climsim.schema import LEARNED, STEP_SECONDS, TARGETS
+from leapray.climsim.schema import STEP_SECONDS
 from leapray.climsim.synthetic import World
+from tests.columns import LEARNED, TARGETS
 
 WATER = ("q0002", "q0003")
 YEAR = range(5, DAYS_PER_YEAR * STEPS_PER_DAY, 431)

@@ -5,10 +5,11 @@ import pytest
 
 from leapray.climsim.calendar import DAYS_PER_YEAR, STEPS_PER_DAY
 from leapray.climsim.grid import figures
-from leapray.climsim.schema import INPUTS, LEVELS, MISSING, MLI_VARIABLES
+from leapray.climsim.schema import LEVELS, MISSING, MLI_VARIABLES
 from leapray.climsim.synthetic import World
 from leapray.climsim.synthetic.weather import WaveField, vertical_loadings
 from leapray.errors import UserError
+from tests.columns import INPUTS
 
 YEAR = range(5, DAYS_PER_YEAR * STEPS_PER_DAY, 1501)
 KINDS = ("low-res", "aqua-planet", "high-res")

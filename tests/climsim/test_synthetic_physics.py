@@ -5,23 +5,13 @@ import pytest
 
 from leapray.climsim.calendar import DAYS_PER_YEAR, STEPS_PER_DAY
 from leapray.climsim.grid import GRAVITY, competition_columns, hybrid_levels
-from leapray.climsim.schema import (
-    ABLATED,
-    EXACT,
-    EXACT_SOURCE,
-    INPUTS,
-    LEARNED,
-    LEVELS,
-    MLO_VARIABLES,
-    STEP_SECONDS,
-    TARGETS,
-    TENDENCIES,
-)
+from leapray.climsim.schema import LEVELS, MLO_VARIABLES, STEP_SECONDS, TENDENCIES
 from leapray.climsim.synthetic import World
 from leapray.climsim.synthetic.column import Column
 from leapray.climsim.synthetic.convection import convect
 from leapray.climsim.synthetic.mixing import MIXED, mix
 from leapray.climsim.synthetic.thermo import HEAT_CAPACITY, liquid_fraction, saturation
+from tests.columns import ABLATED, EXACT, EXACT_SOURCE, INPUTS, LEARNED, TARGETS
 
 STEPS = range(11, DAYS_PER_YEAR * STEPS_PER_DAY, 1801)
 KINDS = ("low-res", "aqua-planet", "high-res")

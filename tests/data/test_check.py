@@ -18,13 +18,14 @@ from leapray.climsim.calendar import FIRST_MONTH, file_name
 from leapray.climsim.grid import competition_columns
 from leapray.climsim.netcdf import Snapshot, read_pair
 from leapray.climsim.pairs import find_pairs
-from leapray.climsim.schema import INPUTS, MISSING, TARGETS
+from leapray.climsim.schema import MISSING
 from leapray.climsim.synthetic import synthesize
 from leapray.data.check import check, require_good
 from leapray.data.findings import Finding, Verdict, known_range
 from leapray.data.flat import to_table
 from leapray.errors import UserError
 from leapray.storage import walking
+from tests.columns import INPUTS, TARGETS
 
 COLUMNS = {"low-res": None, "aqua-planet": None, "high-res": 300}
 

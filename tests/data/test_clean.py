@@ -6,10 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from leapray.climsim.schema import EXACT, INPUTS, MISSING, TARGETS
+from leapray.climsim.schema import MISSING
 from leapray.data.clean import Tally, clean, count_inexact
 from leapray.data.flat import Block
 from leapray.errors import UserError
+from tests.columns import EXACT, INPUTS, TARGETS
 from tests.samples import random_rows
 
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from leapray.climsim.grid import figures
-from leapray.climsim.schema import INPUTS, LEARNED, TARGETS
+from leapray.climsim.schema import KAGGLE
 from leapray.data.moments import Moments
 from leapray.data.transform import CANDIDATES, Fitting, Transform
 from leapray.errors import UserError
 from leapray.recipe import Choice
+from tests.columns import INPUTS, LEARNED, TARGETS
 
 STEP = 1200.0
 LOST, KEPT, EXACT_ONE, AS_TEXT = "ptend_q0002_27", "ptend_q0003_40", "ptend_q0002_28", "ptend_q0002_29"
@@ -50,7 +51,7 @@ def rows(count: int = 500, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 @lru_cache
 def fitted(name: str = "standard", departures: bool | None = None, features: tuple[str, ...] = ()) -> Transform:
     options = {} if departures is None else {"departures": departures}
-    fitting = Fitting(Choice(name=name, options=options), features)
+    fitting = Fitting(KAGGLE, Choice(name=name, options=options), features)
     return fitting.fit(Moments.of(fitting.columns(*rows())), {"source": "here", "months": "some", "rows": 500})
 
 
@@ -105,7 +106,7 @@ def test_candidates_are_the_learned_columns_of_the_three_water_species() -> None
 
 
 def test_moments_of_raw_columns_are_those_of_whole_rows() -> None:
-    fitting, (x, y) = Fitting(Choice(name="standard"), ()), rows()
+    fitting, (x, y) = Fitting(KAGGLE, Choice(name="standard"), ()), rows()
     assert fitting.raw
     columns = list(np.hstack([x, y]).T)
     found = np.stack(fitting.raw_columns(columns), axis=1)
@@ -210,7 +211,7 @@ def test_the_digest_of_inputs_tells_what_a_network_is_given_and_nothing_else() -
 
 
 def test_the_identity_changes_nothing() -> None:
-    transform = Transform.identity()
+    transform = Transform.identity(KAGGLE)
     x, y = (torch.from_numpy(values.copy()) for values in rows())
     assert torch.equal(transform.scale_inputs(x), x.float())
     assert torch.equal(transform.scale_targets(y, x), y.float())
@@ -225,7 +226,7 @@ def test_input_columns_whose_spread_float32_cannot_hold_are_masked() -> None:
     lost = {"state_t_4": 1 + 1e-9 * noise, "state_u_4": 1e-40 * noise, "state_v_4": 3e4 + 1e-3 * noise}
     for column, values in (held | lost).items():
         x[:, INPUTS.columns.index(column)] = values
-    fitting = Fitting(Choice(name="standard"), ())
+    fitting = Fitting(KAGGLE, Choice(name="standard"), ())
     transform = fitting.fit(Moments.of(fitting.columns(x, y)), {})
     constant = dict(zip(INPUTS.columns, transform.inputs.constant.tolist(), strict=True))
     assert [constant[column] for column in held] == [False] * 3
@@ -242,7 +243,7 @@ def test_ice_that_is_silent_in_the_training_rows_is_learned_as_it_is() -> None:
     for column, std in ((silent, 1e-21), (loud, 1e-9)):
         x[:, source(column)] = np.abs(np.random.default_rng(0).normal(size=len(x))) * std * STEP
         y[:, target(column)] = -x[:, source(column)] / STEP
-    fitting = Fitting(Choice(name="standard"), ())
+    fitting = Fitting(KAGGLE, Choice(name="standard"), ())
     transform = fitting.fit(Moments.of(fitting.columns(x, y)), {})
     assert silent not in transform.departures
     assert loud in transform.departures
@@ -255,7 +256,7 @@ def test_truth_that_is_constant_in_training_is_not_lost_in_other_rows() -> None:
     departed = "ptend_q0002_40"
     x[:, source(departed)] = np.abs(np.random.default_rng(1).normal(size=len(x)))
     y[:, target(departed)] = -x[:, source(departed)] / STEP
-    fitting = Fitting(Choice(name="standard"), ())
+    fitting = Fitting(KAGGLE, Choice(name="standard"), ())
     transform = fitting.fit(Moments.of(fitting.columns(x, y)), {})
     assert departed in transform.departures
     other = y.copy()

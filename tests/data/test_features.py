@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from leapray.climsim.grid import figures
-from leapray.climsim.schema import INPUTS, LEVELS
+from leapray.climsim.schema import LEVELS
 from leapray.data.features import FEATURES, TRACE, EngineeredFeatures, check_features
 from leapray.errors import UserError
+from tests.columns import INPUTS
 
 T, Q1, Q2, Q3, U, V = (INPUTS[f"state_{name}"] for name in ("t", "q0001", "q0002", "q0003", "u", "v"))
 OZONE, CH4, N2O = (INPUTS[f"pbuf_{name}"] for name in ("ozone", "CH4", "N2O"))

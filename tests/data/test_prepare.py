@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from leapray.climsim.schema import EXACT, INPUTS, LEARNED, TARGETS, row_place
+from leapray.climsim.schema import row_place
 from leapray.data import tasks
 from leapray.data.flat import list_pieces, read_piece
 from leapray.data.prepare import prepare
@@ -20,6 +20,7 @@ from leapray.data.shuffle import checksum
 from leapray.data.stream import Stream
 from leapray.errors import UserError
 from leapray.recipe import parse_recipe
+from tests.columns import EXACT, INPUTS, LEARNED, TARGETS
 from tests.official_layout import write_pair
 from tests.samples import read_split, recipe_values, write_flat
 

@@ -4,11 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leapray.climsim.schema import INPUTS, TARGETS, row_key
+from leapray.climsim.schema import row_key
 from leapray.data.hashing import row_hash
 from leapray.data.shards import Rows, read_shard, write_shard
 from leapray.data.shuffle import DuplicateRowError, checksum, gather, scatter
 from leapray.errors import UserError
+from tests.columns import INPUTS, TARGETS
 
 
 def rows(start: int, stop: int) -> Rows:

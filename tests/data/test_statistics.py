@@ -9,12 +9,13 @@ import pytest
 
 from leapray import storage
 from leapray.climsim.grid import figures
-from leapray.climsim.schema import INPUTS, TARGETS
+from leapray.climsim.schema import KAGGLE
+from leapray.data.fitting import Fitting
 from leapray.data.moments import Moments
 from leapray.data.statistics import transform_from_statistics
-from leapray.data.transform import Fitting
 from leapray.errors import UserError
 from leapray.recipe import Choice
+from tests.columns import INPUTS, TARGETS
 
 STANDARD = Choice(name="standard")
 FIELDS = ("column", "mean", "std", "min", "max")
@@ -133,7 +134,7 @@ def test_a_csv_cannot_serve_what_needs_the_rows(tmp_path, scaling, features, why
 
 
 def test_a_transform_is_taken_as_it_stands_and_only_for_its_own_recipe(tmp_path):
-    fitting = Fitting(STANDARD, ["air_total"])
+    fitting = Fitting(KAGGLE, STANDARD, ["air_total"])
     rng = np.random.default_rng(0)
     columns = fitting.columns(rng.normal(size=(9, INPUTS.width)), rng.normal(size=(9, TARGETS.width)))
     transform = fitting.fit(Moments.of(columns), {"months": "0001-02 up to 0008-02"})

@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leapray.climsim.schema import INPUTS, TARGETS
+from leapray.climsim.schema import KAGGLE
+from leapray.data.fitting import Fitting
 from leapray.data.moments import Moments
 from leapray.data.reading import read_file
 from leapray.data.shards import Manifest, Prepared, ShardFile, write_shard
 from leapray.data.stream import Stream
-from leapray.data.transform import Fitting
 from leapray.errors import UserError
 from leapray.recipe import Choice
+from tests.columns import INPUTS, TARGETS
 
 pytestmark = pytest.mark.ray
 ROWS = {("train", "low_res"): [30, 17, 25, 8], ("validation", "low_res"): [9, 12]}
@@ -42,7 +43,7 @@ def make(root: Path, rows: dict[tuple[str, str], list[int]]) -> Prepared:
             files.append(ShardFile(f"{index}.parquet", count, 0))
             next_row += count
         manifests.append(Manifest(str(url), source, "low-res", split, "", "", 0, "", "refuse", tuple(files), None, {}, 0, {}))
-    fitting = Fitting(Choice(name="standard"), ())
+    fitting = Fitting(KAGGLE, Choice(name="standard"), ())
     transform = fitting.fit(Moments.of(np.arange(2.0)[:, None] + np.zeros(fitting.width)), {})
     return Prepared(str(root), transform, tuple(manifests))
 

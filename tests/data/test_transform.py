@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leapray.climsim.grid import figures
-from leapray.climsim.schema import INPUTS, LEVELS, TARGETS
+from leapray.climsim.schema import KAGGLE, LEVELS
 from leapray.data.features import FEATURES
 from leapray.data.moments import Moments
 from leapray.data.scaling import ColumnScaling, exp_columns, log_columns
@@ -17,6 +17,7 @@ from leapray.data.statistics import transform_from_statistics
 from leapray.data.transform import CANDIDATES, LOG_VARIABLES, Fitting, Transform
 from leapray.errors import UserError
 from leapray.recipe import Choice
+from tests.columns import INPUTS, TARGETS
 
 LOW_RES = str(files("leapray.climsim") / "figures" / "low_res_columns.csv")
 TABLES = ("low_res_columns", "high_res_columns")
@@ -51,7 +52,7 @@ def rows(count: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache
 def fitted(mode: str, features: tuple[str, ...] = FEW) -> Transform:
-    fitting = Fitting(Choice(name=mode), features)
+    fitting = Fitting(KAGGLE, Choice(name=mode), features)
     return fitting.fit(Moments.of(fitting.columns(*rows())), {"rows": 400})
 
 
@@ -81,7 +82,7 @@ def test_gases_that_vary_in_high_res_only_stay_masked(real: Transform) -> None:
 
 @pytest.mark.parametrize("table", TABLES)
 def test_log_per_variable_clips_no_recorded_extreme(table: str) -> None:
-    clipped, unclipped = (Fitting(Choice(name="log-per-variable", options=options), ()) for options in ({}, {"clip": None}))
+    clipped, unclipped = (Fitting(KAGGLE, Choice(name="log-per-variable", options=options), ()) for options in ({}, {"clip": None}))
     moments = Moments.of(clipped.columns(*rows()))
     # moments of a logarithm are recorded nowhere: those columns keep the ones of the drawn rows
     width = clipped.width
@@ -120,7 +121,7 @@ def test_log_per_variable_equals_numpy_by_hand() -> None:
 def test_a_constant_scalar_is_masked_by_log_per_variable() -> None:
     inputs, targets = rows()
     inputs[:, INPUTS["cam_in_LANDFRAC"]] = 0.25
-    fitting = Fitting(Choice(name="log-per-variable"), ())
+    fitting = Fitting(KAGGLE, Choice(name="log-per-variable"), ())
     transform = fitting.fit(Moments.of(fitting.columns(inputs, targets)), {})
     assert transform.inputs.constant.nonzero().flatten().tolist() == [INPUTS["cam_in_LANDFRAC"].start]
 
@@ -140,7 +141,7 @@ def test_raw_columns_come_first_and_then_the_features_in_the_recipes_order(mode:
 
 def test_a_feature_is_standardised_like_any_column() -> None:
     inputs, targets = rows()
-    fitting = Fitting(Choice(name="standard"), ["air_total"])
+    fitting = Fitting(KAGGLE, Choice(name="standard"), ["air_total"])
     assert fitting.width == FLAT + LEVELS + len(CANDIDATES)
     columns = fitting.columns(inputs, targets)
     assert columns.flags.f_contiguous
@@ -152,7 +153,7 @@ def test_a_feature_is_standardised_like_any_column() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_what_is_fitted_has_mean_0_and_std_1(mode: str) -> None:
-    fitting = Fitting(Choice(name=mode, options={"floor": 1e-300} if mode == "reference" else {"clip": None}), tuple(FEATURES))
+    fitting = Fitting(KAGGLE, Choice(name=mode, options={"floor": 1e-300} if mode == "reference" else {"clip": None}), tuple(FEATURES))
     inputs, targets = rows()
     transform = fitting.fit(Moments.of(fitting.columns(inputs, targets)), {})
     scaled = transform.scale_inputs(torch.from_numpy(inputs)).double()
@@ -301,7 +302,7 @@ def test_gradients_reach_the_raw_columns() -> None:
 def test_reference_scaling_has_the_floor_of_the_original() -> None:
     width = INPUTS.width + TARGETS.width
     moments = Moments(1, np.zeros(width), np.full(width, 1e-18), np.full(width, -1e-9), np.full(width, 1e-9))
-    transform = Fitting(Choice(name="reference"), ()).fit(moments, {})
+    transform = Fitting(KAGGLE, Choice(name="reference"), ()).fit(moments, {})
     assert (transform.inputs.scale == 1e-6).all()
 
 
@@ -314,7 +315,7 @@ def test_reference_scaling_has_the_floor_of_the_original() -> None:
 )
 def test_an_unknown_scaling_or_option_is_named(choice: Choice, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence.replace("?", r"\?")):
-        Fitting(choice, ())
+        Fitting(KAGGLE, choice, ())
 
 
 def test_a_transform_of_another_schema_is_refused(real: Transform) -> None:

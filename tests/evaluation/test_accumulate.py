@@ -8,9 +8,9 @@ from sklearn.metrics import mean_absolute_error, r2_score
 
 from leapray.climsim.calendar import STEPS_PER_DAY
 from leapray.climsim.grid import Grid
-from leapray.climsim.schema import SCORED, TARGETS
 from leapray.evaluation.accumulate import Batch, Prediction, Truth
 from leapray.evaluation.results import Evaluation, read_evaluations, write_evaluations
+from tests.columns import SCORED, TARGETS
 from tests.target_statistics import UNIT
 
 GRID = Grid(np.array([-50.0, 4.0, 7.0, 60.0]), np.zeros(4), np.array([1.0, 2.0, 1.5, 0.5]))

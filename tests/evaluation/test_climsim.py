@@ -3,10 +3,11 @@ import pytest
 import xarray as xr
 
 from leapray.climsim.grid import competition_columns, layer_mass, low_res_grid
-from leapray.climsim.schema import ABLATED, LEVELS, TARGETS
+from leapray.climsim.schema import LEVELS
 from leapray.evaluation.accumulate import Batch, Prediction, Truth
 from leapray.evaluation.climsim import UNITS, column_moistening, energy_factors, horizontal_weights
 from leapray.evaluation.results import ClimSim
+from tests.columns import ABLATED, TARGETS
 from tests.target_statistics import UNIT
 
 CP, LV, GRAVITY = 1004.64, 2.501e6, 9.80616

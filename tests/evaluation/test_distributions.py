@@ -1,7 +1,8 @@
 import numpy as np
 
-from leapray.climsim.schema import FLUXES, TARGETS
+from leapray.climsim.schema import FLUXES
 from leapray.evaluation.distributions import JointCounts, PrecipitationCounts, precipitation_edges, scalar_edges
+from tests.columns import TARGETS
 
 RNG = np.random.default_rng(0)
 MM_PER_DAY = 1 / 86.4e6

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import r2_score
 
 from leapray.climsim.calendar import Month
-from leapray.climsim.schema import LEARNED, SCORED, TARGETS
 from leapray.evaluation import intervals
 from leapray.evaluation.intervals import TimedMoments, difference, interval, time_blocks
 from leapray.evaluation.metrics import ErrorMoments, TargetStatistics
+from tests.columns import LEARNED, SCORED, TARGETS
 from tests.target_statistics import UNIT, statistics_of
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -54,7 +54,7 @@ def test_the_score_over_all_blocks_is_that_of_the_rows() -> None:
     blocks, truth, prediction = rows_of_days(7)
     score = timed((blocks, truth, prediction)).score()
     assert score.rows == len(truth)
-    np.testing.assert_allclose(score.r2, ErrorMoments.of(truth, prediction).score(UNIT).r2, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(score.r2, ErrorMoments.of(TARGETS, truth, prediction).score(UNIT).r2, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(score.r2, by_sklearn(truth, prediction), rtol=1e-9, atol=1e-9)
 
 
@@ -95,7 +95,7 @@ def test_a_resample_scores_as_its_repeated_rows(seed, draws) -> None:
     blocks, truth, prediction = rows_of_days(5, seed)
     drawn = np.concatenate([np.tile(np.flatnonzero(blocks == block), times) for block, times in zip(np.unique(blocks), draws, strict=True)])
     (resampled,) = intervals._resampled(intervals._parts(timed((blocks, truth, prediction))), np.array([draws]))
-    score = ErrorMoments.from_array(resampled).score(UNIT)
+    score = ErrorMoments.from_array(TARGETS, resampled).score(UNIT)
     assert score.rows == len(drawn)
     np.testing.assert_allclose(score.r2, by_sklearn(truth[drawn], prediction[drawn]), rtol=1e-8, atol=1e-8)
 
@@ -108,7 +108,7 @@ def test_a_column_is_constant_in_a_resample_if_it_is_so_in_the_days_drawn() -> N
     prediction[6, 20] += 1e-6
     parts = intervals._parts(timed((blocks, truth, prediction)))
     draws = np.array([[3, 0, 0, 0], [1, 1, 0, 0], [2, 0, 1, 0], [0, 1, 0, 1]])
-    r2 = [ErrorMoments.from_array(part).score(UNIT).r2[20] for part in intervals._resampled(parts, draws)]
+    r2 = [ErrorMoments.from_array(TARGETS, part).score(UNIT).r2[20] for part in intervals._resampled(parts, draws)]
     assert r2[:3] == [1.0, 0.0, 1.0]
     assert 0.999 < r2[3] < 1.0
 
@@ -177,7 +177,7 @@ def test_95_of_100_intervals_hold_what_so_many_days_score_on_average(select) -> 
         rng = np.random.default_rng(seed)
         truth = rng.normal(size=(20, 4, TARGETS.width)) + rng.normal(size=(20, 1, TARGETS.width))
         error = rng.uniform(0.3, 0.7, size=(20, 1, 1)) * rng.normal(size=truth.shape)
-        moments = TimedMoments(TargetStatistics(np.zeros(TARGETS.width), np.full(TARGETS.width, 2.0), "what they are drawn from"))
+        moments = TimedMoments(TargetStatistics(TARGETS, np.zeros(TARGETS.width), np.full(TARGETS.width, 2.0), "what they are drawn from"))
         moments.update(np.repeat(np.arange(20), 4), *(array.reshape(80, -1) for array in (truth, truth + error)))
         return moments
 
@@ -239,8 +239,8 @@ def test_many_days_are_drawn_with_their_neighbours() -> None:
     parts = intervals._parts(moments)
     counts = parts[:, 0, 0].astype(int).tolist()
     assert counts == [6] * 333 + [4]
-    assert sum((ErrorMoments.from_array(part) for part in parts), ErrorMoments()).count == 2002
-    np.testing.assert_allclose(parts[0], sum((moments.blocks[b] for b in (-5, -2, 1)), ErrorMoments()).to_array(), rtol=1e-12)
+    assert sum((ErrorMoments.from_array(TARGETS, part) for part in parts), ErrorMoments.empty(TARGETS)).count == 2002
+    np.testing.assert_allclose(parts[0], sum((moments.blocks[b] for b in (-5, -2, 1)), ErrorMoments.empty(TARGETS)).to_array(), rtol=1e-12)
 
 
 def test_an_outlying_day_costs_the_others_no_digits() -> None:
@@ -252,7 +252,7 @@ def test_an_outlying_day_costs_the_others_no_digits() -> None:
     (without,) = intervals._resampled(parts, np.array([[0, 2, 1]]))
     rows = [*range(10, 20), *range(10, 20), *range(20, 30)]
     expected = by_sklearn(truth[rows], prediction[rows])
-    np.testing.assert_allclose(ErrorMoments.from_array(without).score(UNIT).r2, expected, rtol=1e-10)
+    np.testing.assert_allclose(ErrorMoments.from_array(TARGETS, without).score(UNIT).r2, expected, rtol=1e-10)
 
 
 def test_no_rows_and_wrong_shapes_are_refused() -> None:

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leapray.climsim.schema import TARGETS
 from leapray.data.flat import list_pieces, read_piece
 from leapray.errors import UserError
 from leapray.evaluation import tables
 from leapray.evaluation.matching import Matched, match
 from leapray.evaluation.tables import Keys, files, read_keys
+from tests.columns import TARGETS
 from tests.samples import write_flat
 from tests.target_tables import write_targets
 

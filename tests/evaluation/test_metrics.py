@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import r2_score
 
 from leapray.climsim.grid import figures
-from leapray.climsim.schema import ABLATED, EXACT, LEARNED, SCORED, TARGETS
 from leapray.errors import UserError
 from leapray.evaluation.metrics import ByColumn, ErrorMoments, Score, TargetStatistics
+from tests.columns import ABLATED, EXACT, LEARNED, SCORED, TARGETS
 from tests.target_statistics import UNIT
 
 
@@ -35,11 +35,11 @@ def by_sklearn(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 def test_r2_equals_scikit_learn_for_any_split_and_merge_order(seed, cuts, order):
     truth, prediction = a_set(40, seed)
     edges = [0, *sorted(cuts), 40]
-    parts = [ErrorMoments.of(truth[a:b], prediction[a:b]) for a, b in pairwise(edges)]
+    parts = [ErrorMoments.of(TARGETS, truth[a:b], prediction[a:b]) for a, b in pairwise(edges)]
     order.shuffle(parts)
-    merged = ErrorMoments()
+    merged = ErrorMoments.empty(TARGETS)
     for part in parts:
-        merged = merged + ErrorMoments.from_array(part.to_array())
+        merged = merged + ErrorMoments.from_array(TARGETS, part.to_array())
     score = merged.score(UNIT)
     assert score.rows == 40
     np.testing.assert_allclose(score.r2, by_sklearn(truth, prediction), rtol=1e-10, atol=1e-10)
@@ -99,8 +99,8 @@ def test_skill_is_its_definition_for_any_split(seed, cut):
     rng = np.random.default_rng(seed + 1)
     spread = truth.std(axis=0) + 1e-60
     mean = truth.mean(axis=0) + rng.normal(size=TARGETS.width) * spread
-    known = TargetStatistics(mean, np.square(spread * 10.0 ** rng.uniform(-3, 3)), "")
-    parts = [ErrorMoments.of(truth[rows], prediction[rows]) for rows in (slice(cut), slice(cut, None))]
+    known = TargetStatistics(TARGETS, mean, np.square(spread * 10.0 ** rng.uniform(-3, 3)), "")
+    parts = [ErrorMoments.of(TARGETS, truth[rows], prediction[rows]) for rows in (slice(cut), slice(cut, None))]
     score = (parts[0] + parts[1]).score(known)
     expected = [skill_by_hand(truth[:, c], prediction[:, c], known.mean[c], known.variance[c]) for c in range(TARGETS.width)]
     perfect = [skill_by_hand(truth[:, c], truth[:, c], known.mean[c], known.variance[c]) for c in range(TARGETS.width)]
@@ -110,10 +110,10 @@ def test_skill_is_its_definition_for_any_split(seed, cut):
 
 def test_the_training_mean_has_no_skill_and_perfection_has_what_is_attainable():
     truth, _ = a_set(50)
-    known = TargetStatistics(truth.mean(axis=0) * 1.1, 2 * truth.var(axis=0), "")
-    mean = ErrorMoments.of(truth, np.broadcast_to(known.mean, truth.shape)).score(known)
+    known = TargetStatistics(TARGETS, truth.mean(axis=0) * 1.1, 2 * truth.var(axis=0), "")
+    mean = ErrorMoments.of(TARGETS, truth, np.broadcast_to(known.mean, truth.shape)).score(known)
     np.testing.assert_allclose(mean.skill_by_column[SCORED], 0, atol=1e-7)
-    perfect = ErrorMoments.of(truth, truth).score(known)
+    perfect = ErrorMoments.of(TARGETS, truth, truth).score(known)
     assert perfect.skill == pytest.approx(perfect.attainable)
 
 
@@ -122,7 +122,7 @@ def test_a_silent_column_ruins_r2_and_hardly_touches_skill():
     truth = rng.normal(size=(200, TARGETS.width))
     truth[:, 0] *= 1e-10
     prediction = truth + 0.1 * rng.normal(size=truth.shape)
-    score = ErrorMoments.of(truth, prediction).score(UNIT)
+    score = ErrorMoments.of(TARGETS, truth, prediction).score(UNIT)
     assert score.silent == ["ptend_t_0"]
     assert score.learned < -1e10
     assert score.r2_varying > 0.98
@@ -134,15 +134,15 @@ def test_a_silent_column_ruins_r2_and_hardly_touches_skill():
 
 def test_no_column_has_a_skill_below_minus_1():
     truth, _ = a_set(20)
-    assert ErrorMoments.of(truth, truth + 1e60).score(UNIT).skill == -1
+    assert ErrorMoments.of(TARGETS, truth, truth + 1e60).score(UNIT).skill == -1
 
 
 def test_a_column_that_is_constant_in_training_and_here_offers_nothing():
     truth = np.full((4, TARGETS.width), 0.5)
-    known = TargetStatistics(np.full(TARGETS.width, 0.5), np.zeros(TARGETS.width), "")
+    known = TargetStatistics(TARGETS, np.full(TARGETS.width, 0.5), np.zeros(TARGETS.width), "")
     prediction = truth.copy()
     prediction[:, 0] += 1e-9
-    score = ErrorMoments.of(truth, prediction).score(known)
+    score = ErrorMoments.of(TARGETS, truth, prediction).score(known)
     assert (score.skill_by_column[0], score.attainable) == (-1, 0)
     assert (score.skill_by_column[1:] == 0).all()
 
@@ -163,21 +163,21 @@ def test_statistics_of_the_competition_are_those_of_its_training_set():
 def test_ablated_columns_do_not_count_whatever_is_predicted():
     truth, prediction = a_set(10)
     prediction[:, ABLATED] = np.nan
-    assert (ErrorMoments.of(truth, prediction).score(UNIT).r2[ABLATED] == 1).all()
+    assert (ErrorMoments.of(TARGETS, truth, prediction).score(UNIT).r2[ABLATED] == 1).all()
 
 
 def test_a_constant_truth_scores_1_if_hit_exactly_and_else_0():
     truth = np.full((3, TARGETS.width), 0.1)
     prediction = truth.copy()
     prediction[1, 0] += 1e-12
-    score = ErrorMoments.of(truth, prediction).score(UNIT)
+    score = ErrorMoments.of(TARGETS, truth, prediction).score(UNIT)
     assert score.r2[0] == 0
     assert (score.r2[1:] == 1).all()
 
 
 def test_predicting_the_mean_scores_0():
     truth, _ = a_set(50)
-    moments = ErrorMoments.of(truth, np.broadcast_to(truth.mean(axis=0), truth.shape))
+    moments = ErrorMoments.of(TARGETS, truth, np.broadcast_to(truth.mean(axis=0), truth.shape))
     varies = SCORED & (truth.min(axis=0) != truth.max(axis=0))
     np.testing.assert_allclose(moments.score(UNIT).r2[varies], 0, atol=1e-10)
 
@@ -186,14 +186,14 @@ def test_scaling_a_column_leaves_its_r2():
     truth, prediction = a_set(30)
     scale = np.random.default_rng(1).uniform(0.1, 10, TARGETS.width)
     shift = truth.mean(axis=0)
-    physical = ErrorMoments.of(truth, prediction).score(UNIT)
-    scaled = ErrorMoments.of((truth - shift) * scale, (prediction - shift) * scale).score(UNIT)
+    physical = ErrorMoments.of(TARGETS, truth, prediction).score(UNIT)
+    scaled = ErrorMoments.of(TARGETS, (truth - shift) * scale, (prediction - shift) * scale).score(UNIT)
     np.testing.assert_allclose(scaled.r2, physical.r2, rtol=1e-9, atol=1e-9)
 
 
 def test_float32_batches_are_accumulated_in_float64():
     truth, prediction = (matrix.astype(np.float32) for matrix in np.random.default_rng(0).normal(size=(2, 100, TARGETS.width)))
-    moments = ErrorMoments()
+    moments = ErrorMoments.empty(TARGETS)
     for start in range(0, 100, 7):
         moments.update(truth[start : start + 7], prediction[start : start + 7])
     expected = by_sklearn(truth.astype(np.float64), prediction.astype(np.float64))
@@ -203,11 +203,11 @@ def test_float32_batches_are_accumulated_in_float64():
 def test_a_nan_in_a_scored_column_shows_in_its_score():
     truth, prediction = a_set(5)
     prediction[2, 0] = np.nan
-    assert np.isnan(ErrorMoments.of(truth, prediction).score(UNIT).r2[0])
+    assert np.isnan(ErrorMoments.of(TARGETS, truth, prediction).score(UNIT).r2[0])
 
 
 def test_wrong_shapes_and_no_rows_are_refused():
     with pytest.raises(ValueError, match=r"\(3, 10\)"):
-        ErrorMoments.of(np.zeros((3, 10)), np.zeros((3, 368)))
+        ErrorMoments.of(TARGETS, np.zeros((3, 10)), np.zeros((3, 368)))
     with pytest.raises(ValueError, match="no rows"):
-        ErrorMoments().score(UNIT)
+        ErrorMoments.empty(TARGETS).score(UNIT)

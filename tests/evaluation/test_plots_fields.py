@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from leapray.climsim.grid import pressure
-from leapray.climsim.schema import EXACT_LEVELS, LEARNED, TARGETS
 from leapray.console import digits
 from leapray.evaluation.plots import latitude, levels, rain, surface
 from leapray.evaluation.plots.levels import Curve
 from leapray.evaluation.plots.quantity import PROFILES, SCALARS
 from leapray.evaluation.plots.style import LINES, svg
 from leapray.evaluation.results import Joint, Precipitation, Zonal
+from tests.columns import EXACT_LEVELS, LEARNED, TARGETS
 
 RANDOM = np.random.default_rng(0)
 R2 = RANDOM.uniform(0.2, 1, TARGETS.width)

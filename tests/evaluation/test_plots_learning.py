@@ -4,8 +4,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from leapray.climsim.schema import FLUXES, TARGETS
+from leapray.climsim.schema import FLUXES
 from leapray.evaluation.plots import learning, learning_curve
+from tests.columns import TARGETS
 
 
 def validation(epoch, step, skill, curve=(1.0, 0.5), val_loss=0.75, **by_variable):

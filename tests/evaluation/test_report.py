@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import r2_score
 
-from leapray.climsim.schema import LEARNED, SCORED, TARGETS
 from leapray.console import digits
 from leapray.errors import UserError
 from leapray.evaluation.comparison import compare_evaluations
@@ -22,6 +21,7 @@ from leapray.evaluation.report import Material, compare_report, write_report
 from leapray.evaluation.report.page import Cell, counted, figure, score
 from leapray.evaluation.summary import deciding_columns
 from leapray.evaluation.worst import worst_columns
+from tests.columns import LEARNED, SCORED, TARGETS
 from tests.made_evaluations import made_evaluation, made_rows
 
 HOSTILE = '</td><script>alert("1")</script> & "$x$" \'_\' <b>'

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import r2_score
 
-from leapray.climsim.schema import SCORED, TARGETS
 from leapray.errors import UserError
 from leapray.evaluation import tables
 from leapray.evaluation.score import score_files
+from tests.columns import SCORED, TARGETS
 from tests.target_tables import write_targets
 
 ROWS = 25

@@ -4,10 +4,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from leapray.climsim.netcdf import Snapshot
-from leapray.climsim.schema import TARGETS
 from leapray.data.flat import survey, to_table
 from leapray.errors import UserError
 from leapray.evaluation import tables
+from tests.columns import TARGETS
 from tests.samples import random_rows
 from tests.target_tables import write_targets
 

@@ -3,9 +3,9 @@ from sklearn.metrics import r2_score
 
 from leapray.climsim.calendar import STEPS_PER_DAY
 from leapray.climsim.grid import Grid
-from leapray.climsim.schema import TARGETS
 from leapray.evaluation.accumulate import Batch, Prediction, Truth
 from leapray.evaluation.zonal import DAYS, EDGES, bands
+from tests.columns import TARGETS
 from tests.target_statistics import UNIT
 
 GRID = Grid(np.array([-85.0, 5.0, 8.0, 45.0]), np.zeros(4), np.array([1.0, 1.0, 3.0, 2.0]))

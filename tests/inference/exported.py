@@ -6,13 +6,14 @@ import numpy as np
 import torch
 
 from leapray.climsim.grid import figures
-from leapray.climsim.schema import FLUXES, INPUTS, TARGETS
+from leapray.climsim.schema import FLUXES
 from leapray.data.scaling import ColumnScaling
 from leapray.data.transform import Transform
 from leapray.models.directory import save_model
 from leapray.models.emulator import Emulator
 from leapray.models.registry import build_network
 from leapray.recipe import Choice
+from tests.columns import CHANNELS, INPUTS, TARGETS
 
 TINY = {
     "climatology": {},
@@ -50,7 +51,7 @@ def raw(rows: int, seed: int = 0) -> torch.Tensor:
 def saved(url: Path, name: str = "mlp", seed: int = 0, options: dict | None = None) -> str:
     torch.manual_seed(seed)
     choice = Choice(name=name, options=TINY[name] if options is None else options)
-    save_model(str(url), build_network(choice.name, choice.options).state_dict(), choice, low_res())
+    save_model(str(url), build_network(choice.name, choice.options, CHANNELS).state_dict(), choice, low_res())
     return str(url)
 
 

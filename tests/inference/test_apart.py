@@ -16,9 +16,9 @@ import ray
 import torch
 from ray.util.state import list_actors, list_placement_groups
 
-from leapray.climsim.schema import TARGETS
+from leapray.climsim.schema import KAGGLE
+from leapray.data.fitting import Fitting
 from leapray.data.moments import Moments
-from leapray.data.transform import Fitting
 from leapray.errors import UserError
 from leapray.inference import predict as predicting
 from leapray.inference.actors import Actors
@@ -28,6 +28,7 @@ from leapray.inference.weights import Combination
 from leapray.models.directory import save_model
 from leapray.models.registry import build_network
 from leapray.recipe import Choice
+from tests.columns import CHANNELS, TARGETS
 from tests.samples import random_rows, write_flat
 
 pytestmark = pytest.mark.ray
@@ -47,8 +48,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def saved(directory: Path, seed: int, network: Choice) -> str:
     torch.manual_seed(seed)
-    transform = Fitting(Choice(name="standard"), ()).fit(Moments.of(random_rows(200)), {})
-    save_model(str(directory), build_network(network.name, network.options).state_dict(), network, transform)
+    transform = Fitting(KAGGLE, Choice(name="standard"), ()).fit(Moments.of(random_rows(200)), {})
+    save_model(str(directory), build_network(network.name, network.options, CHANNELS).state_dict(), network, transform)
     return str(directory)
 
 

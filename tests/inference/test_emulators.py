@@ -7,15 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leapray.climsim.schema import ABLATED, EXACT, EXACT_SOURCE, FLUXES, INPUTS, STEP_SECONDS, TARGETS
+from leapray.climsim.schema import FLUXES, KAGGLE, STEP_SECONDS
+from leapray.data.fitting import Fitting
 from leapray.data.moments import Moments
-from leapray.data.transform import Fitting, Transform
+from leapray.data.transform import Transform
 from leapray.inference.emulators import Emulators, Members
 from leapray.inference.weights import Combination, mean_weights
 from leapray.models.directory import save_model
 from leapray.models.emulator import Emulator
 from leapray.models.registry import build_network
 from leapray.recipe import Choice
+from tests.columns import ABLATED, CHANNELS, EXACT, EXACT_SOURCE, INPUTS, TARGETS
 from tests.samples import random_rows
 
 CPU = torch.device("cpu")
@@ -28,12 +30,12 @@ STATE = slice(INPUTS["state_q0001"].start, INPUTS["state_q0003"].stop)
 
 
 def transform(scaling: str = "standard") -> Transform:
-    return Fitting(Choice(name=scaling), ()).fit(Moments.of(random_rows(200)), {})
+    return Fitting(KAGGLE, Choice(name=scaling), ()).fit(Moments.of(random_rows(200)), {})
 
 
 def emulator(seed: int, scaling: str = "standard") -> Emulator:
     torch.manual_seed(seed)
-    return Emulator(transform(scaling), build_network("mlp", {"hidden": [8]})).eval()
+    return Emulator(transform(scaling), build_network("mlp", {"hidden": [8]}, CHANNELS)).eval()
 
 
 @torch.inference_mode()
@@ -126,7 +128,7 @@ def test_a_device_without_room_for_one_row_says_so() -> None:
 def test_threads_divide_the_rows_of_a_recurrent_network() -> None:
     torch.manual_seed(0)
     options = {"encoder": (8,), "lstm_hidden": 4, "lstm_layers": 1, "gru_hidden": 2, "head": ()}
-    network, shares = build_network("low-res-aqua", options), []
+    network, shares = build_network("low-res-aqua", options, CHANNELS), []
     one = Emulator(transform(), network).eval()
     network.register_forward_pre_hook(lambda _, given: shares.append(len(given[0])))
     predicted, before = {}, torch.get_num_threads()

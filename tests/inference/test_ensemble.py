@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from leapray import storage
 from leapray.cli import app
-from leapray.climsim.schema import LEARNED, TARGETS
+from leapray.climsim.schema import KAGGLE
 from leapray.console import digits
+from leapray.data.fitting import Fitting
 from leapray.data.flat import list_pieces, read_piece
 from leapray.data.moments import Moments
-from leapray.data.transform import Fitting
 from leapray.errors import UserError
 from leapray.inference.ensemble.ensemble import Ensembled, ensemble
 from leapray.inference.weights import read_weights
@@ -24,6 +24,7 @@ from leapray.models.directory import load_info, load_model, save_model
 from leapray.models.emulator import Physics
 from leapray.models.registry import build_network
 from leapray.recipe import Choice, Recipe, parse_recipe
+from tests.columns import CHANNELS, LEARNED, TARGETS
 from tests.samples import random_rows, recipe_values, spoil, write_flat
 from tests.target_tables import write_targets
 
@@ -40,8 +41,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = Choice(name="mlp", options={"hidden": [8]})
     for seed, (name, rows) in enumerate({"swa": 200, "ema": 120}.items()):
         torch.manual_seed(seed)
-        transform = Fitting(Choice(name="standard"), ()).fit(Moments.of(random_rows(rows, seed)), {})
-        save_model(str(home / "runs" / name / "model"), build_network(network.name, network.options).state_dict(), network, transform)
+        transform = Fitting(KAGGLE, Choice(name="standard"), ()).fit(Moments.of(random_rows(rows, seed)), {})
+        save_model(
+            str(home / "runs" / name / "model"), build_network(network.name, network.options, CHANNELS).state_dict(), network, transform
+        )
     return home
 
 
@@ -76,7 +79,7 @@ def tendencies(model: str, x: np.ndarray) -> np.ndarray:
 
 
 def with_physics(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return Physics()(torch.from_numpy(x), torch.from_numpy(y)).numpy()
+    return Physics(KAGGLE)(torch.from_numpy(x), torch.from_numpy(y)).numpy()
 
 
 def as_older(done: Ensembled) -> list[dict[str, str]]:

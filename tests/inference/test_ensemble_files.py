@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leapray.climsim.schema import INPUTS, TARGETS
 from leapray.data.flat import Block
 from leapray.errors import UserError
 from leapray.inference.ensemble.files import PartReader
 from leapray.inference.parts import part, part_writer
+from tests.columns import INPUTS, TARGETS
 
 
 def write(directory: Path, row: np.ndarray, values: np.ndarray, block: int = 4) -> str:

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from leapray.evaluation.groups import GROUPS, group_mask
 from scipy.optimize import minimize
 
-from leapray.climsim.schema import LEARNED, TARGETS
-from leapray.evaluation.groups import GROUPS, group_mask
 from leapray.evaluation.metrics import TargetStatistics
 from leapray.inference.ensemble.products import ErrorProducts
 from leapray.inference.ensemble.solving import ONE, by_column, held_out, solve, weigh
+from tests.columns import LEARNED, TARGETS
 from tests.target_statistics import UNIT
 
 ROOTS = arrays(np.float64, st.tuples(st.integers(1, 8), st.integers(1, 6)), elements=st.floats(-10, 10, width=32))
@@ -129,14 +129,14 @@ def test_a_group_that_offers_nothing_takes_the_weights_of_all() -> None:
     truth[:, TARGETS["ptend_t"]] = 2.5
     variance = np.ones(TARGETS.width)
     variance[TARGETS["ptend_t"]] = 0
-    products = products_of(truth, predictions, TargetStatistics(np.full(TARGETS.width, 0.0), variance, ""))
+    products = products_of(truth, predictions, TargetStatistics(TARGETS, np.full(TARGETS.width, 0.0), variance, ""))
     np.testing.assert_array_equal(weigh(products, GROUPS)["temperature"], solve(products.unexplained()))
 
 
 def test_skill_is_its_definition() -> None:
     truth, predictions = made(60, np.array([0.3, 0.6, 0.9]))
     truth[:, 7] = truth[:, 7] * 1e-6
-    statistics = TargetStatistics(np.full(TARGETS.width, 0.2), np.linspace(0.5, 3, TARGETS.width), "")
+    statistics = TargetStatistics(TARGETS, np.full(TARGETS.width, 0.2), np.linspace(0.5, 3, TARGETS.width), "")
     products = products_of(truth, predictions, statistics)
     weights = by_column(weigh(products, GROUPS), GROUPS)
     mean = np.einsum("mc,mnc->nc", weights, predictions)

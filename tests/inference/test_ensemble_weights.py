@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
-
-from leapray.climsim.schema import LEARNED, TARGETS
-from leapray.console import digits
 from leapray.evaluation.groups import GROUPS, group_mask
+
+from leapray.console import digits
 from leapray.evaluation.metrics import TargetStatistics
 from leapray.inference.ensemble.choosing import choose
 from leapray.inference.ensemble.members import Candidate
@@ -12,6 +11,7 @@ from leapray.inference.ensemble.table import show
 from leapray.inference.weights import Weights
 from leapray.recipe import Ensemble
 from leapray.recipe.ensemble import Weighing
+from tests.columns import LEARNED, TARGETS
 from tests.target_statistics import UNIT
 
 NAMES = ("swa", "ema", "old")
@@ -106,7 +106,7 @@ def of_columns(good: np.ndarray) -> tuple[ErrorProducts, ErrorProducts]:
     return ErrorProducts.of(truth[0], predictions[0], KNOWN), ErrorProducts.of(truth[1], predictions[1], KNOWN)
 
 
-KNOWN = TargetStatistics(np.linspace(-0.1, 0.1, TARGETS.width), np.ones(TARGETS.width), "known")
+KNOWN = TargetStatistics(TARGETS, np.linspace(-0.1, 0.1, TARGETS.width), np.ones(TARGETS.width), "known")
 
 
 def test_a_column_that_no_member_predicts_better_than_the_training_mean_falls_back_to_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from leapray.climsim.calendar import STEPS_PER_DAY
 from leapray.climsim.grid import layer_mass, low_res_grid
 from leapray.climsim.gridfile import read_grid
 from leapray.climsim.netcdf import Snapshot
-from leapray.climsim.schema import ABLATED, EXACT, EXACT_SOURCE, INPUTS, LEARNED, SCORED, STEP_SECONDS, TARGETS
+from leapray.climsim.schema import STEP_SECONDS
 from leapray.data import flat
 from leapray.data.flat import Selection, to_table
 from leapray.errors import UserError
@@ -21,6 +21,7 @@ from leapray.evaluation.crps import fair_crps
 from leapray.evaluation.results import read_evaluations
 from leapray.inference.evaluate import evaluate
 from leapray.inference.parts import part_writer
+from tests.columns import ABLATED, EXACT, EXACT_SOURCE, INPUTS, LEARNED, SCORED, TARGETS
 from tests.samples import random_rows
 from tests.target_tables import write_targets
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from leapray import storage
-from leapray.climsim.schema import ABLATED, EXACT, EXACT_SOURCE, LEARNED, TARGETS
 from leapray.errors import UserError
 from leapray.inference.export.export import export
 from leapray.inference.export.layouts import HOST_LAYOUTS
 from leapray.models.directory import load_model
+from tests.columns import ABLATED, EXACT, EXACT_SOURCE, LEARNED, TARGETS
 from tests.inference.exported import assert_equal_within_float32, expected, low_res, raw, saved, torchscript
 from tests.test_cli import assert_refused, leapray
 

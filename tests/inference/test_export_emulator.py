@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from leapray.climsim.schema import ABLATED, EXACT, EXACT_SOURCE, INPUTS, TARGETS
 from leapray.inference.export.emulator import CoupledEmulator
 from leapray.inference.export.export import FORMATS, export
 from leapray.inference.export.layouts import HOST_LAYOUTS, Kaggle556
@@ -12,6 +11,7 @@ from leapray.inference.weights import Combination
 from leapray.models.directory import load_model
 from leapray.models.emulator import Emulator
 from leapray.models.registry import NETWORKS, build_network
+from tests.columns import ABLATED, CHANNELS, EXACT, EXACT_SOURCE, INPUTS, TARGETS
 from tests.inference.exported import FLUX, TINY, assert_equal_within_float32, expected, low_res, raw, saved, torchscript
 
 ALONE = Combination.of(np.ones((1, TARGETS.width)))
@@ -90,7 +90,7 @@ def test_what_is_not_finite_counts_as_the_training_mean(exported):
 @pytest.mark.parametrize("scaling", [30.0, 0.0])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_outputs_are_finite_whatever_comes_in(scaling, dtype):
-    coupled = CoupledEmulator([Emulator(low_res(scaling), build_network("mlp", TINY["mlp"]))], ALONE, Kaggle556())
+    coupled = CoupledEmulator([Emulator(low_res(scaling), build_network("mlp", TINY["mlp"], CHANNELS))], ALONE, Kaggle556())
     run = torch.jit.script(coupled.eval())
     largest = torch.finfo(dtype).max
     for value in (largest, -largest, 1e30, 0.0, torch.nan):

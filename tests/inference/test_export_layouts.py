@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from leapray.climsim.grid import figures, pressure
-from leapray.climsim.schema import INPUTS
 from leapray.errors import UserError
 from leapray.inference.export.layouts import HOST_LAYOUTS, V2RH557, host_layout
+from tests.columns import INPUTS
 from tests.data.humidity_by_hand import saturation
 
 Q1 = INPUTS["state_q0001"]

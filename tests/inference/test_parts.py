@@ -7,12 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from leapray.climsim.schema import INPUTS, SAMPLE_ID, TARGETS
+from leapray.climsim.schema import SAMPLE_ID
 from leapray.data.flat import Block
 from leapray.errors import UserError
 from leapray.evaluation.tables import ROW, files, read_targets
 from leapray.inference import parts
 from leapray.inference.parts import member_directory, part, part_writer, sealed_rows
+from tests.columns import INPUTS, TARGETS
 
 VALUES = np.random.default_rng(0).normal(size=(3, 5, TARGETS.width))
 

@@ -10,11 +10,11 @@ import torch
 
 from leapray import storage
 from leapray.climsim.calendar import Month
-from leapray.climsim.schema import INPUTS, TARGETS
+from leapray.climsim.schema import KAGGLE
 from leapray.cluster import session
+from leapray.data.fitting import Fitting
 from leapray.data.flat import Selection, list_pieces, read_piece
 from leapray.data.moments import Moments
-from leapray.data.transform import Fitting
 from leapray.errors import UserError
 from leapray.inference.parts import member_directory
 from leapray.inference.predict import predict
@@ -22,6 +22,7 @@ from leapray.inference.weights import Combination
 from leapray.models.directory import load_model, save_model
 from leapray.models.registry import build_network
 from leapray.recipe import Choice
+from tests.columns import CHANNELS, INPUTS, TARGETS
 from tests.samples import random_rows, spoil, write_flat
 
 pytestmark = pytest.mark.ray
@@ -35,12 +36,12 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     rows = random_rows(200)
-    transform = Fitting(Choice(name="standard"), ()).fit(Moments.of(rows), {})
+    transform = Fitting(KAGGLE, Choice(name="standard"), ()).fit(Moments.of(rows), {})
     network = Choice(name="mlp", options={"hidden": [8]})
     urls = [str(tmp_path_factory.mktemp(name) / "model") for name in ("plain", "swa")]
     for seed, url in enumerate(urls):
         torch.manual_seed(seed)
-        save_model(url, build_network(network.name, network.options).state_dict(), network, transform)
+        save_model(url, build_network(network.name, network.options, CHANNELS).state_dict(), network, transform)
     return urls
 
 

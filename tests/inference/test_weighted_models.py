@@ -9,15 +9,16 @@ from typer.testing import CliRunner
 
 from leapray import storage
 from leapray.cli import app
-from leapray.climsim.schema import TARGETS
+from leapray.climsim.schema import KAGGLE
+from leapray.data.fitting import Fitting
 from leapray.data.moments import Moments
-from leapray.data.transform import Fitting
 from leapray.errors import UserError
 from leapray.inference.ensemble.members import candidates
 from leapray.inference.weights import Identity, Member, Weights, identity, weighted_models
 from leapray.models.directory import save_model
 from leapray.models.registry import build_network
 from leapray.recipe import Choice, Ensemble
+from tests.columns import CHANNELS, TARGETS
 from tests.samples import random_rows
 
 WEIGHTS = {"a": 0.75, "unused": 0.0, "c": 0.25}
@@ -27,8 +28,8 @@ def save(url: Path, seed: int, rows: int = 50) -> Identity:
     """A model with the weights of a seed, scaled as these rows are, and by what it is known."""
     torch.manual_seed(seed)
     network = Choice(name="mlp", options={"hidden": [4]})
-    transform = Fitting(Choice(name="standard"), ()).fit(Moments.of(random_rows(rows)), {})
-    save_model(str(url), build_network(network.name, network.options).state_dict(), network, transform)
+    transform = Fitting(KAGGLE, Choice(name="standard"), ()).fit(Moments.of(random_rows(rows)), {})
+    save_model(str(url), build_network(network.name, network.options, CHANNELS).state_dict(), network, transform)
     return identity(str(url))
 
 

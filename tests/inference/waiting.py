@@ -7,8 +7,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from leapray.climsim.schema import INPUTS, LEVELS, TARGETS
+from leapray.climsim.schema import LEVELS
 from leapray.registry import Options
+from tests.columns import INPUTS, TARGETS
 
 _CHECKED_ROWS = 2
 """Rows that a network is tried with when it is built."""

@@ -5,13 +5,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from leapray.climsim.schema import INPUTS, TARGETS
 from leapray.data.transform import ColumnScaling, Transform
 from leapray.errors import UserError
 from leapray.models.directory import load_info, load_model, save_model
 from leapray.models.emulator import Emulator
 from leapray.models.registry import build_network
 from leapray.recipe import Choice
+from tests.columns import CHANNELS, INPUTS, TARGETS
 
 CHOICE = Choice(name="mlp", options={"hidden": [4]})
 
@@ -26,7 +26,7 @@ def a_transform() -> Transform:
 @pytest.fixture
 def saved(tmp_path):
     torch.manual_seed(0)
-    network = build_network(CHOICE.name, CHOICE.options)
+    network = build_network(CHOICE.name, CHOICE.options, CHANNELS)
     url = str(tmp_path / "model")
     save_model(url, network.state_dict(), CHOICE, a_transform(), recipe={"name": "test"}, history=[{"epoch": 0, "score": 0.1}])
     return url, Emulator(a_transform(), network).eval()
@@ -54,13 +54,13 @@ def test_a_loaded_model_predicts_the_same_bits(saved):
 
 def test_saving_again_replaces_it(saved):
     url, _ = saved
-    other = build_network("mlp", {"hidden": [3]})
+    other = build_network("mlp", {"hidden": [3]}, CHANNELS)
     save_model(url, other.state_dict(), Choice(name="mlp", options={"hidden": [3]}), a_transform())
     assert torch.equal(load_model(url).emulator.network.body[0].weight, other.body[0].weight)
 
 
 def test_a_model_may_lie_on_any_file_system():
-    network = build_network(CHOICE.name, CHOICE.options)
+    network = build_network(CHOICE.name, CHOICE.options, CHANNELS)
     save_model("memory://models/a", network.state_dict(), CHOICE, a_transform())
     assert torch.equal(load_model("memory://models/a").emulator.network.body[0].weight, network.body[0].weight)
 
@@ -76,7 +76,7 @@ def test_missing_files_are_named(saved, tmp_path):
 
 def test_weights_of_another_save_are_refused(saved, tmp_path):
     url, _ = saved
-    save_model(str(tmp_path / "other"), build_network(CHOICE.name, CHOICE.options).state_dict(), CHOICE, a_transform())
+    save_model(str(tmp_path / "other"), build_network(CHOICE.name, CHOICE.options, CHANNELS).state_dict(), CHOICE, a_transform())
     shutil.copy(tmp_path / "other" / "model.safetensors", url)
     with pytest.raises(UserError, match=r"does not belong to the model\.json beside it"):
         load_model(url)
@@ -98,7 +98,7 @@ def test_an_unknown_key_is_refused(saved):
 
 def test_weights_that_do_not_fit_are_described(tmp_path):
     url = str(tmp_path / "model")
-    state = build_network("mlp", {"hidden": [4, 4]}).state_dict()
+    state = build_network("mlp", {"hidden": [4, 4]}, CHANNELS).state_dict()
     state["body.0.bias"] = state["body.0.bias"].double()
     save_model(url, state, Choice(name="mlp", options={"hidden": [5]}), a_transform())
     with pytest.raises(UserError) as error:

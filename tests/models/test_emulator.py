@@ -4,14 +4,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leapray.climsim.schema import ABLATED, EXACT, EXACT_SOURCE, INPUTS, LEARNED, TARGETS
+from leapray.climsim.schema import KAGGLE
 from leapray.data.features import FEATURES
+from leapray.data.fitting import Fitting
 from leapray.data.moments import Moments
 from leapray.data.scaling import ColumnScaling
-from leapray.data.transform import Fitting, Transform
+from leapray.data.transform import Transform
 from leapray.models.emulator import Emulator, Physics
 from leapray.models.registry import build_network
 from leapray.recipe import Choice
+from tests.columns import ABLATED, CHANNELS, EXACT, EXACT_SOURCE, INPUTS, LEARNED, TARGETS
 
 WATER_STATE = slice(INPUTS["state_q0001"].start, INPUTS["state_q0003"].stop)
 FLUX = slice(TARGETS["cam_out_NETSW"].start, TARGETS.width)
@@ -36,7 +38,7 @@ def emulator() -> Emulator:
         return ColumnScaling(mean, scale.exp(), torch.zeros(width))
 
     transform = Transform(scaling(INPUTS.width), scaling(TARGETS.width), "standard", {})
-    return Emulator(transform, build_network("mlp", {"hidden": [16]})).eval()
+    return Emulator(transform, build_network("mlp", {"hidden": [16]}, CHANNELS)).eval()
 
 
 def test_prediction_is_unscaled_network_of_scaled_inputs(emulator):
@@ -53,7 +55,7 @@ def test_physics_by_hand():
     x[0, INPUTS["state_q0002"]] = 2400.0
     x[0, INPUTS["state_q0003"]] = 0.0
     y[0, TARGETS["ptend_q0001"].start + 20] = 0.5
-    result = Physics()(x, y)[0].numpy()
+    result = Physics(KAGGLE)(x, y)[0].numpy()
     variable = {name: result[TARGETS[name]] for name in ("ptend_t", "ptend_q0001", "ptend_q0002", "ptend_q0003", "ptend_u")}
     assert (variable["ptend_t"] == -1).all()
     assert (variable["ptend_q0001"][:12] == 0).all()
@@ -71,7 +73,7 @@ def test_physics_by_hand():
 def test_physics_holds_for_every_column(seed, size):
     x = columns(rows=2, seed=seed)
     y = size * torch.randn(2, TARGETS.width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    result = Physics()(x, y).numpy()
+    result = Physics(KAGGLE)(x, y).numpy()
     state, tendency = x[:, WATER_STATE].numpy(), result[:, WATER_TENDENCY]
     assert (result[:, ABLATED] == 0).all()
     assert (result[:, EXACT] == -x[:, EXACT_SOURCE].numpy() / 1200).all()
@@ -86,10 +88,10 @@ def test_physics_holds_for_every_column(seed, size):
 def test_physics_changes_neither_argument_and_is_done_once():
     x, y = columns(), torch.randn(5, TARGETS.width)
     x_before, y_before = x.clone(), y.clone()
-    once = Physics()(x, y)
+    once = Physics(KAGGLE)(x, y)
     assert torch.equal(x, x_before)
     assert torch.equal(y, y_before)
-    assert torch.equal(Physics()(x, once), once)
+    assert torch.equal(Physics(KAGGLE)(x, once), once)
 
 
 def test_tiny_cloud_keeps_float64(emulator):
@@ -114,7 +116,7 @@ def test_scripted_emulator_is_the_same(emulator, tmp_path):
 
 @pytest.mark.parametrize("scaling", ["standard", "reference", "log-per-variable"])
 def test_every_scaling_with_every_feature_scripts_and_exports_to_the_same_numbers(scaling, tmp_path):
-    fitting = Fitting(Choice(name=scaling), tuple(FEATURES))
+    fitting = Fitting(KAGGLE, Choice(name=scaling), tuple(FEATURES))
     x, y = columns(40), torch.randn(40, TARGETS.width, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     transform = fitting.fit(Moments.of(fitting.columns(x.numpy(), y.numpy())), {})
     emulator = Emulator(transform, build_network("mlp", {"hidden": [16]}, transform.features)).eval()

@@ -1,9 +1,9 @@
 import numpy as np
 import torch
 
-from leapray.climsim.schema import INPUTS, TARGETS
 from leapray.evaluation.baselines import LinearModel
 from leapray.models.linear import solved
+from tests.columns import INPUTS, TARGETS
 
 
 def test_a_solved_network_predicts_what_the_regression_does() -> None:

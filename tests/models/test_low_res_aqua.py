@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapray.climsim.schema import INPUTS, TARGETS
 from leapray.models.low_res_aqua import LowResAqua, LowResAquaOptions
+from tests.columns import INPUTS, TARGETS
 from tests.models import by_hand
 
 SMALL = LowResAquaOptions(encoder=(24, 10), lstm_hidden=6, lstm_layers=2, gru_hidden=3, head=(20,), dropout=0.3)

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapray.climsim.schema import INPUTS
 from leapray.models.low_res_high_res import LowResHighRes, LowResHighResOptions
+from tests.columns import INPUTS
 from tests.models import by_hand
 
 SMALL = LowResHighResOptions(embedding=7, hidden=5, layers=3, head=9, dropout=0.3)

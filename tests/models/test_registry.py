@@ -8,6 +8,7 @@ from leapray.errors import UserError
 from leapray.models.low_res_aqua import LowResAqua
 from leapray.models.registry import NETWORKS, build_network, network_options, users_modules
 from leapray.recipe import Choice
+from tests.columns import CHANNELS
 
 OWN = """
 import torch
@@ -57,8 +58,8 @@ def test_every_network_maps_scaled_columns_to_scaled_targets(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_a_confidence_head_adds_its_outputs_in_training_and_nothing_in_evaluation(name):
     torch.manual_seed(0)
-    network = build_network(name, {**SMALL[name], "dropout": 0, "confidence": True})
-    plain = build_network(name, {**SMALL[name], "dropout": 0})
+    network = build_network(name, {**SMALL[name], "dropout": 0, "confidence": True}, CHANNELS)
+    plain = build_network(name, {**SMALL[name], "dropout": 0}, CHANNELS)
     plain.load_state_dict({key: value for key, value in network.state_dict().items() if ".confidence" not in key})
     x = torch.randn(2, 556)
     both = network(x)
@@ -76,7 +77,7 @@ def test_a_confidence_head_adds_its_outputs_in_training_and_nothing_in_evaluatio
 
 
 def test_options_reach_the_network():
-    network = build_network("low-res-aqua", {"encoder": [8], "lstm_hidden": 5, "lstm_layers": 1, "gru_hidden": 2, "head": [8]})
+    network = build_network("low-res-aqua", {"encoder": [8], "lstm_hidden": 5, "lstm_layers": 1, "gru_hidden": 2, "head": [8]}, CHANNELS)
     assert isinstance(network, LowResAqua)
     assert network.lstm.hidden_size == 5
 
@@ -110,7 +111,7 @@ def test_options_are_filled_in():
 )
 def test_a_wrong_choice_is_named(name, options, words):
     with pytest.raises(UserError) as error:
-        build_network(name, options)
+        build_network(name, options, CHANNELS)
     assert all(word in str(error.value) for word in words), error.value
 
 
@@ -122,9 +123,9 @@ def test_a_network_of_the_users_own(own_network):
 
 def test_a_users_network_must_give_the_targets(own_network):
     with pytest.raises(UserError, match=r"my_networks:Narrow: gives \(2, 5\) for inputs \(2, 556\); expected \(2, 368\)"):
-        build_network(f"{own_network}:Narrow", {"width": 5})
+        build_network(f"{own_network}:Narrow", {"width": 5}, CHANNELS)
     with pytest.raises(UserError, match=r"Bare\.Options is not there"):
-        build_network(f"{own_network}:Bare", {})
+        build_network(f"{own_network}:Bare", {}, CHANNELS)
 
 
 def test_a_network_of_the_working_directory_is_told_from_one_that_is_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +185,7 @@ def test_what_is_wrong_with_a_users_network_is_told_in_a_sentence(tmp_path, monk
     (tmp_path / "broken.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=sentence):
-        build_network(f"broken:{name}", {})
+        build_network(f"broken:{name}", {}, CHANNELS)
 
 
 @pytest.mark.parametrize("code", ["def f(:", "undefined", "raise SystemExit(3)", "import nothing_of_this_name"])
@@ -193,4 +194,4 @@ def test_a_users_file_that_cannot_be_imported_is_told_in_a_sentence(tmp_path, mo
     (tmp_path / f"{module}.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=rf"network {module}:Net: cannot import {module} from"):
-        build_network(f"{module}:Net", {})
+        build_network(f"{module}:Net", {}, CHANNELS)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from leapray.climsim.schema import INPUTS
 from leapray.models.registry import build_network
 from leapray.models.row_threads import RowThreads, divides_rows, forward_pass
+from tests.columns import CHANNELS, INPUTS
 
 CPU = torch.device("cpu")
 
@@ -29,7 +29,7 @@ def small(name: str = "low-res-aqua") -> nn.Module:
         "low-res-high-res": {"embedding": 4, "hidden": 4, "layers": 2, "head": 8},
         "mlp": {"hidden": (8,)},
     }
-    return build_network(name, options[name]).eval()
+    return build_network(name, options[name], CHANNELS).eval()
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 12])

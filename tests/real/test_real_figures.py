@@ -9,9 +9,9 @@ import torch
 from leapray.climsim.calendar import Month
 from leapray.climsim.netcdf import read_pair
 from leapray.climsim.pairs import find_pairs
-from leapray.climsim.schema import INPUTS
 from leapray.data.features import EngineeredFeatures
 from leapray.data.findings import Sample, Verdict, judge
+from tests.columns import INPUTS
 
 pytestmark = pytest.mark.real
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from leapray.climsim.grid import competition_columns
-from leapray.climsim.schema import INPUTS, LEARNED, TARGETS
 from leapray.data.flat import Selection
 from leapray.data.prepare import prepare
 from leapray.data.reading import read_file
@@ -23,6 +22,7 @@ from leapray.models.directory import load_model
 from leapray.recipe import Recipe, load_recipe
 from leapray.training.scoring import days
 from leapray.training.trainer import Trained, train
+from tests.columns import INPUTS, LEARNED, TARGETS
 
 pytestmark = [pytest.mark.real, pytest.mark.ray]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from leapray.climsim.schema import INPUTS, TARGETS
 from leapray.registry import Options
+from tests.columns import INPUTS, TARGETS
 
 
 class DyingOptions(Options):

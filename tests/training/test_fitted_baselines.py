@@ -10,7 +10,6 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from leapray.climsim.schema import LEARNED, TARGETS
 from leapray.data.prepare import prepare
 from leapray.data.shards import Prepared, Rows
 from leapray.errors import UserError
@@ -20,6 +19,7 @@ from leapray.training.baselines import _ALPHAS, solve
 from leapray.training.compare import compare
 from leapray.training.run import Run, decisive
 from leapray.training.trainer import train
+from tests.columns import LEARNED, TARGETS
 from tests.samples import read_split, recipe_values, write_flat
 from tests.training.test_scoring import physical, prepared_shards
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import r2_score
 
-from leapray.climsim.schema import INPUTS, LEARNED, SCORED, TARGETS
+from leapray.climsim.schema import KAGGLE
 from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.recipe import Choice, Training
@@ -15,6 +15,7 @@ from leapray.training import checkpoint
 from leapray.training.effort import Effort
 from leapray.training.loop import Loop, chosen, ranked
 from leapray.training.pace import Peers
+from tests.columns import INPUTS, LEARNED, SCORED, TARGETS
 
 CPU = torch.device("cpu")
 LANES = 8
@@ -24,7 +25,7 @@ class Batches:
     """Rows of a linear map in memory, of two sources in turn, ``world`` ranks sharing them; the arrays are read-only."""
 
     sources, kinds = ("lr", "hr"), ("low-res", "high-res")
-    transform = Transform.identity()
+    transform = Transform.identity(KAGGLE)
 
     def __init__(self, steps=8, batch=32, validation=(20, 7, 13), rank=0, world=1, good_epochs=99):
         generator = np.random.default_rng(5)

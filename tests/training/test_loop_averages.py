@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import r2_score
 
-from leapray.climsim.schema import LEARNED
 from leapray.training.loop import Loop
+from tests.columns import LEARNED
 from tests.training.test_loop import CPU, Batches, fit, linear, normed, predictions, same, training
 
 SWA = {"start": 3, "lr": 1e-3, "anneal": 2}

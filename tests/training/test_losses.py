@@ -4,10 +4,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leapray.climsim.schema import KINDS, LEARNED, LEVELS, SCORED, TARGETS
+from leapray.climsim.schema import KINDS, LEVELS
 from leapray.errors import UserError
 from leapray.recipe import Choice
 from leapray.training.losses import LOSSES
+from tests.columns import LEARNED, SCORED, TARGETS
 
 ROWS = 5
 LOW_RES, AQUA_PLANET, HIGH_RES = (list(KINDS).index(kind) for kind in ("low-res", "aqua-planet", "high-res"))

@@ -12,6 +12,7 @@ from leapray.models.registry import build_network
 from leapray.training import checkpoint
 from leapray.training.loop import Loop
 from leapray.training.pace import Peers
+from tests.columns import CHANNELS
 from tests.training.test_loop import CPU, Batches, training
 
 ROWS = ("trained_rows", "row_checksum")
@@ -28,7 +29,7 @@ ALL_AT_ONCE = training(
 
 def network():
     torch.manual_seed(3)
-    return build_network("mlp", {"hidden": [16], "confidence": True})
+    return build_network("mlp", {"hidden": [16], "confidence": True}, CHANNELS)
 
 
 class Poisoned(Batches):

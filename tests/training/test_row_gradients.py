@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.parametrizations import spectral_norm
 
-from leapray.climsim.schema import INPUTS, KINDS, TARGETS
+from leapray.climsim.schema import KINDS
 from leapray.errors import UserError
 from leapray.models.registry import build_network
 from leapray.training import checkpoint
@@ -19,6 +19,7 @@ from leapray.training.losses import LOSSES
 from leapray.training.optimizers import OPTIMIZERS
 from leapray.training.row_gradients import cannot_divide
 from leapray.training.step import Step
+from tests.columns import CHANNELS, INPUTS, TARGETS
 from tests.training.test_loop import CPU, Batches, linear, normed, same, timeless, training
 
 AQUA = {"encoder": (8,), "lstm_hidden": 4, "lstm_layers": 2, "gru_hidden": 2, "head": ()}
@@ -34,7 +35,7 @@ def three_threads(one_thread: None) -> None:
 def network(dropout: float = 0.0, name: str = "low-res-aqua") -> nn.Module:
     torch.manual_seed(3)
     options = {"embedding": 4, "hidden": 4, "layers": 3, "head": 8} if name == "low-res-high-res" else AQUA
-    return build_network(name, {**options, "dropout": dropout, "confidence": True})
+    return build_network(name, {**options, "dropout": dropout, "confidence": True}, CHANNELS)
 
 
 def batch(rows: int, seed: int = 0) -> OnDevice:

@@ -11,15 +11,16 @@ from sklearn.metrics import r2_score
 from torch import nn
 
 from leapray.climsim.calendar import STEPS_PER_DAY
-from leapray.climsim.schema import INPUTS, LEARNED, SCORED, TARGETS, row_key
+from leapray.climsim.schema import KAGGLE, row_key
+from leapray.data.fitting import Fitting
 from leapray.data.moments import Moments
 from leapray.data.shards import Manifest, Prepared, Rows, ShardFile, write_shard
-from leapray.data.transform import Fitting
 from leapray.errors import UserError
 from leapray.evaluation.metrics import ErrorMoments
 from leapray.models.registry import build_network
 from leapray.recipe import Choice
 from leapray.training.scoring import days, mean_of, score_network
+from tests.columns import CHANNELS, INPUTS, LEARNED, SCORED, TARGETS
 
 CPU = torch.device("cpu")
 ROWS = {"train": [24, 16], "validation": [15, 10], "blend": [12, 8], "test": [20, 7, 13]}
@@ -51,14 +52,14 @@ def prepared_shards(
             write_shard(str(url / f"{index}.parquet"), {name: values[order[start:stop]] for name, values in rows.items()})
         files = tuple(ShardFile(f"{index}.parquet", count, 0) for index, count in enumerate(ROWS[split]))
         manifests.append(Manifest(str(url), "low_res", "low-res", split, "", "", seed, "", "refuse", files, None, {}, 0, {}))
-    fitting = Fitting(Choice(name="standard", options={"departures": False}), ())
+    fitting = Fitting(KAGGLE, Choice(name="standard", options={"departures": False}), ())
     transform = fitting.fit(Moments.of(np.random.default_rng(seed).normal(size=(9, fitting.width))), {})
     return Prepared(str(root), transform, tuple(manifests)), held
 
 
 def network() -> nn.Module:
     torch.manual_seed(3)
-    return build_network("mlp", {"hidden": [8], "confidence": True})
+    return build_network("mlp", {"hidden": [8], "confidence": True}, CHANNELS)
 
 
 def predicted(net: nn.Module, rows: Rows) -> np.ndarray:
@@ -83,7 +84,7 @@ def test_every_row_of_a_split_is_scored_once(tmp_path, split, batch, monkeypatch
     score = found.score()
     assert score.rows == len(truth)
     assert score.learned == pytest.approx(r2_score(truth[:, LEARNED], prediction[:, LEARNED]), abs=1e-6)
-    expected = ErrorMoments.of(physical(prepared, truth), physical(prepared, prediction)).score(prepared.transform.statistics)
+    expected = ErrorMoments.of(TARGETS, physical(prepared, truth), physical(prepared, prediction)).score(prepared.transform.statistics)
     for name in ("skill", "attainable", "r2"):
         ours, theirs = (getattr(figures.columns, name)[SCORED] for figures in (score, expected))
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
@@ -98,7 +99,7 @@ def test_moments_are_kept_apart_by_the_day_of_the_rows(tmp_path):
     for day, moments in found.items():
         these = slice(12 * (day - 90), 12 * (day - 89))
         truth, prediction = (physical(prepared, values)[these] for values in (rows["targets"], predicted(net, rows)))
-        np.testing.assert_allclose(moments.to_array(), ErrorMoments.of(truth, prediction).to_array(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(moments.to_array(), ErrorMoments.of(TARGETS, truth, prediction).to_array(), rtol=1e-5, atol=1e-6)
 
 
 def test_the_day_of_a_row_is_that_of_its_key_whatever_its_kind_and_column():
@@ -113,7 +114,7 @@ def test_rows_of_unknown_time_are_scored_together(tmp_path):
     net = network()
     found = score_network(net, prepared, "test", CPU)
     assert list(found.blocks) == [-1]
-    expected = ErrorMoments.of(held["test"]["targets"], predicted(net, held["test"])).score(prepared.transform.statistics).learned
+    expected = ErrorMoments.of(TARGETS, held["test"]["targets"], predicted(net, held["test"])).score(prepared.transform.statistics).learned
     assert found.score().learned == pytest.approx(expected, abs=1e-6)
 
 

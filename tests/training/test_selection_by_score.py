@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from leapray.climsim.schema import INPUTS, LEARNED, TARGETS
+from leapray.climsim.schema import KAGGLE
+from leapray.data.fitting import Fitting
 from leapray.data.moments import Moments
-from leapray.data.transform import Fitting
 from leapray.recipe import Choice
 from leapray.training.loop import Loop
+from tests.columns import INPUTS, LEARNED, TARGETS
 from tests.samples import random_rows
 from tests.training.test_loop import CPU, Batches, fit, linear, training
 
@@ -96,7 +97,7 @@ class Departing(Batches):
     def __init__(self):
         super().__init__()
         raw = {name: self._raw(count, seed) for name, count, seed in (("train", 8 * 32, 1), ("validation", 40, 2))}
-        fitting = Fitting(Choice(name="standard"), ())
+        fitting = Fitting(KAGGLE, Choice(name="standard"), ())
         self.transform = fitting.fit(Moments.of(fitting.columns(*raw["train"])), {})
         self.raw = raw
         train, validation = (self._scaled(*rows) for rows in raw.values())

@@ -11,7 +11,6 @@ from safetensors.numpy import load_file
 from sklearn.metrics import r2_score
 from torch import nn
 
-from leapray.climsim.schema import INPUTS, LEARNED, TARGETS
 from leapray.data.stream import Stream
 from leapray.errors import UserError
 from leapray.models.directory import WEIGHTS_FILE, load_info, load_model, save_model
@@ -21,6 +20,7 @@ from leapray.registry import Options
 from leapray.training import soup
 from leapray.training.run import Run
 from leapray.training.soup import candidates, greedy, make_average
+from tests.columns import CHANNELS, INPUTS, LEARNED, TARGETS
 from tests.samples import recipe_values
 from tests.training.test_scoring import CPU, predicted, prepared_shards
 
@@ -55,7 +55,7 @@ def make_run(ours, name, transform, seed=0, finished=True):
     """A run that kept a model of each of its validations, the network nearly the same in all but the fourth."""
     run, history = Run(ours.variant(name).training.run), []
     torch.manual_seed(1)
-    network = build_network(ours.network.name, ours.network.options)
+    network = build_network(ours.network.name, ours.network.options, CHANNELS)
     generator = torch.Generator().manual_seed(seed + ord(name))
     for number, score in enumerate(SCORES[name], 1):
         history.append({"event": "validation", "epoch": number, "step": 10 * number, "score": score, "r2": -score})
@@ -147,7 +147,7 @@ def test_a_uniform_average_is_the_mean_of_its_members_weights(make, prepared):
 
 
 def r2_of_mean(ours, urls, rows):
-    network = build_network(ours.network.name, ours.network.options)
+    network = build_network(ours.network.name, ours.network.options, CHANNELS)
     network.load_state_dict({name: torch.from_numpy(weights.astype(np.float32)) for name, weights in plain_mean(urls).items()})
     return r2_score(rows["targets"][:, LEARNED], predicted(network, rows)[:, LEARNED])
 

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from leapray.climsim.schema import KAGGLE
+from leapray.data.fitting import Fitting
 from leapray.data.moments import Moments
-from leapray.data.transform import Fitting
 from leapray.errors import UserError
 from leapray.models.directory import save_model
 from leapray.models.registry import build_network
@@ -15,7 +16,7 @@ NETWORK = Choice(name="mlp", options={"hidden": [16]})
 
 
 def transform(features=(), seed=0):
-    fitting = Fitting(Choice(name="standard"), features)
+    fitting = Fitting(KAGGLE, Choice(name="standard"), features)
     return fitting.fit(Moments.of(np.random.default_rng(seed).normal(size=(9, fitting.width))), {})
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from sklearn.metrics import r2_score
 
-from leapray.climsim.schema import LEARNED
 from leapray.data.flat import list_pieces, read_piece
 from leapray.data.prepare import prepare
 from leapray.data.shards import MANIFEST
@@ -16,6 +15,7 @@ from leapray.recipe import Choice, Resources, parse_recipe
 from leapray.training import checkpoint
 from leapray.training.row_gradients import RowGradients
 from leapray.training.trainer import train
+from tests.columns import LEARNED
 from tests.samples import read_split, recipe_values, sample_recipe, write_flat
 
 pytestmark = pytest.mark.ray

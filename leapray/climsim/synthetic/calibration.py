@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from leapray.climsim.grid import figures
-from leapray.climsim.schema import INPUTS, LEVELS, STATE, STEP_SECONDS, TARGETS, TENDENCIES
+from leapray.climsim.schema import KAGGLE, LEVELS, STATE, STEP_SECONDS, TENDENCIES
 from leapray.climsim.synthetic.climate import Climate, profile_figures
 from leapray.climsim.synthetic.clouds import CloudScheme
 from leapray.climsim.synthetic.column import TOP
@@ -175,5 +175,5 @@ def _smooth(coefficient: np.ndarray) -> np.ndarray:
 
 
 def _published(name: str, moment: str) -> np.ndarray:
-    targets = figures("low_res_columns")[moment][INPUTS.width :]
-    return np.array(targets[TARGETS[name]], dtype=np.float64)
+    targets = figures("low_res_columns")[moment][KAGGLE.raw.width :]
+    return np.array(targets[KAGGLE.targets[name]], dtype=np.float64)

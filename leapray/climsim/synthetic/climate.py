@@ -12,7 +12,7 @@ import numpy as np
 
 from leapray.climsim.calendar import DAYS_PER_YEAR, STEPS_PER_DAY, Moment
 from leapray.climsim.grid import figures, pressure
-from leapray.climsim.schema import INPUTS, LEVELS, MISSING
+from leapray.climsim.schema import KAGGLE, LEVELS, MISSING
 from leapray.climsim.synthetic.moisture import HAZE_TOP, HUMIDITY_TOP, Patterns, Scales, cloud_pattern, knots, make_moisture, solve_scales
 from leapray.climsim.synthetic.place import Place, make_place
 from leapray.climsim.synthetic.thermo import GAS_DRY, HEAT_CAPACITY, LATENT_VAPOUR, STEFAN_BOLTZMANN, saturation
@@ -40,7 +40,7 @@ class Figures:
 def profile_figures(kind: str, name: str) -> Figures:
     """Published moments of an input profile of a kind; the aqua-planet, of which none are published, takes those of low-res."""
     table = figures("high_res_columns" if kind == "high-res" else "low_res_columns")
-    columns = INPUTS[name]
+    columns = KAGGLE.raw[name]
     return Figures(*(np.array(table[key][columns], dtype=np.float64) for key in ("mean", "std", "min", "max")))
 
 
@@ -67,7 +67,7 @@ class Climate:
 
     def __init__(self, kind: str, place: Place, seed: int, scales: Scales | None = None) -> None:
         self.kind, self.place = kind, place
-        self.figures = {name: profile_figures(kind, name) for name in (v.name for v in INPUTS.profiles)}
+        self.figures = {name: profile_figures(kind, name) for name in (v.name for v in KAGGLE.raw.profiles)}
         patterns = _PATTERNS * len(_PROFILES) + len(_SURFACES)
         self._fields = [(1.0, WaveField(place.points, patterns, (seed, 0), length=0.35, days=1.6))]
         if kind == "high-res":

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from leapray.climsim.schema import FLUXES, STATE, STEP_SECONDS, TARGETS, TENDENCIES
+from leapray.climsim.schema import FLUXES, KAGGLE, STATE, STEP_SECONDS, TENDENCIES
 from leapray.climsim.synthetic.calibration import coefficients
 from leapray.climsim.synthetic.climate import Climate
 from leapray.climsim.synthetic.physics import Budget, SubGridNoise, step_physics
@@ -50,11 +50,11 @@ class World:
     def targets(self, step: int, realization: int = 0) -> np.ndarray:
         """The flat targets ``(n, 368)`` of a step, tendencies ``(after - before) / 1200 s``."""
         before, after = self._state(step), self.outputs(step, realization)
-        flat = np.empty((self.columns, TARGETS.width))
+        flat = np.empty((self.columns, KAGGLE.targets.width))
         for state, tendency in zip(STATE, TENDENCIES, strict=True):
-            flat[:, TARGETS[tendency.name]] = ((after[state.name] - before[state.name]) / STEP_SECONDS).T
+            flat[:, KAGGLE.targets[tendency.name]] = ((after[state.name] - before[state.name]) / STEP_SECONDS).T
         for flux in FLUXES:
-            flat[:, TARGETS[flux.name]] = after[flux.name][:, None]
+            flat[:, KAGGLE.targets[flux.name]] = after[flux.name][:, None]
         return flat
 
     def ceiling(self, steps: Sequence[int]) -> np.ndarray:
@@ -63,8 +63,8 @@ class World:
         What no model can explain is the variance between two sub-grid draws on equal inputs: ``mean((y1 - y2)^2) / 2``.
         """
         rows, shift = 0, self.targets(steps[0]).mean(axis=0)
-        total, squares, irreducible = np.zeros((3, TARGETS.width))
-        low, high = np.full(TARGETS.width, np.inf), np.full(TARGETS.width, -np.inf)
+        total, squares, irreducible = np.zeros((3, KAGGLE.targets.width))
+        low, high = np.full(KAGGLE.targets.width, np.inf), np.full(KAGGLE.targets.width, -np.inf)
         for step in steps:
             one, other = self.targets(step, 0), self.targets(step, 1)
             both = np.concatenate([one, other])

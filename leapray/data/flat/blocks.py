@@ -1,4 +1,4 @@
-"""The rows of a piece as float64 matrices, in bounded memory. Shapes: n rows, 556 inputs, 368 targets."""
+"""The rows of a piece as float64 matrices, in bounded memory. Shapes: n rows, i raw inputs, t targets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from leapray import storage
-from leapray.climsim.schema import INPUTS, SAMPLE_ID
+from leapray.climsim.schema import KAGGLE, SAMPLE_ID, VariableSet
 from leapray.data.flat import csvfile
 from leapray.data.flat.layout import ROW_GROUP_ROWS, wanted_columns
 from leapray.data.flat.listing import Piece
@@ -31,7 +31,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Block:
-    """Some rows of a piece, in file order: float64 inputs ``(n, 556)`` and targets ``(n, 368)``, string ids, int64 keys.
+    """Some rows of a piece, in file order: float64 inputs ``(n, i)`` and targets ``(n, t)``, string ids, int64 keys.
 
     Inputs and targets lie in memory column by column (F-contiguous), as files hold them. ``row`` is :func:`schema.row_key`
     where the place of a row is known: from the columns kind, step and ncol, or from the ids of the competition. Elsewhere it is
@@ -46,7 +46,13 @@ class Block:
 
 
 def read_piece(
-    piece: Piece, *, targets: bool = True, kind: str | None = None, max_rows: int = ROWS, limit: int | None = None
+    piece: Piece,
+    variables: VariableSet = KAGGLE,
+    *,
+    targets: bool = True,
+    kind: str | None = None,
+    max_rows: int = ROWS,
+    limit: int | None = None,
 ) -> Iterator[Block]:
     """The rows of a piece in file order, at most ``max_rows`` at a time; an empty value becomes NaN.
 
@@ -55,8 +61,9 @@ def read_piece(
     step 7·(r div 384). Raises UserError where the file breaks off, holds text for a number, another kind, empty ids, or rows whose
     months are asked for and cannot be told.
     """
-    for chosen in read_chosen(piece, wanted_columns(targets=targets), kind=kind, max_rows=max_rows, limit=limit):
-        yield Block(chosen.values[:, : INPUTS.width], chosen.values[:, INPUTS.width :], chosen.sample_id, chosen.row)
+    width = variables.raw.width
+    for chosen in read_chosen(piece, wanted_columns(variables, targets=targets), kind=kind, max_rows=max_rows, limit=limit):
+        yield Block(chosen.values[:, :width], chosen.values[:, width:], chosen.sample_id, chosen.row)
 
 
 def read_chosen(
@@ -94,14 +101,14 @@ def _any_taken(piece: Piece, selection: Selection, kind: str | None) -> bool:
     return False
 
 
-def read_columns(piece: Piece, *, max_rows: int = ROW_GROUP_ROWS) -> Iterator[Columns]:
-    """The 924 columns of a piece whose rows all belong, unpacked: what a pass that needs no rows can take as it was read.
+def read_columns(piece: Piece, variables: VariableSet = KAGGLE, *, max_rows: int = ROW_GROUP_ROWS) -> Iterator[Columns]:
+    """The raw inputs and targets of a piece whose rows all belong, unpacked: what a pass that needs no rows can take as it was read.
 
     At most ``max_rows`` rows at a time; an empty value becomes NaN. Raises UserError where the file breaks off.
     """
     assert piece.selection is None
     with readable(piece.path):
-        for _, columns in _batches(piece, wanted_columns(targets=True), max_rows, None, others=()):
+        for _, columns in _batches(piece, variables.columns, max_rows, None, others=()):
             yield columns
 
 

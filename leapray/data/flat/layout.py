@@ -1,4 +1,4 @@
-"""The flat layout of a table: its columns and their types, ours to write and other people's to check (FACTS section 2)."""
+"""The flat layout of a table: its columns and their types, ours to write and other people's to check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from leapray.climsim.netcdf import Snapshot
-from leapray.climsim.schema import INPUTS, SAMPLE_ID, TARGETS
+from leapray.climsim.schema import SAMPLE_ID, VARIABLES, VariableSet
 from leapray.data.flat.places import PLACE
 from leapray.errors import UserError
 
@@ -20,20 +20,21 @@ CONTENT_KEY = b"leapray.content"
 """Under it our files hold, in their footers, a digest of their values."""
 SNAPSHOT_KEY = b"leapray.snapshot"
 """Under it the table of one snapshot holds, in its metadata, a digest of its values."""
+_KNOWN_COLUMNS = frozenset(column for variable in VARIABLES.values() for column in variable.columns)
+"""Columns of other variable sets, which a file may hold too."""
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 @lru_cache
-def flat_schema() -> pa.Schema:
-    """Columns of the parquet that we write: id, place, 556 inputs, 368 targets."""
+def flat_schema(variables: VariableSet) -> pa.Schema:
+    """Columns of the parquet that we write: id, place, raw inputs, targets."""
     fields = [pa.field(SAMPLE_ID, pa.string()), *(pa.field(name, type_) for name, type_ in PLACE.items())]
-    return pa.schema([*fields, *(pa.field(name, pa.float64()) for name in wanted_columns(targets=True))])
+    return pa.schema([*fields, *(pa.field(name, pa.float64()) for name in variables.columns)])
 
 
-@lru_cache
-def wanted_columns(*, targets: bool) -> tuple[str, ...]:
-    """Names of the 556 inputs, and of the 368 targets behind them if they are wanted."""
-    return (*INPUTS.columns, *TARGETS.columns) if targets else INPUTS.columns
+def wanted_columns(variables: VariableSet, *, targets: bool) -> tuple[str, ...]:
+    """Names of the raw inputs, and of the targets behind them if they are wanted."""
+    return variables.columns if targets else variables.raw.columns
 
 
 def to_table(snapshot: Snapshot) -> pa.Table:
@@ -44,15 +45,15 @@ def to_table(snapshot: Snapshot) -> pa.Table:
     n = len(snapshot.rows)
     ids = [f"{snapshot.kind}_{snapshot.step:07d}_{ncol:05d}" for ncol in range(n)]
     place = [pa.repeat(snapshot.kind, n), pa.repeat(snapshot.step, n), pa.array(np.arange(n, dtype=np.int32))]
-    # slices of one array: 924 arrays made one by one would take as long as reading the files
+    # slices of one array: hundreds of arrays made one by one would take as long as reading the files
     values = pa.array(snapshot.rows.T.ravel())
     columns = [values.slice(start, n) for start in range(0, len(values), n)]
-    table = pa.Table.from_arrays([pa.array(ids), *place, *columns], schema=flat_schema())
+    table = pa.Table.from_arrays([pa.array(ids), *place, *columns], schema=flat_schema(snapshot.variables))
     return table.replace_schema_metadata({SNAPSHOT_KEY: hashlib.sha256(content_sums(snapshot.rows).tobytes()).hexdigest()})
 
 
 def content_sums(rows: np.ndarray) -> np.ndarray:
-    """uint64 ``(924,)`` of rows ``(n, 924)``: the bits of each column's values, weighted by row and summed modulo 2**64.
+    """uint64 ``(c,)`` of rows ``(n, c)``: the bits of each column's values, weighted by row and summed modulo 2**64.
 
     The weights are odd, so that another value anywhere always gives another sum.
     """
@@ -60,14 +61,16 @@ def content_sums(rows: np.ndarray) -> np.ndarray:
     return np.einsum("cn,n->c", rows.T.view(np.uint64), weights)
 
 
-def check_columns(path: str, schema: pa.Schema, *, targets: bool, sample_id: bool) -> list[str]:
+def check_columns(path: str, schema: pa.Schema, variables: VariableSet, *, targets: bool, sample_id: bool) -> list[str]:
     """Names that the flat layout does not know; raises UserError where a file lacks a column, has it twice, or of another type."""
     names = schema.names
     present = set(names)
-    needed = wanted_columns(targets=targets)
+    needed = wanted_columns(variables, targets=targets)
     missing = [name for name in ((SAMPLE_ID, *needed) if sample_id else needed) if name not in present]
     if missing:
-        raise UserError(f"{path}: {_missing(names, missing)}, expected {SAMPLE_ID} and the {len(needed)} flat columns")
+        raise UserError(
+            f"{path}: {_missing(names, missing)}, expected {SAMPLE_ID} and the {len(needed)} columns of variables {variables.name}"
+        )
     if len(present) < len(names):
         repeated = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{path}: column {repeated} stands more than once, expected every column once")
@@ -77,12 +80,12 @@ def check_columns(path: str, schema: pa.Schema, *, targets: bool, sample_id: boo
         _check_type(path, schema, name, pa.types.is_integer, "a whole number")
     for name in {SAMPLE_ID, "kind"} & present:
         _check_type(path, schema, name, _is_text, "text")
-    return sorted(present.difference(flat_schema().names))
+    return sorted(present.difference(flat_schema(variables).names, _KNOWN_COLUMNS))
 
 
-def narrow_columns(schema: pa.Schema) -> list[str]:
-    """Flat columns in single or half precision, in which the smallest raw values vanish (FACTS section 2)."""
-    return [name for name in wanted_columns(targets=True) if name in schema.names and _is_narrow(schema.field(name).type)]
+def narrow_columns(schema: pa.Schema, variables: VariableSet) -> list[str]:
+    """Flat columns in single or half precision, in which the smallest raw values vanish."""
+    return [name for name in variables.columns if name in schema.names and _is_narrow(schema.field(name).type)]
 
 
 def _is_narrow(type_: pa.DataType) -> bool:

@@ -1,6 +1,6 @@
 """What a folder of flat parquet and csv holds, told once from its footers and headers, and the pieces of it that a split reads.
 
-Ours and other people's files (FACTS section 2): the competition's csv, pandas-written parquet with giant row groups.
+Ours and other people's files: the competition's csv, pandas-written parquet with giant row groups.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from leapray import storage
 from leapray.climsim.calendar import Month, month_of_step, month_range, parse_file_name
+from leapray.climsim.schema import KAGGLE, VariableSet
 from leapray.data.flat.headers import Header, Part, first_id, read_header
 from leapray.data.flat.layout import check_columns, narrow_columns
 from leapray.data.flat.places import COMPETITION_ROWS, PLACE, competition_rows, months_unknown, named_as_competition, steps_unknown
@@ -204,11 +205,19 @@ def _share(part: Part, month: Month | None, selection: Selection) -> Share:
     return Share.SOME if selection.needs_steps or selection.fraction < 1 else Share.ALL
 
 
-def survey(source: str, *, targets: bool = True, sample_id: bool = True, within: str | None = None, notice: Notice | None = None) -> Survey:
+def survey(
+    source: str,
+    variables: VariableSet = KAGGLE,
+    *,
+    targets: bool = True,
+    sample_id: bool = True,
+    within: str | None = None,
+    notice: Notice | None = None,
+) -> Survey:
     """Look once at a file, or at all parquet and csv files of a folder, as :func:`storage.list_data` finds them: at footers and headers.
 
-    ``targets`` and ``sample_id`` say whether these columns are needed, and ``within`` is the folder whose names tell months, if the source
-    is one file of it. ``notice`` is called with one sentence when files are passed over,
+    ``variables`` name the columns that must be there. ``targets`` and ``sample_id`` say whether these columns are needed, and ``within`` is
+    the folder whose names tell months, if the source is one file of it. ``notice`` is called with one sentence when files are passed over,
     and with one when columns are ignored.
     Raises UserError for a file that cannot be read, and for a missing or repeated column or one of another type.
     """
@@ -231,8 +240,8 @@ def survey(source: str, *, targets: bool = True, sample_id: bool = True, within:
     for header in headers:
         # the files of one folder mostly have one schema
         if checked is None or not header.schema.equals(checked):
-            extra |= dict.fromkeys(check_columns(header.path, header.schema, targets=targets, sample_id=sample_id), header.path)
-            narrow |= dict.fromkeys(narrow_columns(header.schema), header.path)
+            extra |= dict.fromkeys(check_columns(header.path, header.schema, variables, targets=targets, sample_id=sample_id), header.path)
+            narrow |= dict.fromkeys(narrow_columns(header.schema, variables), header.path)
             checked = header.schema
     if notice and (broken := [header.path for header in headers if not header.ended]):
         notice(f"{broken[0]}: its last line has no end; it may have broken off in its last number")
@@ -245,6 +254,8 @@ def survey(source: str, *, targets: bool = True, sample_id: bool = True, within:
     return Survey(source, headers, sizes)
 
 
-def list_pieces(source: str, selection: Selection | None = None, *, targets: bool = True, notice: Notice | None = None) -> list[Piece]:
+def list_pieces(
+    source: str, selection: Selection | None = None, variables: VariableSet = KAGGLE, *, targets: bool = True, notice: Notice | None = None
+) -> list[Piece]:
     """:func:`survey` and :meth:`Survey.pieces` in one, for a source that is read once."""
-    return survey(source, targets=targets, notice=notice).pieces(selection)
+    return survey(source, variables, targets=targets, notice=notice).pieces(selection)

@@ -1,4 +1,4 @@
-"""Skill and bias by latitude and pressure, of the six tendencies."""
+"""Skill and bias by latitude and pressure, of the tendencies."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from leapray.climsim.grid import REFERENCE_PRESSURE, hybrid_levels, pressure
-from leapray.climsim.schema import LEARNED
-from leapray.evaluation.plots.quantity import PROFILES, Quantity
+from leapray.climsim.schema import Targets
+from leapray.evaluation.plots.quantity import Quantity, profiles
 from leapray.evaluation.plots.style import DARK, png, ticks
 from leapray.evaluation.results import Zonal
 from leapray.evaluation.zonal import DAYS
@@ -30,23 +30,23 @@ _NOTABLE = 0.25
 """A negative bias beyond this share of the scale gets a dot, for its colour is no other in grey."""
 
 
-def zonal_skill(zonal: Zonal) -> bytes:
+def zonal_skill(targets: Targets, zonal: Zonal) -> bytes:
     """A PNG of R2 of daily zonal means: sine of latitude against pressure, from 0 to 1, with lines at 0.7 and 0.9.
 
     Grey is where no R2 is told; where none is told at all, the panels say why.
     """
-    return png(_skill_figure(zonal))
+    return png(_skill_figure(targets, zonal))
 
 
-def zonal_bias(zonal: Zonal) -> bytes:
+def zonal_bias(targets: Targets, zonal: Zonal) -> bytes:
     """A PNG of the mean of prediction less truth by latitude and pressure; negative ones are dotted."""
-    return png(_bias_figure(zonal))
+    return png(_bias_figure(targets, zonal))
 
 
-def _skill_figure(zonal: Zonal) -> Figure:
-    figure, panels = _panels(_SKILL_GRID)
+def _skill_figure(targets: Targets, zonal: Zonal) -> Figure:
+    figure, panels = _panels(_SKILL_GRID, targets)
     few = "" if np.isfinite(zonal.r2).any() else f"fewer than {DAYS} days:\nno R² over days"
-    for axes, quantity in zip(panels, PROFILES, strict=True):
+    for axes, quantity in zip(panels, profiles(targets), strict=False):
         r2 = _section(zonal.r2, quantity)
         mesh = _draw(axes, zonal, r2, cmap=_SKILL_COLORS, vmin=0, vmax=1)
         if np.isfinite(r2).any() and np.nanmin(r2) < _CONTOURS[-1] and np.nanmax(r2) > _CONTOURS[0]:
@@ -62,9 +62,9 @@ def _skill_figure(zonal: Zonal) -> Figure:
     return figure
 
 
-def _bias_figure(zonal: Zonal) -> Figure:
-    figure, panels = _panels(_BIAS_GRID)
-    for axes, quantity in zip(panels, PROFILES, strict=True):
+def _bias_figure(targets: Targets, zonal: Zonal) -> Figure:
+    figure, panels = _panels(_BIAS_GRID, targets)
+    for axes, quantity in zip(panels, profiles(targets), strict=False):
         bias = _section(zonal.bias, quantity) * quantity.factor
         finite = np.abs(bias[np.isfinite(bias)])
         # one column of a steep profile must not bleach the others
@@ -83,14 +83,19 @@ def _bias_figure(zonal: Zonal) -> Figure:
     return figure
 
 
-def _panels(grid: dict[str, Any]) -> tuple[Figure, np.ndarray]:
+def _panels(grid: dict[str, Any], targets: Targets) -> tuple[Figure, np.ndarray]:
+    """Panels in two rows, one for each tendency."""
     figure = Figure(figsize=(_WIDTH, _HEIGHT), dpi=_DPI)
-    return figure, figure.subplots(2, 3, sharey=True, gridspec_kw=grid).ravel()
+    count = len(targets.profiles)
+    panels = figure.subplots(2, -(-count // 2), sharey=True, squeeze=False, gridspec_kw=grid).ravel()
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels
 
 
 def _section(values: np.ndarray, quantity: Quantity) -> np.ndarray:
-    """Values by level and band ``(60, z)``, NaN where a column is not learned."""
-    return np.where(LEARNED, values, np.nan)[:, quantity.columns].T
+    """Values by level and band ``(levels, z)``, NaN where a column is not learned."""
+    return quantity.of_learned(values).T
 
 
 def _middles(zonal: Zonal) -> tuple[np.ndarray, np.ndarray]:

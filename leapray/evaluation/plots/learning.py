@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from leapray.climsim.schema import FLUXES, TENDENCIES
 from leapray.console import digits
 from leapray.evaluation.plots.style import (
     BELOW,
@@ -153,7 +152,9 @@ def _score_limits(curves: Sequence[Sequence[float]]) -> tuple[float, float]:
 
 def _groups(validations: Sequence[Record]) -> dict[str, list[float]]:
     """Skill of every tendency, and of all surface fluxes together, over the validations."""
-    members = {v.name: [v.name] for v in TENDENCIES} | {"surface fluxes": [v.name for v in FLUXES]}
+    names = list(validations[0]["skill_by_variable"])
+    fluxes = [name for name in names if not name.startswith("ptend_")]
+    members = {name: [name] for name in names if name not in fluxes} | ({"surface fluxes": fluxes} if fluxes else {})
     return {
         group: [float(np.mean([record["skill_by_variable"][name] for name in names])) for record in validations]
         for group, names in members.items()

@@ -1,4 +1,4 @@
-"""What differs from level to level: skill, R2 and bias of the six tendencies against pressure."""
+"""What differs from level to level: skill, R2 and bias of the tendencies against pressure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from leapray.climsim.grid import REFERENCE_PRESSURE, pressure
-from leapray.climsim.schema import LEARNED, LEVELS
+from leapray.climsim.schema import LEVELS, Targets
 from leapray.console import digits
-from leapray.evaluation.plots.quantity import PROFILES, Quantity
+from leapray.evaluation.plots.quantity import Quantity, profiles
 from leapray.evaluation.plots.style import BELOW, DARK, LIGHT, LINES, MIDDLE, dress, shortened, svg, ticks
 
 MOST = len(LINES)
@@ -32,57 +32,57 @@ _SUBPLOTS = {"left": 0.055, "right": 0.99, "wspace": 0.13}
 
 @dataclass(frozen=True)
 class Curve:
-    """Values of all targets ``(368,)`` under a name, and the band ``(2, 368)`` in which they lie, where it is known."""
+    """Values of all targets ``(t,)`` under a name, and the band ``(2, t)`` in which they lie, where it is known."""
 
     name: str
     values: np.ndarray
     band: np.ndarray | None = None
 
 
-def skill_profiles(curves: Sequence[Curve], attainable: np.ndarray) -> bytes:
-    """An SVG of skill against pressure beside the attainable skill ``(368,)``, one panel for each tendency.
+def skill_profiles(targets: Targets, curves: Sequence[Curve], attainable: np.ndarray) -> bytes:
+    """An SVG of skill against pressure beside the attainable skill ``(t,)``, one panel for each tendency.
 
     Columns that are not learned are left out. The axis ends at -0.5: what lies below is marked, and of the first curve counted.
 
     Raises ValueError for more curves than lines.
     """
-    return svg(_score_figure(curves, "skill", attainable))
+    return svg(_score_figure(targets, curves, "skill", attainable))
 
 
-def r2_profiles(curves: Sequence[Curve]) -> bytes:
+def r2_profiles(targets: Targets, curves: Sequence[Curve]) -> bytes:
     """An SVG of R2 against pressure as :func:`skill_profiles` has it of skill."""
-    return svg(_score_figure(curves, "R²"))
+    return svg(_score_figure(targets, curves, "R²"))
 
 
-def bias_profiles(truth: np.ndarray, biases: Sequence[Curve]) -> bytes:
-    """An SVG in two rows: mean tendencies of truth ``(368,)`` and of the first prediction, and beneath them the biases, less the truth.
+def bias_profiles(targets: Targets, truth: np.ndarray, biases: Sequence[Curve]) -> bytes:
+    """An SVG in two rows: mean tendencies of truth ``(t,)`` and of the first prediction, and beneath them the biases, less the truth.
 
     All in the units of :mod:`leapray.evaluation.plots.quantity`. Raises ValueError for more curves than lines.
     """
-    return svg(_bias_figure(truth, biases))
+    return svg(_bias_figure(targets, truth, biases))
 
 
-def difference_profiles(difference: Curve) -> bytes:
+def difference_profiles(targets: Targets, difference: Curve) -> bytes:
     """An SVG of a difference in skill against pressure with its band, one panel for each tendency; to the right is better."""
-    return svg(_difference_figure(difference))
+    return svg(_difference_figure(targets, difference))
 
 
-def _score_figure(curves: Sequence[Curve], score: str, attainable: np.ndarray | None = None) -> Figure:
-    figure, panels = _panels(1, curves, "" if attainable is None else "attainable")
-    for axes, quantity in zip(panels[0], PROFILES, strict=True):
-        shown = np.concatenate([_profile(curve.values, quantity) for curve in curves])
+def _score_figure(targets: Targets, curves: Sequence[Curve], score: str, attainable: np.ndarray | None = None) -> Figure:
+    figure, panels = _panels(1, profiles(targets), curves, "" if attainable is None else "attainable")
+    for axes, quantity in zip(panels[0], profiles(targets), strict=True):
+        shown = np.concatenate([quantity.of_learned(curve.values) for curve in curves])
         lowest = float(np.nanmin(shown, initial=1.0))
-        most = 1.0 if attainable is None else float(np.nanmax(_profile(attainable, quantity), initial=1.0))
+        most = 1.0 if attainable is None else float(np.nanmax(quantity.of_learned(attainable), initial=1.0))
         axes.set_xlim(max(min(lowest - 0.03, 0.0), -BELOW), min(most, _MOST) + 0.02)
         if attainable is not None:
-            axes.plot(_profile(attainable, quantity), np.arange(LEVELS), **_TRUTH)
+            axes.plot(quantity.of_learned(attainable), np.arange(LEVELS), **_TRUTH)
         for index, (curve, line) in enumerate(zip(curves, LINES, strict=False)):
             _draw(axes, curve, quantity, line, cut=True)
-            below = np.flatnonzero(_profile(curve.values, quantity) < -BELOW)
+            below = np.flatnonzero(quantity.of_learned(curve.values) < -BELOW)
             # side by side, for the curves may lie outside on the same levels
             place = np.full(len(below), 0.02 + 0.04 * index)
             axes.plot(place, below, "<", color=line["color"], markersize=5, transform=axes.get_yaxis_transform())
-        values = _profile(curves[0].values, quantity)
+        values = quantity.of_learned(curves[0].values)
         if count := int((values < -BELOW).sum()):
             told = f"{count} below {-BELOW:g}, down to {digits(float(np.nanmin(values)))}"
             axes.text(0.03, 0.985, told, transform=axes.transAxes, va="top", fontsize=7.5, color=DARK)
@@ -90,16 +90,16 @@ def _score_figure(curves: Sequence[Curve], score: str, attainable: np.ndarray | 
     return figure
 
 
-def _difference_figure(difference: Curve) -> Figure:
-    figure, panels = _panels(1, [difference])
-    for axes, quantity in zip(panels[0], PROFILES, strict=True):
+def _difference_figure(targets: Targets, difference: Curve) -> Figure:
+    figure, panels = _panels(1, profiles(targets), [difference])
+    for axes, quantity in zip(panels[0], profiles(targets), strict=True):
         _draw(axes, difference, quantity, LINES[0])
         axes.axvline(0, color=MIDDLE, linewidth=0.8, zorder=1)
         # one level that is far worse must not flatten the others
-        shown = np.abs(_profile(difference.values if difference.band is None else difference.band, quantity))
+        shown = np.abs(quantity.of_learned(difference.values if difference.band is None else difference.band))
         reach = 1.2 * max(float(np.nanquantile(shown, _SHOWN)) if np.isfinite(shown).any() else 0.0, _LEAST_REACH)
         axes.set_xlim(-reach, reach)
-        values = _profile(difference.values, quantity)
+        values = quantity.of_learned(difference.values)
         for marker, place, outside in (("<", 0.02, values < -reach), (">", 0.98, values > reach)):
             levels = np.flatnonzero(outside)
             axes.plot(np.full(len(levels), place), levels, marker, color=DARK, markersize=5, transform=axes.get_yaxis_transform())
@@ -109,16 +109,16 @@ def _difference_figure(difference: Curve) -> Figure:
 
 def _draw(axes: Axes, curve: Curve, quantity: Quantity, line: dict[str, Any], cut: bool = False) -> None:
     if curve.band is not None:
-        low, high = (_profile(end, quantity) for end in curve.band)
+        low, high = (quantity.of_learned(end) for end in curve.band)
         axes.fill_betweenx(np.arange(LEVELS), low, high, color=line["color"], alpha=0.25, linewidth=0)
-    values = _profile(curve.values, quantity)
+    values = quantity.of_learned(curve.values)
     # a line to a value beyond the axis would run along levels that it does not belong to
     axes.plot(np.where(values < axes.get_xlim()[0], np.nan, values) if cut else values, np.arange(LEVELS), **line)
 
 
-def _bias_figure(truth: np.ndarray, biases: Sequence[Curve]) -> Figure:
-    figure, panels = _panels(2, biases, "truth")
-    for column, quantity in enumerate(PROFILES):
+def _bias_figure(targets: Targets, truth: np.ndarray, biases: Sequence[Curve]) -> Figure:
+    figure, panels = _panels(2, profiles(targets), biases, "truth")
+    for column, quantity in enumerate(profiles(targets)):
         mean = truth[quantity.columns] * quantity.factor
         above, below = panels[0, column], panels[1, column]
         above.plot(mean, np.arange(LEVELS), **_TRUTH)
@@ -131,8 +131,8 @@ def _bias_figure(truth: np.ndarray, biases: Sequence[Curve]) -> Figure:
     return figure
 
 
-def _panels(rows: int, curves: Sequence[Curve], reference: str = "") -> tuple[Figure, np.ndarray]:
-    """Panels in rows of six, which share their pressure axis, beneath the names of the curves and of what they are beside.
+def _panels(rows: int, quantities: Sequence[Quantity], curves: Sequence[Curve], reference: str = "") -> tuple[Figure, np.ndarray]:
+    """Panels in rows, one for each quantity, which share their pressure axis, beneath the names of the curves and of what they are beside.
 
     Raises ValueError for too many.
     """
@@ -141,7 +141,7 @@ def _panels(rows: int, curves: Sequence[Curve], reference: str = "") -> tuple[Fi
     height = 0.4 + 4.2 * rows
     figure = Figure(figsize=(14, height))
     room = {"bottom": 0.55 / height, "top": 1 - 0.58 / height, "hspace": 0.28}
-    panels = figure.subplots(rows, len(PROFILES), sharey=True, squeeze=False, gridspec_kw=_SUBPLOTS | room)
+    panels = figure.subplots(rows, len(quantities), sharey=True, squeeze=False, gridspec_kw=_SUBPLOTS | room)
     handles = [Line2D([], [], label=shortened(curve.name, _LONGEST_NAME), **line) for curve, line in zip(curves, LINES, strict=False)]
     if reference:
         handles.append(Line2D([], [], label=reference, **_TRUTH))
@@ -157,11 +157,6 @@ def pressure_axis(axes: Axes) -> None:
     axes.set_yticks(levels, [str(mark) for mark in _MARKS])
     axes.set_ylim(LEVELS - 0.5, -0.5)
     axes.set_ylabel("pressure (hPa), levels equally spaced", fontsize=9)
-
-
-def _profile(values: np.ndarray, quantity: Quantity) -> np.ndarray:
-    """One tendency's values by level, NaN where it is not learned."""
-    return np.where(LEARNED, values, np.nan)[..., quantity.columns]
 
 
 def _entitle(axes: Axes, quantity: Quantity, label: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from leapray.climsim.schema import TARGETS, Variable
+import numpy as np
+
+from leapray.climsim.schema import Targets, Variable
 
 _SECONDS_A_DAY = 86400
 _DAILY = {
@@ -26,26 +28,38 @@ _SYMBOLS = {
 
 @dataclass(frozen=True)
 class Quantity:
-    """How a target variable is shown: a number in the schema's unit times ``factor`` is one in ``unit``."""
+    """How a target variable is shown: a number in the target's unit times ``factor`` is one in ``unit``.
+
+    ``columns`` are its place among the targets, ``learned`` which of these are learned.
+    """
 
     name: str
     words: str
     symbol: str
     unit: str
     factor: float
+    columns: slice
+    learned: np.ndarray
 
-    @property
-    def columns(self) -> slice:
-        """Its place among the 368 targets."""
-        return TARGETS[self.name]
+    def of_learned(self, values: np.ndarray) -> np.ndarray:
+        """Its part of values of all targets ``(..., t)``, NaN where it is not learned."""
+        return np.where(self.learned, values[..., self.columns], np.nan)
 
 
-def _quantity(variable: Variable) -> Quantity:
+def _quantity(targets: Targets, variable: Variable) -> Quantity:
     unit, factor = _DAILY.get(variable.units, (variable.units, 1.0))
     short = variable.name.split("_")[-1]
     words = variable.long_name.removeprefix("tendency of ").removesuffix(" at the surface")
-    return Quantity(variable.name, words, _SYMBOLS.get(short, short), unit.replace("W/m2", "W/m²"), factor)
+    columns = targets[variable.name]
+    symbol, unit = _SYMBOLS.get(short, short), unit.replace("W/m2", "W/m²")
+    return Quantity(variable.name, words, symbol, unit, factor, columns, targets.learned[columns])
 
 
-PROFILES = tuple(map(_quantity, TARGETS.profiles))
-SCALARS = tuple(map(_quantity, TARGETS.scalars))
+def profiles(targets: Targets) -> list[Quantity]:
+    """The tendencies among the targets."""
+    return [_quantity(targets, variable) for variable in targets.profiles]
+
+
+def scalars(targets: Targets) -> list[Quantity]:
+    """The scalars at the surface among the targets."""
+    return [_quantity(targets, variable) for variable in targets.scalars]

@@ -1,4 +1,4 @@
-"""The eight scalars at the surface: their skill as bars, and truth against prediction as joint densities."""
+"""The scalars at the surface: their skill as bars, and truth against prediction as joint densities."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from leapray.climsim.schema import Targets
 from leapray.evaluation.plots.levels import MOST, Curve
-from leapray.evaluation.plots.quantity import SCALARS, Quantity
+from leapray.evaluation.plots.quantity import Quantity, scalars
 from leapray.evaluation.plots.style import BELOW, DARK, LIGHT, LINES, MIDDLE, ON_LINES, dress, png, score_text, shortened, svg, ticks
 from leapray.evaluation.results import Joint
 
@@ -23,30 +24,31 @@ _LONGEST_NAME = 40
 _COLORS = "cividis_r"
 
 
-def scalar_bars(curves: Sequence[Curve], attainable: np.ndarray) -> bytes:
-    """An SVG with a bar of skill for each scalar and curve, cut at -0.5, its value beside it, and a line at the attainable ``(368,)``.
+def scalar_bars(targets: Targets, curves: Sequence[Curve], attainable: np.ndarray) -> bytes:
+    """An SVG with a bar of skill for each scalar and curve, cut at -0.5, its value beside it, and a line at the attainable ``(t,)``.
 
     Raises ValueError for too many curves.
     """
-    return svg(_bar_figure(curves, attainable))
+    return svg(_bar_figure(targets, curves, attainable))
 
 
-def joint_densities(joint: Joint) -> bytes:
+def joint_densities(targets: Targets, joint: Joint) -> bytes:
     """A PNG with a panel for each scalar: how many rows have which truth and prediction, on a logarithmic scale."""
-    return png(_joint_figure(joint))
+    return png(_joint_figure(targets, joint))
 
 
-def _bar_figure(curves: Sequence[Curve], attainable: np.ndarray) -> Figure:
+def _bar_figure(targets: Targets, curves: Sequence[Curve], attainable: np.ndarray) -> Figure:
     if not 0 < len(curves) <= MOST:
         raise ValueError(f"{len(curves)} curves cannot be told apart, expected 1 to {MOST}")
-    height = 1.1 + len(SCALARS) * (0.2 + 0.16 * len(curves))
+    quantities = scalars(targets)
+    height = 1.1 + len(quantities) * (0.2 + 0.16 * len(curves))
     figure = Figure(figsize=(10.5, height))
     room = {"left": 0.36, "right": 0.93, "bottom": 0.5 / height, "top": 1 - 0.4 / height}
     axes = figure.subplots(gridspec_kw=room)
     thick = _THICK / len(curves)
     for index, curve in enumerate(curves):
-        skill = np.array([curve.values[quantity.columns][0] for quantity in SCALARS])
-        places = np.arange(len(SCALARS)) + (index - (len(curves) - 1) / 2) * thick
+        skill = np.array([curve.values[quantity.columns][0] for quantity in quantities])
+        places = np.arange(len(quantities)) + (index - (len(curves) - 1) / 2) * thick
         color = LINES[index]["color"]
         axes.barh(
             places,
@@ -59,13 +61,15 @@ def _bar_figure(curves: Sequence[Curve], attainable: np.ndarray) -> Figure:
         )
         for place, value in zip(places, skill, strict=True):
             axes.text(max(value, 0.0) + 0.008, place, score_text(value), va="center", fontsize=7.5, color=DARK, **ON_LINES)
-    most = np.array([attainable[quantity.columns][0] for quantity in SCALARS])
-    axes.vlines(most, np.arange(len(SCALARS)) - 0.5, np.arange(len(SCALARS)) + 0.5, color=LIGHT, linewidth=4, label="attainable", zorder=0)
+    most = np.array([attainable[quantity.columns][0] for quantity in quantities])
+    axes.vlines(
+        most, np.arange(len(quantities)) - 0.5, np.arange(len(quantities)) + 0.5, color=LIGHT, linewidth=4, label="attainable", zorder=0
+    )
     axes.axvline(0, color=MIDDLE, linewidth=0.8)
-    lowest = min(float(np.nanmin([curve.values[quantity.columns][0] for quantity in SCALARS])) for curve in curves)
+    lowest = min(float(np.nanmin([curve.values[quantity.columns][0] for quantity in quantities])) for curve in curves)
     axes.set_xlim(max(min(lowest, 0.0), -BELOW), max(1.0, float(most.max())) + 0.08)
-    axes.set_ylim(len(SCALARS) - 0.4, -0.6)
-    axes.set_yticks(range(len(SCALARS)), [f"{quantity.words}\n({quantity.symbol})" for quantity in SCALARS], fontsize=8)
+    axes.set_ylim(len(quantities) - 0.4, -0.6)
+    axes.set_yticks(range(len(quantities)), [f"{quantity.words}\n({quantity.symbol})" for quantity in quantities], fontsize=8)
     axes.set_xlabel("skill", fontsize=9)
     dress(axes)
     axes.grid(visible=False, axis="y")
@@ -76,12 +80,15 @@ def _bar_figure(curves: Sequence[Curve], attainable: np.ndarray) -> Figure:
     return figure
 
 
-def _joint_figure(joint: Joint) -> Figure:
+def _joint_figure(targets: Targets, joint: Joint) -> Figure:
+    shown = scalars(targets)
     figure = Figure(figsize=(13.5, 6.9), dpi=140)
     room = {"left": 0.055, "right": 0.92, "bottom": 0.08, "top": 0.95, "wspace": 0.3, "hspace": 0.32}
-    panels = figure.subplots(2, len(SCALARS) // 2, gridspec_kw=room).ravel()
+    panels = figure.subplots(2, -(-len(shown) // 2), squeeze=False, gridspec_kw=room).ravel()
+    for axes in panels[len(shown) :]:
+        axes.set_axis_off()
     scale = LogNorm(1, max(joint.counts.max(), 2))
-    for axes, quantity, edges, counts in zip(panels, SCALARS, joint.edges, joint.counts, strict=True):
+    for axes, quantity, edges, counts in zip(panels, shown, joint.edges, joint.counts, strict=False):
         _draw_joint(axes, quantity, edges * quantity.factor, counts, scale)
     bar = figure.colorbar(ScalarMappable(scale, _COLORS), cax=figure.add_axes((0.945, 0.08, 0.012, 0.87)))
     bar.set_label("rows in a bin", fontsize=9)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from leapray import storage
-from leapray.climsim.schema import TARGETS
+from leapray.climsim.schema import Targets
 from leapray.errors import UserError
 from leapray.evaluation.comparison import Comparison, compare_evaluations
 from leapray.evaluation.intervals import LEVEL, Difference
@@ -36,7 +36,7 @@ def compare_report(directory: str, a: Sequence[Evaluation], b: Sequence[Evaluati
     base, other = replace(a[0], name=names[0]), replace(b[0], name=names[1])
     found = compare_evaluations(base, other)
     beside = [replace(one, name=f"{one.name} ({name})") for evaluations, name in zip((a, b), names, strict=True) for one in evaluations[1:]]
-    sections = [_differences(found), _levels(base, other, found), _columns(found), summary([base, other, *beside])]
+    sections = [_differences(found), _levels(base, other, found), _columns(base.targets, found), summary([base, other, *beside])]
     lead = f"{names[1]} less {names[0]}: {_sentence(found.headlines['skill'])} in skill on {counted(found.rows, 'row')}."
     url = storage.join(directory, FILE)
     storage.write_bytes(url, render(f"{names[1]} against {names[0]}", lead, sections).encode())
@@ -91,20 +91,24 @@ def _levels(base: Evaluation, other: Evaluation, found: Comparison) -> Section:
     both = f"{base.name} and {other.name}"
     gained = Curve(f"{other.name} less {base.name}", found.columns.value, band)
     pictures = [
-        Picture(skill_profiles(curves, attainable), f"Skill and attainable skill against pressure of the six tendencies, for {both}"),
-        Picture(difference_profiles(gained), f"Difference in skill against pressure, {gained.name}, with the band of its interval"),
-        Picture(scalar_bars(curves, attainable), f"Skill of the eight surface fluxes as bars, for {both}"),
+        Picture(
+            skill_profiles(base.targets, curves, attainable), f"Skill and attainable skill against pressure of the tendencies, for {both}"
+        ),
+        Picture(
+            difference_profiles(base.targets, gained), f"Difference in skill against pressure, {gained.name}, with the band of its interval"
+        ),
+        Picture(scalar_bars(base.targets, curves, attainable), f"Skill of the surface fluxes as bars, for {both}"),
     ]
     words = [f"Bands hold {LEVEL:.0%} for each level by itself: of many levels a few lie beyond by chance."]
     return Section("levels", "Skill by variable and level", words, pictures)
 
 
-def _columns(found: Comparison) -> Section:
+def _columns(targets: Targets, found: Comparison) -> Section:
     order = np.argsort(found.columns.value, kind="stable")
     gains = [index for index in order[::-1][:_MOST_COLUMNS].tolist() if found.columns.value[index] > 0]
     losses = [index for index in order[:_MOST_COLUMNS].tolist() if found.columns.value[index] < 0]
     content = [
-        Table(caption, _HEADER, [_column_row(found, index) for index in indices])
+        Table(caption, _HEADER, [_column_row(targets, found, index) for index in indices])
         for caption, indices in ((f"Most skill gained by {found.other}", gains), (f"Most skill lost by {found.other}", losses))
         if indices
     ]
@@ -112,6 +116,6 @@ def _columns(found: Comparison) -> Section:
     return Section("columns", "Columns that differ most", words, content)
 
 
-def _column_row(found: Comparison, index: int) -> list[Cell]:
+def _column_row(targets: Targets, found: Comparison, index: int) -> list[Cell]:
     ends = (found.columns.value[index], found.columns.low[index], found.columns.high[index])
-    return [text(TARGETS.columns[index]), *_cells(*map(float, ends))]
+    return [text(targets.columns[index]), *_cells(*map(float, ends))]

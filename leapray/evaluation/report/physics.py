@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leapray.climsim.schema import TARGETS
-from leapray.evaluation.climsim import TOLD, UNITS, VARYING
+from leapray.climsim.schema import Targets, Variable
+from leapray.evaluation.climsim import TOLD, VARYING, unit
 from leapray.evaluation.metrics import Score
 from leapray.evaluation.plots.latitude import zonal_bias, zonal_skill
 from leapray.evaluation.plots.levels import Curve, bias_profiles
-from leapray.evaluation.plots.quantity import PROFILES, SCALARS
+from leapray.evaluation.plots.quantity import profiles
+from leapray.evaluation.plots.quantity import scalars as surface
 from leapray.evaluation.plots.rain import precipitation
 from leapray.evaluation.plots.surface import joint_densities
 from leapray.evaluation.report.page import Cell, Picture, Section, Table, counted, figure, score, text
@@ -23,7 +24,9 @@ def maps(subject: Evaluation) -> Section | None:
     """Pressure against latitude; None where rows do not tell their place."""
     if subject.zonal is None:
         return None
-    picture = Picture(zonal_skill(subject.zonal), f"R² of daily zonal means of {subject.name} by latitude and pressure, six tendencies")
+    picture = Picture(
+        zonal_skill(subject.targets, subject.zonal), f"R² of daily zonal means of {subject.name} by latitude and pressure, by tendency"
+    )
     days = len(subject.moments.blocks)
     words = [
         "R² over days of means over bands of 10° of latitude, weighted by area; white and black lines are at 0.7 and 0.9. "
@@ -40,10 +43,13 @@ def biases(evaluations: Sequence[Evaluation], shown: Sequence[Evaluation]) -> Se
     curves = [Curve(evaluation.name, evaluation.bias) for evaluation in shown]
     names = ", ".join(curve.name for curve in curves)
     content: list[Table | Picture] = [
-        Picture(bias_profiles(subject.mean, curves), f"Mean profiles of truth and {subject.name}, and below them biases of {names}")
+        Picture(
+            bias_profiles(subject.targets, subject.mean, curves),
+            f"Mean profiles of truth and {subject.name}, and below them biases of {names}",
+        )
     ]
     if subject.zonal is not None:
-        content.append(Picture(zonal_bias(subject.zonal), f"Bias of {subject.name} by latitude and pressure, six tendencies"))
+        content.append(Picture(zonal_bias(subject.targets, subject.zonal), f"Bias of {subject.name} by latitude and pressure, by tendency"))
     rows = [
         [
             text(quantity.words),
@@ -51,7 +57,7 @@ def biases(evaluations: Sequence[Evaluation], shown: Sequence[Evaluation]) -> Se
             figure(float(subject.mean[quantity.columns][0]) * quantity.factor),
             *(figure(float(evaluation.bias[quantity.columns][0]) * quantity.factor) for evaluation in evaluations),
         ]
-        for quantity in SCALARS
+        for quantity in surface(subject.targets)
     ]
     header = ["surface flux", "unit", "mean of truth", *(f"bias of {evaluation.name}" for evaluation in evaluations)]
     content.append(Table("Biases at the surface", header, rows))
@@ -66,7 +72,7 @@ def scalars(subject: Evaluation) -> Section | None:
     if subject.joint is None:
         return None
     picture = Picture(
-        joint_densities(subject.joint), f"Joint density of truth and prediction of {subject.name} for the eight surface fluxes"
+        joint_densities(subject.targets, subject.joint), f"Joint density of truth and prediction of {subject.name} for the surface fluxes"
     )
     words = ["Rows by truth and prediction; the dashed line is where both are equal. What lies beyond an edge is counted in the last bin."]
     return Section("scalars", "Surface fluxes", words, [picture])
@@ -102,7 +108,7 @@ def own_metrics(evaluations: Sequence[Evaluation]) -> Section | None:
         content.append(_metric_table(subject.name, subject.climsim, subject.moments.score()))
     beside = [(evaluation.name, evaluation.climsim) for evaluation in evaluations if evaluation.climsim is not None]
     if len(beside) > 1:
-        content.append(_error_table(beside))
+        content.append(_error_table(subject.targets, beside))
     if subject.crps is not None:
         words.append(
             "CRPS is the fair score of the members as an ensemble: mean absolute error where all agree, less where they spread rightly."
@@ -112,31 +118,29 @@ def own_metrics(evaluations: Sequence[Evaluation]) -> Section | None:
 
 
 def _metric_table(name: str, metrics: ClimSim, scores: Score) -> Table:
-    found, skill, r2 = metrics.by_variable(), scores.skill_by_variable(), scores.by_variable()
-    told = [metric for metric in _METRICS if metric in found[TARGETS.variables[0].name]]
+    found, skill, r2 = metrics.by_variable(scores.targets), scores.skill_by_variable(), scores.by_variable()
+    told = [metric for metric in _METRICS if metric in next(iter(found.values()))]
     rows = [
         [
-            text(variable),
+            text(variable.name),
             _unit(variable),
-            *(figure(values[metric]) for metric in told),
-            score(r2[variable]),
-            score(skill[variable]),
+            *(figure(found[variable.name][metric]) for metric in told),
+            score(r2[variable.name]),
+            score(skill[variable.name]),
         ]
-        for variable, values in found.items()
+        for variable in scores.targets.variables
     ]
     header = ["", "unit", *(_METRICS[metric] for metric in told), "R² (competition)", "skill"]
     return Table(f"{name}: ClimSim's metrics by variable, the mean over levels", header, rows)
 
 
-def _unit(variable: str) -> Cell:
-    return text(UNITS[variable].replace("m2", "m²"))
+def _unit(variable: Variable) -> Cell:
+    return text(unit(variable).replace("m2", "m²"))
 
 
-def _error_table(found: Sequence[tuple[str, ClimSim]]) -> Table:
-    values = [metrics.by_variable() for _, metrics in found]
-    rows = [
-        [text(variable.name), _unit(variable.name), *(figure(of[variable.name]["mae"]) for of in values)] for variable in TARGETS.variables
-    ]
+def _error_table(targets: Targets, found: Sequence[tuple[str, ClimSim]]) -> Table:
+    values = [metrics.by_variable(targets) for _, metrics in found]
+    rows = [[text(variable.name), _unit(variable), *(figure(of[variable.name]["mae"]) for of in values)] for variable in targets.variables]
     return Table("ClimSim's MAE by variable", ["", "unit", *(name for name, _ in found)], rows)
 
 
@@ -148,7 +152,7 @@ def _crps_table(subject: Evaluation) -> Table:
             text(quantity.unit),
             *(figure(float(of[quantity.columns].mean()) * quantity.factor) for of in (subject.crps, subject.mae)),
         ]
-        for quantity in (*PROFILES, *SCALARS)
+        for quantity in (*profiles(subject.targets), *surface(subject.targets))
     ]
     return Table(
         "CRPS in physical units, the mean over rows and levels", ("", "unit", "CRPS of the members", f"MAE of {subject.name}"), rows

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from leapray.climsim.schema import LEARNED, SCORED, TARGETS
+from leapray.climsim.schema import Targets
 from leapray.errors import UserError
-from leapray.evaluation.groups import GROUPS, by_group
 from leapray.evaluation.intervals import LEVEL, difference, interval
 from leapray.evaluation.metrics import Score
 from leapray.evaluation.plots.levels import MOST, Curve, r2_profiles, skill_profiles
@@ -21,17 +20,7 @@ from leapray.evaluation.worst import worst_columns
 
 BASELINES = ("ridge", "climatology", "linear")
 """Names of predictions that are drawn beside every subject."""
-_R2_HEADER = (
-    "",
-    f"R² ({int(LEARNED.sum())} learned)",
-    "those that vary",
-    "median",
-    "columns below 0",
-    f"R² ({int(SCORED.sum())} scored)",
-    f"R² ({TARGETS.width})",
-)
 _WITHIN = f"{LEVEL:.0%} interval"
-"""Columns that a sentence names; loss of mean R2 beside that over columns that vary, from which the others decide it."""
 _FEW_DAYS = 10
 
 
@@ -76,11 +65,12 @@ def drawn(days: int) -> str:
 def summary(evaluations: Sequence[Evaluation]) -> Section:
     """Skill and R2 of every evaluation, with intervals and differences from the subject where days are told."""
     subject = evaluations[0]
-    found = subject.moments.score()
+    found, targets = subject.moments.score(), subject.targets
+    learned = int(targets.learned.sum())
     words = [
         "Skill of a column is (squared error of the training mean less squared error) / variance, at least \N{MINUS SIGN}1; variance is "
         "that of these rows or of the training rows, whichever is larger. The headline is the mean over the "
-        f"{int(LEARNED.sum())} learned columns. The training mean has 0; a perfect emulator has {written(found.attainable)} on these rows, "
+        f"{learned} learned columns. The training mean has 0; a perfect emulator has {written(found.attainable)} on these rows, "
         f"the attainable skill. It is measured against {found.statistics.origin}.",
         "R² is the competition's: by column over all rows, time and place pooled, then the mean over columns.",
     ]
@@ -92,8 +82,8 @@ def summary(evaluations: Sequence[Evaluation]) -> Section:
     header = ["", "skill", "attainable", _WITHIN, *(["less the subject", _WITHIN] if several else []), "rows", "days"]
     rows = [[*_skill(one), *(_less(one, subject) if several else ()), *_extent(one)] for one in evaluations]
     tables = [
-        Table(f"Mean skill over the {int(LEARNED.sum())} learned columns", header, rows, marked=1),
-        Table("R² beside it", _R2_HEADER, [_r2(one) for one in evaluations], marked=1),
+        Table(f"Mean skill over the {learned} learned columns", header, rows, marked=1),
+        Table("R² beside it", _r2_header(targets), [_r2(one) for one in evaluations], marked=1),
         _by_group("Mean skill over the learned columns of a group of variables", evaluations, lambda one: one.skill_by_column, found),
         _by_group("Mean R² over the learned columns of a group of variables", evaluations, lambda one: one.r2),
     ]
@@ -102,15 +92,15 @@ def summary(evaluations: Sequence[Evaluation]) -> Section:
 
 def levels(evaluations: Sequence[Evaluation], names: Sequence[str] | None = None) -> Section:
     """Skill and R2 against pressure, and of the scalars, of the evaluations that are drawn, and by variable of all."""
-    shown = pictured(evaluations, names)
+    shown, targets = pictured(evaluations, names), evaluations[0].targets
     scores = [one.moments.score() for one in shown]
     skill = [Curve(one.name, score.skill_by_column) for one, score in zip(shown, scores, strict=True)]
     r2 = [Curve(one.name, score.r2) for one, score in zip(shown, scores, strict=True)]
     attainable, of = scores[0].attainable_by_column, ", ".join(one.name for one in shown)
     pictures = [
-        Picture(skill_profiles(skill, attainable), f"Skill and attainable skill against pressure of the six tendencies, for {of}"),
-        Picture(scalar_bars(skill, attainable), f"Skill of the eight surface fluxes as bars, for {of}"),
-        Picture(r2_profiles(r2), f"R² against pressure of the six tendencies, for {of}"),
+        Picture(skill_profiles(targets, skill, attainable), f"Skill and attainable skill against pressure of the tendencies, for {of}"),
+        Picture(scalar_bars(targets, skill, attainable), f"Skill of the surface fluxes as bars, for {of}"),
+        Picture(r2_profiles(targets, r2), f"R² against pressure of the tendencies, for {of}"),
     ]
     words = [
         "Levels that the competition ablated, and those where cloud liquid is given by physics, are left out. "
@@ -121,8 +111,8 @@ def levels(evaluations: Sequence[Evaluation], names: Sequence[str] | None = None
     found = [(one.name, one.moments.score()) for one in evaluations]
     by_skill = [*((name, score.skill_by_variable()) for name, score in found), ("attainable", scores[0].attainable_by_variable())]
     tables = [
-        _by_variable("Skill by variable, the mean over its learned columns", by_skill),
-        _by_variable("R² by variable, the mean over its learned columns", [(name, score.by_variable()) for name, score in found]),
+        _by_variable(targets, "Skill by variable, the mean over its learned columns", by_skill),
+        _by_variable(targets, "R² by variable, the mean over its learned columns", [(name, score.by_variable()) for name, score in found]),
     ]
     return Section("levels", "Skill by variable and level", words, [*pictures, *tables])
 
@@ -161,6 +151,11 @@ def _r2(evaluation: Evaluation) -> list[Cell]:
     return [text(evaluation.name), *map(score, means), count(found.below_zero), score(found.scored), score(found.all)]
 
 
+def _r2_header(targets: Targets) -> list[str]:
+    learned, scored = (f"R² ({int(mask.sum())} {what})" for mask, what in ((targets.learned, "learned"), (targets.scored, "scored")))
+    return ["", learned, "those that vary", "median", "columns below 0", scored, f"R² ({targets.width})"]
+
+
 def _less(evaluation: Evaluation, subject: Evaluation) -> list[Cell]:
     """The skill less the subject's, and its interval where days are told."""
     if evaluation is subject:
@@ -176,15 +171,15 @@ def _extent(evaluation: Evaluation) -> list[Cell]:
 
 def _by_group(caption: str, evaluations: Sequence[Evaluation], of: Callable[[Score], np.ndarray], attainable: Score | None = None) -> Table:
     """A row for each evaluation, and where it is given, a last one for the attainable skill."""
-    rows = [[text(one.name), *map(score, by_group(of(one.moments.score())).values())] for one in evaluations]
+    rows = [[text(one.name), *map(score, one.targets.by_group(of(one.moments.score())).values())] for one in evaluations]
     if attainable is not None:
-        rows.append([text("attainable"), *map(score, by_group(attainable.attainable_by_column).values())])
-    return Table(caption, ["", *GROUPS], rows, marked=1)
+        rows.append([text("attainable"), *map(score, attainable.targets.by_group(attainable.attainable_by_column).values())])
+    return Table(caption, ["", *evaluations[0].targets.groups], rows, marked=1)
 
 
-def _by_variable(caption: str, found: Sequence[tuple[str, Mapping[str, float]]]) -> Table:
+def _by_variable(targets: Targets, caption: str, found: Sequence[tuple[str, Mapping[str, float]]]) -> Table:
     """A column for each of the scores that are found under their names, by variable."""
-    rows = [[text(one.name), text(one.long_name), *(score(values[one.name]) for _, values in found)] for one in TARGETS.variables]
+    rows = [[text(one.name), text(one.long_name), *(score(values[one.name]) for _, values in found)] for one in targets.variables]
     return Table(caption, ["", "", *(name for name, _ in found)], rows)
 
 

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from leapray.climsim.schema import TARGETS
+from leapray.climsim.schema import Targets
 from leapray.errors import UserError
-from leapray.evaluation.groups import GROUPS
 from leapray.evaluation.intervals import Difference, Interval, difference, interval
 from leapray.inference.ensemble.members import Candidate
 from leapray.inference.ensemble.passes import Scored
 from leapray.inference.ensemble.products import ErrorProducts, names_of
-from leapray.inference.ensemble.solving import ONE, HeldOut, by_column, held_out, weigh
+from leapray.inference.ensemble.solving import HeldOut, all_as_one, by_column, held_out, weigh
 from leapray.inference.weights import Member, Weights, mean_weights
 from leapray.recipe import Ensemble
 
@@ -23,13 +22,15 @@ BLEND_FIGURES, TEST_FIGURES = "blend", "test"
 Groups = Mapping[str, tuple[str, ...]]
 
 
-def choose(settings: Ensemble, members: Sequence[Candidate], halves: tuple[ErrorProducts, ErrorProducts] | None) -> Weights:
-    """The weights that a recipe asks for, with figures of the months that choose, where there are any.
+def choose(
+    settings: Ensemble, members: Sequence[Candidate], halves: tuple[ErrorProducts, ErrorProducts] | None, targets: Targets
+) -> Weights:
+    """The weights that a recipe asks for, of predictions of ``targets``, with figures of the months that choose, where there are any.
 
     Where weights are solved for, a learned column that no member predicts better than the training mean falls back to that mean. Raises
     UserError where weights are to be solved and no learned column of the truth varies.
     """
-    groups, tried, why = _groups(settings, halves)
+    groups, tried, why = _groups(settings, halves, targets)
     names = [member.name for member in members]
     products = None if halves is None else halves[0] + halves[1]
     if products is not None and not products.varies:
@@ -38,7 +39,7 @@ def choose(settings: Ensemble, members: Sequence[Candidate], halves: tuple[Error
     found = _weigh(settings, groups, products, names)
     if alone := _alone(found, names) if solved and len(names) > 1 else "":
         why = f"{alone} alone has the most skill on these months"
-    lost = names_of(products.falls_back) if solved and products is not None else []
+    lost = names_of(targets, products.falls_back) if solved and products is not None else []
     figures: dict[str, Any] = {}
     if products is not None:
         held = None if tried is None else {"one": tried.one, "by-variable": tried.by_variable}
@@ -53,21 +54,28 @@ def choose(settings: Ensemble, members: Sequence[Candidate], halves: tuple[Error
         )
         for index, member in enumerate(members)
     )
-    fallback = {} if products is None else {name: float(products.statistics.mean[TARGETS.columns.index(name)]) for name in lost}
-    return Weights(method=settings.weights.method, groups=dict(groups), members=listed, fallback=fallback, figures=figures)
+    fallback = {} if products is None else {name: float(products.statistics.mean[targets.columns.index(name)]) for name in lost}
+    return Weights(
+        method=settings.weights.method,
+        targets=targets.names,
+        groups=dict(groups),
+        members=listed,
+        fallback=fallback,
+        figures=figures,
+    )
 
 
-def _groups(settings: Ensemble, halves: tuple[ErrorProducts, ErrorProducts] | None) -> tuple[Groups, HeldOut | None, str]:
+def _groups(settings: Ensemble, halves: tuple[ErrorProducts, ErrorProducts] | None, targets: Targets) -> tuple[Groups, HeldOut | None, str]:
     """The groups of variables that are weighed apart, what they score on days held out, and why they are these, in a sentence."""
     if settings.weights.method != "solved" or halves is None:
-        return ONE, None, f"weights are {settings.weights.method}"
+        return all_as_one(targets), None, f"weights are {settings.weights.method}"
     tried = held_out(halves)
     if settings.groups != "auto":
-        return (ONE if settings.groups == "one" else GROUPS), tried, "the recipe asks for them"
+        return (all_as_one(targets) if settings.groups == "one" else targets.groups), tried, "the recipe asks for them"
     if tried is None:
-        return ONE, None, "the months hold too few days, or rows that tell none, to hold some out"
+        return all_as_one(targets), None, "the months hold too few days, or rows that tell none, to hold some out"
     better = "a vector for each group of variables does better" if tried.by_variable > tried.one else "one vector does as well"
-    return tried.groups, tried, f"{better} on days that were held out"
+    return (targets.groups if tried.by_variable > tried.one else all_as_one(targets)), tried, f"{better} on days that were held out"
 
 
 def _weigh(settings: Ensemble, groups: Groups, products: ErrorProducts | None, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -94,8 +102,8 @@ def _at_least_the_best(weights: dict[str, np.ndarray], groups: Groups, products:
     What is solved for has no bound at -1, so it may improve columns that are below it at the cost of others.
     """
     singles = np.eye(products.members)
-    scores = [products.skill(by_column(dict.fromkeys(groups, one), groups), products.falls_back) for one in singles]
-    if products.skill(by_column(weights, groups), products.falls_back) >= max(scores):
+    scores = [products.skill(by_column(products.targets, dict.fromkeys(groups, one), groups), products.falls_back) for one in singles]
+    if products.skill(by_column(products.targets, weights, groups), products.falls_back) >= max(scores):
         return weights
     return dict.fromkeys(groups, singles[int(np.argmax(scores))])
 
@@ -106,7 +114,7 @@ def _figures(settings: Ensemble, groups: Groups, products: ErrorProducts, names:
     def skill(kept: list[int]) -> float:
         some = products.of_members(kept)
         fallback = some.falls_back if settings.weights.method == "solved" else None
-        return some.skill(by_column(_weigh(settings, groups, some, [names[index] for index in kept]), groups), fallback)
+        return some.skill(by_column(products.targets, _weigh(settings, groups, some, [names[index] for index in kept]), groups), fallback)
 
     everyone = list(range(len(names)))
     whole = skill(everyone)
@@ -115,8 +123,8 @@ def _figures(settings: Ensemble, groups: Groups, products: ErrorProducts, names:
         "rows": products.truth.count,
         "attainable": products.attainable,
         "statistics": products.statistics.origin,
-        "members": {name: products.of_members([index]).skill(np.ones((1, TARGETS.width))) for index, name in enumerate(names)},
-        "mean": products.skill(mean_weights(len(names))),
+        "members": {name: products.of_members([index]).skill(np.ones((1, products.targets.width))) for index, name in enumerate(names)},
+        "mean": products.skill(mean_weights(len(names), products.targets)),
         "ensemble": whole,
         "worth": {name: without.get(name) for name in names},
         "correlation": products.correlation().tolist(),

@@ -128,7 +128,7 @@ class _Work:
                 self._predict(portion, self._place(_BLEND, portion), lambda member: member.validation, None)
             places = [self._place(_BLEND, portion) for portion in self.choosing]
             halves = accumulate(self.choosing, places, self.names, self.statistics, self.recipe.data.bad_rows, self._noted("solve"))
-        weights = choose(self.settings, self.members, halves)
+        weights = choose(self.settings, self.members, halves, self.statistics.targets)
         if halves is not None:
             weights.figures["blend"]["months"] = {portion.source: portion.months for portion in self.choosing}
             # the first split's name alone, where all sources have it
@@ -194,7 +194,7 @@ class _Work:
             if member.model is None:
                 predictions, laid_out = str(of(member)), member_directory(place, member.name)
                 claim(laid_out, _SETTINGS, {"predictions": _fingerprint(predictions), "rows": portion.mark}, "predictions", ".parquet")
-                lay_out(predictions, member.name, portion, laid_out, self.recipe.data.bad_rows)
+                lay_out(predictions, member.name, portion, laid_out, self.recipe.data.bad_rows, self.recipe.data.variable_set)
 
     def _place(self, folder: str, portion: Portion) -> str:
         return storage.join(self.directory, folder, portion.source)

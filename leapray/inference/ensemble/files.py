@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from leapray import storage
-from leapray.climsim.schema import TARGETS
+from leapray.climsim.schema import Targets, VariableSet
 from leapray.data import flat
 from leapray.errors import UserError
 from leapray.evaluation.tables import ROW, Keys, locate, read_keys, read_targets, readable
@@ -28,14 +28,14 @@ BLOCK_ROWS = 2048
 class PartReader:
     """The rows of a part, taken by their keys some at a time, in the order of the part; others are passed over. Bounded in memory."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, targets: Targets) -> None:
+        self.url, self._targets = url, targets
         self._batches = self._read()
         self._row = np.empty(0, np.int64)
-        self._values = np.empty((TARGETS.width, 0))
+        self._values = np.empty((targets.width, 0))
 
     def take(self, row: np.ndarray) -> np.ndarray:
-        """Predictions ``(n, 368)`` of the rows with these keys. Raises UserError for rows that the part lacks, or that are not finite."""
+        """Predictions ``(n, t)`` of the rows with these keys. Raises UserError for rows that the part lacks, or that are not finite."""
         while (places := _places(row, self._row)) is None:
             if (batch := next(self._batches, None)) is None:
                 missing = ~np.isin(row, self._row)
@@ -51,8 +51,8 @@ class PartReader:
 
     def _read(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         with readable(self.url), storage.open_input(self.url) as file:
-            for batch in pq.ParquetFile(file).iter_batches(BLOCK_ROWS, columns=[ROW, *TARGETS.columns]):
-                yield batch.column(ROW).to_numpy(), np.array([batch.column(name).to_numpy() for name in TARGETS.columns])
+            for batch in pq.ParquetFile(file).iter_batches(BLOCK_ROWS, columns=[ROW, *self._targets.columns]):
+                yield batch.column(ROW).to_numpy(), np.array([batch.column(name).to_numpy() for name in self._targets.columns])
 
 
 def _places(row: np.ndarray, among: np.ndarray) -> np.ndarray | None:
@@ -64,7 +64,7 @@ def _places(row: np.ndarray, among: np.ndarray) -> np.ndarray | None:
     return places if np.array_equal(among[places], row) else None
 
 
-def lay_out(predictions: str, name: str, portion: Portion, directory: str, bad_rows: str) -> None:
+def lay_out(predictions: str, name: str, portion: Portion, directory: str, bad_rows: str, variables: VariableSet) -> None:
     """Write an older run's predictions of a portion as parts, unless they are all there.
 
     Rows are known by their keys, where the files have a column ``row``, else by ``sample_id``. The files may be parquet or csv, hold
@@ -76,15 +76,15 @@ def lay_out(predictions: str, name: str, portion: Portion, directory: str, bad_r
     known = read_keys(predictions)
     find = _finder(known)
     with tempfile.TemporaryFile(prefix="leapray-") as file:
-        values = np.memmap(file, np.float64, "w+", shape=(len(known.ids), TARGETS.width))
+        values = np.memmap(file, np.float64, "w+", shape=(len(known.ids), variables.targets.width))
         start = 0
-        for batch in read_targets(predictions):
+        for batch in read_targets(predictions, variables.targets):
             values[start : start + len(batch)] = batch
             start += len(batch)
         for number, piece in enumerate(portion.pieces):
-            with part_writer(directory, number) as write:
-                for read in flat.read_piece(piece, targets=False, kind=portion.kind):
-                    block = finite(read, piece.path, bad_rows) if bad_rows == "drop" else read
+            with part_writer(directory, number, variables.targets) as write:
+                for read in flat.read_piece(piece, variables, targets=False, kind=portion.kind):
+                    block = finite(read, piece.path, bad_rows, variables) if bad_rows == "drop" else read
                     places = find(block)
                     if (missing := places < 0).any():
                         first = block.sample_id[int(np.argmax(missing))].as_py()

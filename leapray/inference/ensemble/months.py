@@ -44,7 +44,7 @@ def portions(data: Data, splits: Sequence[str], notice: Callable[[str], None] | 
         months = source.months(split)
         assert months is not None
         selection = Selection(months.start, months.stop, source.stride, source.phase, source.fraction, data.seed, source.month)
-        survey = flat.survey(source.path, notice=notice)
+        survey = flat.survey(source.path, data.variable_set, notice=notice)
         pieces = survey.pieces(selection)
         mark = f"{source.kind} {selection!r} {survey.fingerprint(pieces)}"
         found.append(Portion(name, split, source.kind, storage.absolute(source.path), str(months), selection, tuple(pieces), mark))

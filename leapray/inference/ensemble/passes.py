@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from leapray import storage
+from leapray.climsim.schema import Layout, VariableSet
 from leapray.data import flat
 from leapray.data.clean import Tally, clean
 from leapray.data.tasks import run_tasks
@@ -53,19 +54,22 @@ class _Task:
     number: int
     members: str
     place: str
+    variables: VariableSet
 
     def blocks(self, names: Sequence[str], bad_rows: str) -> Iterator[tuple[flat.Block, np.ndarray]]:
-        """The rows of the piece, with the members' predictions ``(M, n, 368)``."""
+        """The rows of the piece, with the members' predictions ``(M, n, t)``."""
         piece = self.portion.pieces[self.number]
-        readers = [PartReader(part(member_directory(self.members, name), self.number)) for name in names]
-        read = flat.read_piece(piece, kind=self.portion.kind, max_rows=BLOCK_ROWS)
-        for block in clean(read, piece.path, bad_rows, Tally.empty()):
+        readers = [PartReader(part(member_directory(self.members, name), self.number), self.variables.targets) for name in names]
+        read = flat.read_piece(piece, self.variables, kind=self.portion.kind, max_rows=BLOCK_ROWS)
+        for block in clean(read, piece.path, bad_rows, Tally.empty(self.variables)):
             yield block, np.stack([reader.take(block.row) for reader in readers])
 
 
-def _tasks(portions: Sequence[Portion], members: Sequence[str], places: Sequence[str]) -> list[_Task]:
+def _tasks(portions: Sequence[Portion], members: Sequence[str], places: Sequence[str], statistics: TargetStatistics) -> list[_Task]:
+    # of the inputs the physics needs the states alone
+    states = VariableSet("states", Layout(()), statistics.targets)
     zipped = zip(portions, members, places, strict=True)
-    return [_Task(portion, number, member, place) for portion, member, place in zipped for number in range(len(portion.pieces))]
+    return [_Task(portion, number, member, place, states) for portion, member, place in zipped for number in range(len(portion.pieces))]
 
 
 def accumulate(
@@ -80,7 +84,7 @@ def accumulate(
 
     Rows that tell no time are all in the second half.
     """
-    tasks = _tasks(portions, places, places)
+    tasks = _tasks(portions, places, places, statistics)
 
     def products(number: int) -> tuple[ErrorProducts, ErrorProducts]:
         halves = [ErrorProducts.empty(len(names), statistics) for _ in range(2)]
@@ -111,15 +115,16 @@ def apply(
 
     The parts of the ensemble's predictions that are not below ``places`` yet are written.
     """
-    tasks = _tasks(portions, members, places)
-    physics, plain = Physics(), Combination.of(mean_weights(len(names)))
+    tasks = _tasks(portions, members, places, statistics)
+    targets = statistics.targets
+    physics, plain = Physics(VariableSet("states", Layout(()), targets)), Combination.of(mean_weights(len(names), targets))
 
     def score(number: int) -> Scored:
         task = tasks[number]
         found = _nothing(len(names), statistics)
         with ExitStack() as stack:
             there = storage.exists(part(task.place, task.number))
-            write = None if there else stack.enter_context(part_writer(task.place, task.number))
+            write = None if there else stack.enter_context(part_writer(task.place, task.number, targets))
             for block, predictions in task.blocks(names, bad_rows):
                 day, states = days(block.row), torch.from_numpy(block.inputs)
 

@@ -6,13 +6,12 @@ Shapes: M members, C learned columns, n rows. With weights ``w`` the ensemble's 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from leapray.climsim.schema import LEARNED, TARGETS
-from leapray.evaluation.groups import group_mask
+from leapray.climsim.schema import Targets
 from leapray.evaluation.metrics import ErrorMoments, TargetStatistics, skill_of, without_rounding
 
 
@@ -25,21 +24,31 @@ class ErrorProducts:
 
     products: np.ndarray
     statistics: TargetStatistics
-    truth: ErrorMoments = field(default_factory=ErrorMoments)
+    truth: ErrorMoments
     """Of the truth, beside the plain mean of the members."""
 
     @classmethod
     def empty(cls, members: int, statistics: TargetStatistics) -> ErrorProducts:
-        return cls(np.zeros((int(LEARNED.sum()), members, members)), statistics)
+        learned = int(statistics.targets.learned.sum())
+        return cls(np.zeros((learned, members, members)), statistics, ErrorMoments.empty(statistics.targets))
 
     @classmethod
     def of(cls, truth: np.ndarray, predictions: np.ndarray, statistics: TargetStatistics) -> ErrorProducts:
-        """Of one batch: truth ``(n, 368)`` and predictions ``(M, n, 368)``, physical."""
-        errors = predictions.transpose(2, 0, 1)[LEARNED] - truth.T[LEARNED][:, None]
-        return cls(errors @ errors.swapaxes(1, 2), statistics, ErrorMoments.of(truth, predictions.mean(axis=0)))
+        """Of one batch: truth ``(n, t)`` and predictions ``(M, n, t)``, physical."""
+        learned = statistics.targets.learned
+        errors = predictions.transpose(2, 0, 1)[learned] - truth.T[learned][:, None]
+        return cls(errors @ errors.swapaxes(1, 2), statistics, ErrorMoments.of(statistics.targets, truth, predictions.mean(axis=0)))
 
     def __add__(self, other: ErrorProducts) -> ErrorProducts:
         return ErrorProducts(self.products + other.products, self.statistics, self.truth + other.truth)
+
+    @property
+    def targets(self) -> Targets:
+        return self.statistics.targets
+
+    @property
+    def learned(self) -> np.ndarray:
+        return self.targets.learned
 
     @property
     def members(self) -> int:
@@ -48,12 +57,12 @@ class ErrorProducts:
     @cached_property
     def _unit(self) -> np.ndarray:
         """What a squared error summed over rows is measured in, ``(C,)``: as skill has it, and 0 where nothing varies."""
-        variance = np.where(self._varies, self.truth.deviation[LEARNED], 0.0)
-        return np.maximum(variance, self.truth.count * self.statistics.variance[LEARNED])
+        variance = np.where(self._varies, self.truth.deviation[self.learned], 0.0)
+        return np.maximum(variance, self.truth.count * self.statistics.variance[self.learned])
 
     @property
     def _varies(self) -> np.ndarray:
-        return (self.truth.low < self.truth.high)[LEARNED] & (self.truth.deviation[LEARNED] > 0)
+        return (self.truth.low < self.truth.high)[self.learned] & (self.truth.deviation[self.learned] > 0)
 
     @property
     def varies(self) -> bool:
@@ -63,8 +72,8 @@ class ErrorProducts:
     @cached_property
     def _of_mean(self) -> np.ndarray:
         """Squared error of the training mean summed over rows, ``(C,)``."""
-        shift = (self.truth.mean - self.statistics.mean)[LEARNED]
-        return np.where(self._varies, self.truth.deviation[LEARNED], 0.0) + self.truth.count * np.square(shift)
+        shift = (self.truth.mean - self.statistics.mean)[self.learned]
+        return np.where(self._varies, self.truth.deviation[self.learned], 0.0) + self.truth.count * np.square(shift)
 
     def _skill(self, error: np.ndarray) -> np.ndarray:
         """Skill by column ``(C,)`` of squared errors summed over rows."""
@@ -90,14 +99,14 @@ class ErrorProducts:
         """
         columns = (self._unit > 0) & ~self.falls_back
         if group is not None:
-            columns &= group_mask(group)[LEARNED]
+            columns &= self.targets.group(group)[self.learned]
         if not columns.any():
             return np.zeros((self.members, self.members))
         return (self.products[columns] / self._unit[columns][:, None, None]).mean(axis=0)
 
     def skill(self, weights: np.ndarray, fallback: np.ndarray | None = None) -> float:
-        """Skill of the ensemble with ``weights (M, 368)``, before the physics; the training mean in columns of ``fallback (C,)``."""
-        chosen = weights[:, LEARNED].T
+        """Skill of the ensemble with ``weights (M, t)``, before the physics; the training mean in columns of ``fallback (C,)``."""
+        chosen = weights[:, self.learned].T
         error = np.einsum("cm,cmk,ck->c", chosen, self.products, chosen)
         skill = self._skill(error)
         return without_rounding(float((skill if fallback is None else np.where(fallback, 0.0, skill)).mean()))
@@ -116,6 +125,6 @@ class ErrorProducts:
         return ErrorProducts(self.products[:, kept][:, :, kept], self.statistics, self.truth)
 
 
-def names_of(columns: np.ndarray) -> list[str]:
+def names_of(targets: Targets, columns: np.ndarray) -> list[str]:
     """Names of learned columns by a mask ``(C,)`` of them."""
-    return [TARGETS.columns[place] for place in np.flatnonzero(LEARNED)[columns]]
+    return [targets.columns[place] for place in np.flatnonzero(targets.learned)[columns]]

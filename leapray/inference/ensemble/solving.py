@@ -11,14 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-from leapray.climsim.schema import TARGETS
-from leapray.evaluation.groups import GROUPS
+from leapray.climsim.schema import Targets
 from leapray.inference.ensemble.products import ErrorProducts
 
-ONE = {"all": tuple(variable.name for variable in TARGETS.variables)}
-"""All variables as one group."""
 _RIDGE = 1e-10
 """Share of each member's own error that is added to it: of equal members each then counts alike, and the optimum is one."""
+
+
+def all_as_one(targets: Targets) -> dict[str, tuple[str, ...]]:
+    """All variables as one group."""
+    return {"all": targets.names}
 
 
 def solve(unexplained: np.ndarray) -> np.ndarray:
@@ -42,22 +44,22 @@ def solve(unexplained: np.ndarray) -> np.ndarray:
 
 
 def weigh(products: ErrorProducts, groups: Mapping[str, tuple[str, ...]]) -> dict[str, np.ndarray]:
-    """Weights ``(M,)`` solved for in each group: one of :data:`ONE`, or those of ``GROUPS``.
+    """Weights ``(M,)`` solved for in each group: one of :func:`all_as_one`, or those of the targets.
 
     A group of which no column counts takes the weights of all.
     """
     whole = solve(products.unexplained())
-    if groups == ONE:
-        return {"all": whole}
+    if len(groups) == 1:
+        return dict.fromkeys(groups, whole)
     return {group: solve(found) if (found := products.unexplained(group)).any() else whole for group in groups}
 
 
-def by_column(weights: Mapping[str, np.ndarray], groups: Mapping[str, tuple[str, ...]]) -> np.ndarray:
-    """Weights of groups as those of target columns ``(M, 368)``."""
-    matrix = np.empty((len(next(iter(weights.values()))), TARGETS.width))
+def by_column(targets: Targets, weights: Mapping[str, np.ndarray], groups: Mapping[str, tuple[str, ...]]) -> np.ndarray:
+    """Weights of groups as those of target columns ``(M, t)``."""
+    matrix = np.empty((len(next(iter(weights.values()))), targets.width))
     for group, variables in groups.items():
         for variable in variables:
-            matrix[:, TARGETS[variable]] = weights[group][:, None]
+            matrix[:, targets[variable]] = weights[group][:, None]
     return matrix
 
 
@@ -68,18 +70,18 @@ class HeldOut:
     one: float
     by_variable: float
 
-    @property
-    def groups(self) -> Mapping[str, tuple[str, ...]]:
-        return GROUPS if self.by_variable > self.one else ONE
-
 
 def held_out(halves: tuple[ErrorProducts, ErrorProducts]) -> HeldOut | None:
     """Whether groups help on days that they were not solved on; None where one of the halves has no rows or nothing that varies."""
     if any(not half.varies for half in halves):
         return None
 
+    targets = halves[0].targets
+
     def mean_skill(groups: Mapping[str, tuple[str, ...]]) -> float:
         pairs = (halves, halves[::-1])
-        return float(np.mean([score.skill(by_column(weigh(solved, groups), groups), solved.falls_back) for solved, score in pairs]))
+        return float(
+            np.mean([score.skill(by_column(targets, weigh(solved, groups), groups), solved.falls_back) for solved, score in pairs])
+        )
 
-    return HeldOut(mean_skill(ONE), mean_skill(GROUPS))
+    return HeldOut(mean_skill(all_as_one(targets)), mean_skill(targets.groups))

@@ -20,10 +20,10 @@ from torch import Tensor
 
 import leapray
 from leapray import storage
-from leapray.climsim.schema import STEP_SECONDS, TARGETS, Layout, schema_hash
+from leapray.climsim.schema import STEP_SECONDS, Layout, common
 from leapray.errors import UserError
 from leapray.faults import told
-from leapray.inference.export.emulator import INSIDE, CoupledEmulator
+from leapray.inference.export.emulator import CoupledEmulator, inside
 from leapray.inference.export.layouts import HostLayout, host_layout
 from leapray.inference.export.selftest import MOST_DIFFERENT, RULE, EntryDifference, SelfTest, entry_difference, self_test
 from leapray.inference.weights import Combination, mean_weights, weighted_models
@@ -77,14 +77,16 @@ def export(
     host = host_layout(layout)
     if not (models or weights):
         raise UserError("export needs at least one model directory, and got none")
-    models, combination, names = (
-        weighted_models(weights, models) if weights else (models, Combination.of(mean_weights(len(models))), storage.short_names(models))
-    )
+    names, combination = storage.short_names(models), None
+    if weights:
+        models, combination, names = weighted_models(weights, models)
     _require_own(destination)
-    counting = np.flatnonzero(combination.weights.any(axis=1)).tolist()
+    counting = range(len(models)) if combination is None else np.flatnonzero(combination.weights.any(axis=1)).tolist()
     members = {names[index]: load_model(models[index]) for index in counting}
+    targets = common(model.emulator.transform.variables for model in members.values()).targets
+    combination = combination or Combination.of(mean_weights(len(models), targets))
     combination, emulators = combination.of_members(counting), [model.emulator for model in members.values()]
-    emulator = CoupledEmulator(emulators, combination, host.to_columns()).eval().requires_grad_(False)
+    emulator = CoupledEmulator(emulators, combination, host).eval().requires_grad_(False)
     test = self_test(emulator, [member.transform for member in emulators])
     found = entry_difference(emulator, emulators[0].transform)
     if found.largest > MOST_DIFFERENT and notice is not None:
@@ -94,7 +96,7 @@ def export(
         )
     digests = _write(emulator, test, FORMATS[form], destination, _users_own(members.values()))
     storage.write_bytes(storage.join(destination, SELFTEST_FILE), test.content())
-    storage.write_json(storage.join(destination, INFO_FILE), _info(form, host, members, combination, digests, test, found))
+    storage.write_json(storage.join(destination, INFO_FILE), _info(form, host, emulator, members, combination, digests, test, found))
     return Exported(destination, tuple(digests), len(members), len(test.inputs))
 
 
@@ -165,12 +167,14 @@ _FILES = {INFO_FILE, SELFTEST_FILE, *(name for form in FORMATS.values() for name
 def _info(
     form: str,
     host: HostLayout,
+    emulator: CoupledEmulator,
     members: Mapping[str, Model],
     combination: Combination,
     digests: Mapping[str, str],
     test: SelfTest,
     entries: EntryDifference,
 ) -> dict[str, Any]:
+    variables, targets = emulator.variables, emulator.variables.targets
     return {
         "format": form,
         "files": [
@@ -179,20 +183,20 @@ def _info(
         ],
         "layout": host.name,
         "inputs": _described(host.inputs),
-        "outputs": _described(TARGETS),
+        "outputs": _described(targets),
         "step_seconds": STEP_SECONDS,
-        "inside": [*INSIDE, *host.inside],
+        "inside": [*inside(variables), *host.inside(variables.raw)],
         "members": [
             {
                 "name": name,
+                "variables": model.emulator.transform.variables.name,
                 "network": model.info.network.name,
                 "weights_sha256": model.info.weights_sha256,
-                "weights": {variable.name: float(row[TARGETS[variable.name].start]) for variable in TARGETS.variables},
+                "weights": {name: float(row[targets[name].start]) for name in targets.names},
             }
             for (name, model), row in zip(members.items(), combination.weights, strict=True)
         ],
-        "fallback": [name for name, own in zip(TARGETS.columns, np.any(combination.weights, axis=0), strict=True) if not own],
-        "schema_hash": schema_hash(),
+        "fallback": [name for name, own in zip(targets.columns, np.any(combination.weights, axis=0), strict=True) if not own],
         "selftest": {"file": SELFTEST_FILE, "rows": len(test.inputs), "rule": RULE},
         "float32": asdict(entries),
         "versions": {"leapray": leapray.__version__, "torch": str(torch.__version__)},

@@ -1,6 +1,6 @@
 """A few rows of inputs with the outputs that they must give: what an exported file is checked by, here and in its host.
 
-Shapes: r rows; n inputs of the host's layout; t = 368 targets.
+Shapes: r rows; n inputs of the host's layout; t targets.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from leapray.climsim.grid import competition_columns
-from leapray.climsim.schema import INPUTS, LEARNED, TARGETS
+from leapray.climsim.schema import WATER, Layout
 from leapray.data.transform import Transform
 from leapray.evaluation.metrics import VARYING
-from leapray.inference.export.emulator import CoupledEmulator
+from leapray.inference.export.emulator import CoupledEmulator, raw_columns
 
 SPREAD, RELATIVE = 1e-4, 1e-6
 RULE = f"|found - outputs| <= tolerance + {RELATIVE:g} * |outputs|, tolerance being {SPREAD:g} training standard deviations of the target"
-_WATER = slice(INPUTS["state_q0001"].start, INPUTS["state_q0003"].stop)
 _ROWS = 8
+_LEVEL = 30
+"""Of the first two profiles of the host, where the last row of the self-test is not finite."""
 MOST_DIFFERENT = 0.01
 """Training standard deviations by which the float32 and the float64 entry may differ."""
 _REAL_LIKE_ROWS = 512
@@ -80,35 +81,55 @@ class EntryDifference:
 def entry_difference(emulator: CoupledEmulator, transform: Transform) -> EntryDifference:
     """Both entries on rows like real ones: heavy-tailed about the training means, and water that spans many magnitudes down to 0."""
     rng = np.random.default_rng(0)
-    scaling = transform.inputs
-    known = competition_columns(INPUTS).std
-    mean = scaling.inverse(torch.zeros(1, scaling.mean.numel()))[:, : INPUTS.width]
+    raw, places = emulator.variables.raw, _water(emulator)
     # of the size that columns have in years, not only in the training rows
-    columns = mean + torch.from_numpy(known * rng.standard_t(3, size=(_REAL_LIKE_ROWS, INPUTS.width)))
-    water = columns[:, _WATER].abs() * torch.from_numpy(10.0 ** -rng.exponential(8.0, size=(_REAL_LIKE_ROWS, 1)))
-    columns[:, _WATER] = torch.where(torch.from_numpy(rng.random(water.shape) < _DRY), 0.0, water)
+    columns = emulator.input_means + torch.from_numpy(_spread(raw) * rng.standard_t(3, size=(_REAL_LIKE_ROWS, raw.width)))
+    water = columns[:, places].abs() * torch.from_numpy(10.0 ** -rng.exponential(8.0, size=(_REAL_LIKE_ROWS, 1)))
+    columns[:, places] = torch.where(torch.from_numpy(rng.random(water.shape) < _DRY), 0.0, water)
     inputs = emulator.layout.of_columns(columns)
     with torch.inference_mode():
         error = (emulator(inputs) - emulator(inputs.float()).double()).abs().amax(dim=0).numpy()
     std = np.sqrt(transform.statistics.variance)
-    told = LEARNED & (std > 0) & (std >= math.sqrt(VARYING) * competition_columns(TARGETS).std)
+    targets = emulator.variables.targets
+    told = targets.learned & (std > 0) & (std >= math.sqrt(VARYING) * competition_columns(targets).std)
     relative = np.where(told, error / np.where(told, std, 1.0), 0.0)
     place = int(relative.argmax())
-    return EntryDifference(float(relative[place]), TARGETS.columns[place], _REAL_LIKE_ROWS)
+    return EntryDifference(float(relative[place]), targets.columns[place], _REAL_LIKE_ROWS)
 
 
 def self_test(emulator: CoupledEmulator, transforms: Sequence[Transform]) -> SelfTest:
     """The self-test of an emulator, from its own outputs and the training statistics of its members."""
-    scaling = transforms[0].inputs
-    z = torch.sin(torch.arange(_ROWS).unsqueeze(1) * torch.arange(1.0, scaling.mean.numel() + 1))
-    columns = scaling.inverse(z)[:, : INPUTS.width]
-    columns[:, _WATER].abs_()
+    raw, parts = emulator.variables.raw, []
+    for name in raw.names:
+        transform = next(one for one in transforms if name in one.variables.raw)
+        z = torch.sin(torch.arange(_ROWS).unsqueeze(1) * torch.arange(1.0, transform.inputs.mean.numel() + 1))
+        parts.append(raw_columns(transform, z)[:, transform.variables.raw[name]])
+    columns, places = torch.cat(parts, dim=1), _water(emulator)
+    columns[:, places] = columns[:, places].abs()
     inputs = emulator.layout.of_columns(columns)
-    inputs[-1, INPUTS["state_t"].stop // 2] = torch.nan
-    inputs[-1, INPUTS["state_q0001"].stop - 1] = torch.inf
+    profiles = emulator.layout.profile_starts
+    inputs[-1, profiles[0] + _LEVEL] = torch.nan
+    inputs[-1, profiles[1] + _LEVEL] = torch.inf
     spread = torch.stack([transform.targets.scale.masked_fill(transform.targets.constant, 0.0) for transform in transforms]).amax(0)
     with torch.inference_mode():
         outputs, outputs_float32 = emulator(inputs).numpy(), emulator(inputs.float()).numpy()
     # hosts may flush what is smaller than float32's smallest normal number
     tolerance = SPREAD * spread.numpy() + np.finfo(np.float32).tiny
     return SelfTest(inputs.numpy(), outputs, outputs_float32, tolerance)
+
+
+def _water(emulator: CoupledEmulator) -> np.ndarray:
+    """Places of water among the raw columns, which is never negative."""
+    raw = emulator.variables.raw
+    return np.flatnonzero(raw.mask(f"state_{species}" for species in WATER if f"state_{species}" in raw))
+
+
+def _spread(raw: Layout) -> np.ndarray:
+    """Standard deviations ``(i,)`` over the competition's training rows; 0 of a variable that they do not have."""
+    parts = []
+    for variable in raw.variables:
+        try:
+            parts.append(competition_columns(Layout([variable])).std)
+        except KeyError:
+            parts.append(np.zeros(variable.levels))
+    return np.concatenate(parts)
