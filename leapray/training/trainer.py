@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -35,6 +36,7 @@ from leapray.training.gauges import Gauges
 from leapray.training.loop import Loop, Record, chosen, ranked
 from leapray.training.memory import keep_freed_memory
 from leapray.training.pace import Peers
+from leapray.training.phases import UNTIMED, StepProfiler
 from leapray.training.run import RecordLog, Run, following
 from leapray.training.start import check_start, start_digest, starting_weights
 from leapray.training.trackers import Trackers
@@ -234,7 +236,9 @@ def _work(config: dict[str, Any], place: Alone) -> None:
     network = build_network(recipe.network.name, recipe.network.options, channels_of(recipe.data))
     network = place.wrap(network, device)
     peers = Peers(rank, world, lambda array: place.gather(array, device), place.warned)
-    loop = Loop(network, Stream.of(recipe, prepared, rank, world), recipe.training, device, peers, recipe.resources.cpu_threading)
+    asked = recipe.training.profile
+    phases = StepProfiler(asked, device, partial(storage.write_bytes, run.profile(rank))) if asked else UNTIMED
+    loop = Loop(network, Stream.of(recipe, prepared, rank, world), recipe.training, device, peers, recipe.resources.cpu_threading, phases)
     # rank 0 decides, so that all continue from the same checkpoint
     found = place.agree(checkpoint.complete(run.checkpoints)[-1:])
     if found:
