@@ -8,10 +8,6 @@ __version__ = "0.1.0"
 # libgomp's threads spin while they wait: for long, and Ray's other processes starve; not at all, and an LSTM's short kernels crawl
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-# what Ray would tell in the terminal of workers that died or are many: their trainings go on, and Ray's own logs have it; it is read as
-# ray is imported
-os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed|PYTHON worker processes have been started")
-
 TMPDIR = "LEAPRAY_TMPDIR"
 """Variable with the TMPDIR of a process that has started Ray with another one, whose path is shorter."""
 if TMPDIR in os.environ:

@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from leapray import cluster, storage
+from leapray import storage
 from leapray.climsim.calendar import month_range
 from leapray.climsim.pairs import find_pairs
 from leapray.climsim.schema import KAGGLE, SAMPLE_ID
 from leapray.climsim.synthetic import World, synthesize
+from leapray.cluster import session
 from leapray.console import bar, digits, say, table
 from leapray.data.convert import convert
 from leapray.errors import UserError
@@ -61,7 +62,7 @@ def run(directory: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Sco
     claim(str(directory), "demo.json", {**asdict(size), "overrides": list(size.overrides), "seed": seed}, "a demo", ".nc")
     say("leapray demo: from synthetic ClimSim files to an ensemble, its submission, report and exported emulator")
     recipe = next(iter(recipes.values()))
-    with cluster.connected():
+    with session.connected():
         _make_data(directory, recipe, size)
         assert experiment.submission is not None
         _write_sample(experiment.submission.input, experiment.submission.sample_submission)

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 import leapray
-from leapray import capacity
+from leapray.cluster import capacity
 
 _GIT_SECONDS = 10.0
 _LETTERS = 10
@@ -77,15 +77,15 @@ def line(where: str, what: str = "") -> str:
 def place(modules: Iterable[str] = ()) -> Iterator[str]:
     """Where things will run during the block: this machine, or the cluster that RAY_ADDRESS names, which is joined to ask it.
 
-    ``modules`` as :func:`leapray.cluster.connected` has them.
+    ``modules`` as :func:`leapray.cluster.session.connected` has them.
     Raises UserError for a cluster that cannot be joined.
     """
     if not capacity.joins():
         yield f"this machine ({_counted(os.cpu_count() or 1, len(list(Path('/dev').glob('nvidia[0-9]*'))))})"
         return
-    from leapray import cluster
+    from leapray.cluster import session
 
-    with cluster.connected(modules):
+    with session.connected(modules):
         yield _joined()
 
 

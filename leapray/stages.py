@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from leapray import cluster, storage
+from leapray import storage
+from leapray.cluster import session
 from leapray.console import say
 from leapray.errors import UserError
 
@@ -78,7 +79,7 @@ def run_stages(stages: Sequence[Stage], notes: str, only: str | None = None, els
                 record = _Record(notes)
             else:
                 if not done.ran:
-                    stack.enter_context(cluster.connected())
+                    stack.enter_context(session.connected())
                 seconds = _do(stage, key, record)
                 say(f"{stage.name}: {record.noted[stage.name]['result']}, {seconds:.0f} s")
             done.ran.append(stage.name)

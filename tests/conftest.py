@@ -83,8 +83,8 @@ def ray_cluster(s3_endpoint: Endpoint) -> Iterator[None]:
     """One small local Ray for every test that needs it; its workers inherit the S3 endpoint."""
     import ray
 
-    from leapray import cluster
+    from leapray.cluster import session
 
-    cluster.start(cpus=8)
+    session.start(cpus=8)
     yield
     ray.shutdown()

@@ -1,6 +1,7 @@
 """The house of modules: imports go down only, and Ray stays in its rooms."""
 
 import ast
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "leapray"
@@ -9,14 +10,8 @@ FLOORS = [
     {
         "recipe",
         "registry",
-        "capacity",
         "cluster",
-        "ray_needs",
-        "ray_start",
-        "shadows",
         "provenance",
-        "spot",
-        "notice",
         "stages",
         "evaluation",
     },
@@ -29,8 +24,11 @@ FLOORS = [
     {"cli"},
 ]
 RAY_ROOMS = {
-    "cluster",
-    "ray_start",
+    "cluster.local_ray",
+    "cluster.nodes",
+    "cluster.notice",
+    "cluster.ray_compat",
+    "cluster.session",
     "provenance",
     "data.convert",
     "data.stream",
@@ -39,8 +37,6 @@ RAY_ROOMS = {
     "training.trainer",
     "training.tuning",
     "training.workers",
-    "spot",
-    "notice",
     "inference.apart",
     "inference.predict",
     "doctor.nodes",
@@ -83,6 +79,21 @@ def test_every_module_has_a_floor_and_imports_only_its_own_or_a_lower_one() -> N
 def test_ray_is_imported_only_where_it_is_said_to_be() -> None:
     found = {name for name, module in modules().items() if any(target.split(".")[0] == "ray" for target in imported(module))}
     assert found == RAY_ROOMS
+
+
+PUBLIC_SWITCHES = {"RAY_ADDRESS", "RAY_TMPDIR"}
+
+
+def test_private_interfaces_and_switches_of_ray_stand_in_one_file() -> None:
+    wrong = []
+    for name, module in modules().items():
+        if name == "cluster.ray_compat":
+            continue
+        private = [target for target in imported(module) if target.startswith("ray.") and re.search(r"\._|\.impl\b", target)]
+        constants = [node.value for node in ast.walk(module) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        switches = {text for text in constants if re.fullmatch(r"(RAY|TUNE)_\w+", text)} - PUBLIC_SWITCHES
+        wrong += [f"{name}: {found}" for found in (*private, *switches)]
+    assert wrong == []
 
 
 def test_what_the_data_is_needs_neither_torch_nor_ray() -> None:

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from leapray import cluster, storage
+from leapray import storage
 from leapray.bench.compare import Bar, Comparison, Figures, Progress, Settings, interleave
 from leapray.bench.data import COLUMNS, FILE_STEPS, KIND, Flat, make_flat
 from leapray.bench.loaders import Batch, BlockFiles, ShardRows, arrow_loader, flat_batches, original_loader, save_blocks
 from leapray.bench.machine import cores, largest_memory, one_core
 from leapray.climsim.schema import INPUTS
+from leapray.cluster import session
 from leapray.data.flat import list_pieces, read_piece
 from leapray.data.moments import Moments
 from leapray.data.prepare import prepare
@@ -47,7 +48,7 @@ def run(settings: Settings, progress: Progress | None = None) -> list[Comparison
     large, small = make_flat(work / "large", rows), make_flat(work / "small", max(rows // _FLAT_SHARE, _LEAST_ROWS))
     held_out = make_flat(work / "held-out", COLUMNS, start=large.stop)
     shards, flat = (work / "prepared" / form for form in ("shards", "flat"))
-    with cluster.connected():
+    with session.connected():
         _prepare(large, held_out, shards, "shards")
         _prepare(small, held_out, flat, "flat")
     moments = _save_original(small, work / "original")
@@ -59,7 +60,7 @@ def run(settings: Settings, progress: Progress | None = None) -> list[Comparison
         "flat, one core": partial(pack, small, str(flat)),
     }
     memory = {name: [largest_memory(contestants[name])] for name in ("shards", "original", "arrow")}
-    with cluster.connected():
+    with session.connected():
         found = interleave(contestants, settings, progress)
     per_core = [rate / cores() for rate in found["flat"]["rows/s"]]
     return [
@@ -98,7 +99,7 @@ def _save_original(flat: Flat, directory: Path) -> tuple[Moments, Moments]:
 def stream(prepared: str) -> Figures:
     """Ours: the batches that a training of one worker gets, in its first epoch and in its second, when checksums were compared."""
     keep_freed_memory()
-    with cluster.connected():
+    with session.connected():
         batches = Stream(load_prepared(prepared), batch_size=BATCH_ROWS, lanes=LANES, seed=0)
         first, second = (
             drain((torch.from_numpy(batch["inputs"]), torch.from_numpy(batch["targets"])) for batch in batches.train(epoch))

@@ -19,12 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from leapray import cluster, storage
+from leapray import storage
 from leapray.bench.compare import Bar, Comparison, Figures, Progress, Settings, interleave
 from leapray.bench.data import COLUMNS, FILE_STEPS, Flat, make_flat
 from leapray.bench.notebook import Notebook, write_csv
 from leapray.bench.steps import setup_here
 from leapray.climsim.schema import INPUTS, SAMPLE_ID, SCORED, TARGETS
+from leapray.cluster import nodes, session
 from leapray.data.fitting import Fitting
 from leapray.data.flat import list_pieces, read_piece
 from leapray.data.moments import Moments
@@ -62,7 +63,7 @@ def run(settings: Settings, progress: Progress | None = None) -> list[Comparison
     own = torch.get_num_threads()
     torch.set_num_threads(os.cpu_count() or 1)
     try:
-        with cluster.connected():
+        with session.connected():
             found = interleave(
                 {
                     "ours": partial(ours, model, flat, sample, work / "ours", device),
@@ -108,7 +109,7 @@ def _predicted(
     done = predict(models, flat.url, str(destination), use_gpu=use_gpu, apart=apart)
     if done.files < 2:
         raise UserError("bench predict: a single piece does not tell a rate; give it more --rows")
-    return done, _steady(destination, min(cluster.parallelism(use_gpu), done.files - 1))
+    return done, _steady(destination, min(nodes.parallelism(use_gpu), done.files - 1))
 
 
 def _steady(destination: Path, uncounted: int) -> float:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from leapray import cluster, storage
+from leapray import storage
 from leapray.bench.compare import Bar, Comparison, Figures, Progress, Settings, interleave
 from leapray.bench.cpu_threads import compare_threads
 from leapray.bench.data import COLUMNS, KIND, make_flat
@@ -35,6 +35,7 @@ from leapray.bench.steps import (
     setup_here,
     steady,
 )
+from leapray.cluster import session
 from leapray.data.prepare import prepare
 from leapray.data.stream import Stream
 from leapray.errors import UserError
@@ -103,7 +104,7 @@ def compare_ray(setup: Setup, settings: Settings, progress: Progress | None = No
     """The verb with one worker against the loop over the same batches in memory, once both are running."""
     usual, quick = (setup.batch_size * max(_LEAST_STEPS, setup.steps_in(seconds)) for seconds in (_SECONDS, _QUICK_SECONDS))
     recipe = _recipe(settings.directory, settings.size(usual, quick), setup)
-    with cluster.connected():
+    with session.connected():
         prepared = prepare(recipe)
         held = list(Stream(prepared, batch_size=setup.batch_size, lanes=recipe.lanes, seed=recipe.training.seed).train(0))
     few = replace(settings, rounds=min(settings.rounds, _MOST_ROUNDS))

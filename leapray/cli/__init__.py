@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from leapray import __version__, shadows
+from leapray import __version__
 from leapray.cli import data, doctor, inference, plan, training, whole  # noqa: F401
 from leapray.cli.app import app
+from leapray.cluster import shadows
 from leapray.console import errors, say, terminal
 from leapray.errors import UserError
 from leapray.faults import told

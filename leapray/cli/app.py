@@ -49,7 +49,7 @@ def selected(start: str | None, stop: str | None, stride: int, phase: int) -> Se
 
 def trainable(recipe: str, overrides: list[str]) -> Recipe:
     """A recipe that this machine can hold, as far as can be told before torch and Ray, which take seconds, are imported."""
-    from leapray.capacity import require
+    from leapray.cluster.capacity import require
     from leapray.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)

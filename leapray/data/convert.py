@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
-from leapray import cluster, storage
+from leapray import storage
 from leapray.climsim.calendar import Month, file_name, month_of_step, parse_file_name
 from leapray.climsim.netcdf import read_pair, require_clocks
 from leapray.climsim.pairs import PairPath, find_archive
 from leapray.climsim.schema import KAGGLE, KINDS, VariableSet
+from leapray.cluster import session
 from leapray.data.flat import ROW_GROUP_ROWS, flat_schema, to_table
 from leapray.data.flat.layout import CONTENT_KEY, SNAPSHOT_KEY
 from leapray.data.flat.places import month_in_name
@@ -114,7 +115,7 @@ def convert(
         storage.remove(url)
     write = GroupWriter(settings, kind_is_given=kind is not None)
     rows = done = continued = 0
-    with cluster.connected():
+    with session.connected():
         dataset = ray.data.from_items(groups, override_num_blocks=min(len(groups), _BLOCKS)).map(write)
         for result in dataset.iter_rows():
             rows += result["rows"]

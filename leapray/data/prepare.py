@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from leapray import cluster, storage
+from leapray import storage
 from leapray.climsim.schema import SAMPLE_ID, row_place
+from leapray.cluster import nodes, session
 from leapray.data import flat
 from leapray.data.clean import Tally, clean, count_inexact, scale, stack
 from leapray.data.fit import make_transform
@@ -64,8 +65,8 @@ def prepare(recipe: Recipe, progress: Progress | None = None, notice: Notice | N
             notice(sentence)
     missing = [part for part in parts if not _finished(part)]
     if missing:
-        with cluster.connected(), cluster.data_nodes(recipe.resources.data_nodes):
-            cluster.require_data_nodes(recipe.resources.data_nodes)
+        with session.connected(), nodes.data_nodes(recipe.resources.data_nodes):
+            nodes.require_data_nodes(recipe.resources.data_nodes)
             notify = progress or (lambda *_: None)
             transform = make_transform(data, fitting, parts, prepared, notify)
             make = _shuffle if data.stream_from == "shards" else _list

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 
-from leapray.cluster import autoscaled, parallelism
+from leapray.cluster.nodes import autoscaled, parallelism
 from leapray.data.ahead import map_ahead
 from leapray.data.epoch import EpochPlan
 from leapray.data.reading import read_file

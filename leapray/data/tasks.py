@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import ray.data
 
-from leapray.cluster import autoscaled, parallelism, user_errors
+from leapray.cluster.nodes import autoscaled, parallelism
+from leapray.cluster.session import user_errors
 
 T = TypeVar("T")
 

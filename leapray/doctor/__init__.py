@@ -11,8 +11,9 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TypeVar
 
-from leapray import shadows, storage
-from leapray.capacity import joins
+from leapray import storage
+from leapray.cluster import shadows
+from leapray.cluster.capacity import joins
 from leapray.data.findings import Finding, Verdict
 from leapray.doctor.facts import Cluster, Place, Road, Visit
 from leapray.doctor.judging import judge_cluster, judge_machine, judge_road, judge_visits, wrong

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from leapray import storage
 from leapray.climsim.pairs import REMEDY
+from leapray.cluster.preflight import LEAST_FILES
+from leapray.cluster.ray_compat import store_bytes
 from leapray.data.fetch import in_words
 from leapray.data.findings import Finding, Verdict
 from leapray.doctor.facts import Cluster, Disk, Machine, Node, Road, Visit
 from leapray.faults import shown
-from leapray.ray_needs import LEAST_FILES, store_bytes
 
 LEAST_STORE = 4 * 128 * 2**20
 """Four of Ray Data's largest blocks."""

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import leapray
-from leapray import ray_needs
+from leapray.cluster import preflight
 from leapray.doctor.facts import PACKAGES, Disk, Gpu, Machine
 from leapray.errors import UserError
 from leapray.provenance import source_digest
@@ -30,8 +30,8 @@ def machine(*, starts_ray: bool = False) -> Machine:
 
     Raises UserError where no directory takes temporary files.
     """
-    memory, available = ray_needs.memory()
-    obstacles = tuple(ray_needs.obstacles()) if starts_ray else ()
+    memory, available = preflight.memory()
+    obstacles = tuple(preflight.obstacles()) if starts_ray else ()
     gpus = _gpus()
     torch_gpus, torch_cuda = _torch() if gpus else (0, None)
     return Machine(
@@ -82,7 +82,7 @@ def _temporary() -> str:
 def _ray_temporary() -> str:
     """Where a Ray that is started here puts its objects."""
     try:
-        folder = ray_needs.ray_folder()
+        folder = preflight.ray_folder()
     except UserError:
         # an obstacle, which is told by itself
         return _temporary()

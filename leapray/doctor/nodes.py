@@ -12,6 +12,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
+from leapray.cluster import ray_compat
 from leapray.doctor.facts import Cluster, Machine, Node, Place, Visit
 from leapray.doctor.places import CONNECT_S, marked
 from leapray.errors import UserError
@@ -60,11 +61,11 @@ def _joined(connection: Connection, address: str, places: Sequence[Place], visit
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     try:
-        from leapray import cluster
+        from leapray.cluster import session
 
-        cluster.refuse_address(address)
+        session.refuse_address(address)
         _knock(address)
-        cluster.start()
+        session.start()
         connection.send("joined")
         connection.send(survey(places, visits))
     except UserError as error:
@@ -81,34 +82,19 @@ def _told(error: Exception) -> str:
 
 def _knock(address: str) -> None:
     """Raises UserError where what listens at an address refuses this process's token, which Ray itself tells only after 20 s."""
-    from ray._private.authentication.authentication_token_setup import (
-        ensure_token_if_auth_enabled,
-        maybe_enable_token_auth_if_token_available,
-    )
     from ray.exceptions import AuthenticationError
 
     try:
-        # as ray.init does, which takes a token that is there though RAY_AUTH_MODE is not set
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-        ensure_token_if_auth_enabled(create_token_if_missing=False)
-        if address.rpartition(":")[2].isdigit():
-            _nodes_known(address)
+        ray_compat.check_token(address, CONNECT_S)
     except AuthenticationError as error:
         raise UserError(f"RAY_ADDRESS {shown(address)}: the head refuses this process's token, or it has none; {_TOKEN}") from error
-
-
-def _nodes_known(gcs_address: str) -> int:
-    """Nodes that a head tells of, asked directly and answered at once."""
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-
-    return len(GcsClient(address=gcs_address).get_all_node_info(timeout=CONNECT_S))
 
 
 def survey(places: Sequence[Place], visits: Sequence[Visit]) -> Cluster:
     """The joined cluster; a node that does not answer within 90 s comes back with its silence."""
     import ray
 
-    from leapray.cluster import autoscaled
+    from leapray.cluster.nodes import autoscaled
 
     alive = [node for node in ray.nodes() if node["Alive"]]
     with marked(visits if len(alive) > 1 else ()) as marks:
@@ -206,7 +192,5 @@ def _answers_strangers(gcs_address: str) -> bool:
 
 def _stranger(connection: Connection, gcs_address: str) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        os.environ.pop(name, None)
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    connection.send(_nodes_known(gcs_address) > 0)
+    ray_compat.forget_token()
+    connection.send(ray_compat.known_nodes(gcs_address, CONNECT_S) > 0)

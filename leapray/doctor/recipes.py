@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from leapray.capacity import MINIMUM_LOCAL_CPUS, Capacity, has_labels, has_resources, lacks_labels, lacks_resources, plan_trainings
 from leapray.climsim.schema import INPUTS, LEVELS, TARGETS
+from leapray.cluster.capacity import MINIMUM_LOCAL_CPUS, Capacity, has_labels, has_resources, lacks_labels, lacks_resources, plan_trainings
 from leapray.data.fetch import in_words
 from leapray.data.findings import Finding
 from leapray.data.flat.layout import ROW_GROUP_ROWS

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from leapray import cluster
+from leapray.cluster import nodes
 from leapray.errors import UserError
 
 _FINEST = 10_000
@@ -46,23 +46,23 @@ def plan_actors(models: int, pieces: int, *, use_gpu: bool = False, share: float
     holders = models if apart else 1
     if share is None:
         share = math.floor(_FINEST / holders) / _FINEST
-    if cluster.autoscaled():
+    if nodes.autoscaled():
         return Actors(min(pieces, _GROWING) if apart else pieces, apart, 1, share if use_gpu else 0, 1)
-    nodes = cluster.node_cpus()
-    whole = sum(int(cpus) for cpus in nodes)
+    node_cpus = nodes.node_cpus()
+    whole = sum(int(cpus) for cpus in node_cpus)
     if not whole:
         raise UserError("prediction needs a CPU, and no node of the cluster has one; start one with ray start")
     if use_gpu:
         return Actors(min(pieces, _held(share, holders) // holders, whole), apart, 1, share, 1)
-    places = cluster.parallelism()
+    places = nodes.parallelism()
     predictors = min(pieces, max(places // holders, 1))
-    cpus = _cpus(nodes, predictors * (1 + models)) if apart else 1
+    cpus = _cpus(node_cpus, predictors * (1 + models)) if apart else 1
     return Actors(predictors, apart, cpus, 0, max(places // (predictors * holders), 1))
 
 
 def _held(share: float, holders: int) -> int:
     """Actors with this share that the GPUs hold, each on one GPU."""
-    gpus = int(cluster.gpus())
+    gpus = int(nodes.gpus())
     if not gpus:
         raise UserError("prediction on a GPU was asked for, but Ray finds none here; leave --gpu out or start Ray where one is")
     held = gpus * int(1 / share + 1 / _FINEST)
@@ -75,9 +75,9 @@ def _held(share: float, holders: int) -> int:
     return held
 
 
-def _cpus(nodes: Sequence[float], actors: int) -> float:
+def _cpus(node_cpus: Sequence[float], actors: int) -> float:
     """The CPUs that each of ``actors`` may take, at most 1, so that the nodes hold them all."""
     parts = 1
-    while sum(int(cpus * parts) for cpus in nodes) < actors:
+    while sum(int(cpus * parts) for cpus in node_cpus) < actors:
         parts += 1
     return math.floor(_FINEST / parts) / _FINEST

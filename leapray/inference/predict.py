@@ -19,8 +19,9 @@ import ray.data
 import torch
 from ray.util.metrics import Counter
 
-from leapray import cluster, storage
+from leapray import storage
 from leapray.climsim.schema import VariableSet, common
+from leapray.cluster import nodes, session
 from leapray.data import flat
 from leapray.data.ahead import map_ahead
 from leapray.errors import UserError
@@ -132,7 +133,7 @@ def predict(
         counted = {number: rows for number, rows in enumerate(sealed) if rows is not None}
         _require_whole(job, counted)
         return _predicted(job, sum(counted.values()), f"{source}: no rows{selection or ''}")
-    with cluster.connected(users_modules(*networks)):
+    with session.connected(users_modules(*networks)):
         actors = plan_actors(len(models), len(pieces), use_gpu=use_gpu, share=gpu_share, apart=apart)
         with released(actors):
             rows, dropped = _run(job, actors, progress)
@@ -162,7 +163,7 @@ def _sealed(job: _Job) -> list[int | None]:
 def _run(job: _Job, actors: Actors, progress: Callable[[int, int], None] | None) -> tuple[int, int]:
     """Predict every piece on actors, and count what they say: the rows that were predicted, and those that were now left out."""
     count = len(job.pieces)
-    first = 1 if cluster.autoscaled() else actors.predictors
+    first = 1 if nodes.autoscaled() else actors.predictors
     # of items, not a range, which tasks would have to read, for which models apart may leave no CPU
     dataset = ray.data.from_items([{"id": number} for number in range(count)], override_num_blocks=count).map(
         _Predictor,

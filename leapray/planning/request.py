@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from leapray.capacity import Capacity, plan_trainings, this_machine
+from leapray.cluster.capacity import Capacity, plan_trainings, this_machine
 from leapray.errors import UserError
 from leapray.planning.model import Cluster
 from leapray.planning.rates import CPUS_PER_GPU, GPUS_PER_NODE

@@ -12,7 +12,7 @@ from leapray.recipe.ensemble import Ensemble, Predictions
 from leapray.recipe.load import read_recipe, validate
 from leapray.recipe.recipe import Recipe, parse_recipe
 from leapray.recipe.sections import Choice, Months, Section
-from leapray.recipe.training import CpuThreading, EqualAverage, MovingAverage, Resources, Select, Start, Training
+from leapray.recipe.training import CpuThreading, EqualAverage, MovingAverage, Profile, Resources, Select, Start, Training
 from leapray.recipe.variants import BASE, Average, Dimension, Finetune, Sweep, Variant
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Months",
     "MovingAverage",
     "Predictions",
+    "Profile",
     "Recipe",
     "Resources",
     "Section",

@@ -52,6 +52,14 @@ class Start(Section):
         return {"model": value} if isinstance(value, str) else value
 
 
+class Profile(Section):
+    """Which steps of a training the profiler records."""
+
+    start: NonNegativeInt
+    """Steps before the first one that is recorded, through all epochs; the first few of a training are slow."""
+    steps: PositiveInt = 5
+
+
 class Training(Section):
     """How a network is trained. Batch size is global: the rows of one step over all workers."""
 
@@ -85,6 +93,8 @@ class Training(Section):
     """Models of the last validations that the run keeps beside them."""
     checkpoint_seconds: PositiveFloat = 60
     """Least time between checkpoints inside an epoch; each validation makes one too."""
+    profile: Profile | None = None
+    """Record these steps with torch.profiler, in ``profile/`` of the run."""
     trackers: tuple[Literal["tensorboard", "mlflow"], ...] = ("tensorboard",)
     """What the records of the run are also written for."""
     seed: Seed = 0

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from leapray import cluster, storage
+from leapray import storage
 from leapray.climsim.schema import Targets
+from leapray.cluster import nodes, session
 from leapray.console import digits, say, table
 from leapray.data.features import channels_of
 from leapray.data.shards import Prepared, open_prepared
@@ -141,7 +142,7 @@ def _tested(sides: Sequence[Side], models: Sequence[str], progress: Callable[[in
     if not prepared.split("test"):
         return [replace(side, cause=f"not tested: {prepared.url} has no test months") for side in sides]
     entries = [Entry(side.name, "finished", model) for side, model in zip(sides, models, strict=True)]
-    with cluster.connected():
+    with session.connected():
         found = score_all([(entry, "test") for entry in entries], prepared, _resources(sides), progress=progress)
     return [_score(side, moments, found[0], prepared) for side, moments in zip(sides, found, strict=True)]
 
@@ -149,7 +150,7 @@ def _tested(sides: Sequence[Side], models: Sequence[str], progress: Callable[[in
 def _resources(sides: Sequence[Side]) -> Resources:
     """One GPU for each task where the first run had one and there still is one."""
     resources = sides[0].recipe.resources
-    return resources if resources.use_gpu and (cluster.gpus() or cluster.autoscaled()) else Resources()
+    return resources if resources.use_gpu and (nodes.gpus() or nodes.autoscaled()) else Resources()
 
 
 def _score(side: Side, moments: TimedMoments | str | None, first: TimedMoments | str | None, prepared: Prepared) -> Side:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from leapray.training.phases import COPY, DATA_WAIT, UNTIMED, Phases
+
 Batch = Mapping[str, np.ndarray]
 """``inputs`` (b, i) and ``targets`` (b, 368), float32, scaled, ``source`` int16 (b,) and ``row`` int64 (b,), the rows' keys."""
 
@@ -30,11 +32,11 @@ class Feed:
     """An iterator of batches on the device, which knows the keys of the last one's rows (``row``, on the host), and how long it waited
     for data (``waited``, seconds)."""
 
-    def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:
+    def __init__(self, batches: Iterator[Batch], device: torch.device, phases: Phases = UNTIMED) -> None:
         self.waited = 0.0
         self.row = np.empty(0, np.int64)
         self._batches = batches
-        self._device = device
+        self._device, self._phases = device, phases
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._taken: deque[torch.cuda.Event] = deque()
 
@@ -43,11 +45,13 @@ class Feed:
 
     def __next__(self) -> OnDevice:
         asked = time.perf_counter()
-        batch = next(self._batches)
+        with self._phases(DATA_WAIT):
+            batch = next(self._batches)
         self.waited += time.perf_counter() - asked
         self.row = batch["row"]
-        arrays = batch["inputs"], batch["targets"], batch["source"].astype(np.int64)
-        return OnDevice(*(map(_tensor, arrays) if self._stream is None else self._copied(arrays, self._stream)))
+        with self._phases(COPY):
+            arrays = batch["inputs"], batch["targets"], batch["source"].astype(np.int64)
+            return OnDevice(*(map(_tensor, arrays) if self._stream is None else self._copied(arrays, self._stream)))
 
     def _copied(self, arrays: tuple[np.ndarray, ...], stream: torch.cuda.Stream) -> Iterator[Tensor]:
         """The arrays on the GPU; the steps launched so far go on while they are copied."""

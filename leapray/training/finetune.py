@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from leapray import cluster, storage
-from leapray.capacity import Plan
+from leapray import storage
+from leapray.cluster import nodes, session
+from leapray.cluster.capacity import Plan
 from leapray.console import TrainingsTable
 from leapray.data.shards import Prepared, open_prepared
 from leapray.data.tasks import run_tasks
@@ -78,7 +79,7 @@ class _Variants:
     def plan(self) -> Plan:
         """How many of those that wait are trained at a time."""
         resources, flat = self.recipe.resources, self.recipe.data.stream_from == "flat"
-        return cluster.plan_trainings(resources, max(len(self.waiting), 1), flat=flat, most=_settings(self.recipe).concurrent)
+        return nodes.plan_trainings(resources, max(len(self.waiting), 1), flat=flat, most=_settings(self.recipe).concurrent)
 
     def take_finished(self) -> None:
         """Count in what an earlier start finished."""
@@ -119,14 +120,14 @@ def finetune(recipe: Recipe, shown: TrainingsTable | None = None, notice: Notice
     recipe = resolve(recipe)
     settings = _settings(recipe)
     variants = _Variants(recipe, shown)
-    if not cluster.joins():
+    if not session.joins():
         # refused before a cluster is started for it
         variants.plan()
     prepared = open_prepared(recipe.data)
     base = {"base": _digest_of_base(settings.base), "transform": prepared.transform.digest()}
     for name in settings.trained:
         variants.check(name, prepared)
-    with cluster.connected(users_modules(recipe.network.name)):
+    with session.connected(users_modules(recipe.network.name)):
         plan = variants.plan()
         claim(settings.directory, "finetune.json", base, "variants", "model.json")
         variants.take_finished()

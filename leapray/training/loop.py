@@ -28,6 +28,7 @@ from leapray.training.feed import Batch, Feed
 from leapray.training.losses import LOSSES
 from leapray.training.optimizers import OPTIMIZERS
 from leapray.training.pace import Pace, Peers
+from leapray.training.phases import METRICS, OPTIMIZER, UNTIMED, Phases
 from leapray.training.schedules import SCHEDULES, AveragingRate, Schedule
 from leapray.training.step import Step
 from leapray.training.tally import Tally
@@ -117,6 +118,7 @@ class Loop:
         device: torch.device,
         peers: Peers | None = None,
         cpu_threading: CpuThreading | None = None,
+        phases: Phases = UNTIMED,
     ) -> None:
         self.network = network
         self.bare = network.module if isinstance(network, DistributedDataParallel) else network
@@ -124,12 +126,13 @@ class Loop:
         self.training = training
         self.device = device
         self.peers = peers or Peers()
+        self.phases = phases
         self.loss = LOSSES.build(training.loss, batches.transform.channels).to(device)
         self.optimizer = OPTIMIZERS.build(training.optimizer, self.bare.parameters())
         self.schedule = self._schedule()
         self.average = self._average()
         self._kinds = torch.tensor([list(KINDS).index(kind) for kind in batches.kinds], device=device)
-        self.step = Step(network, self.loss, self.optimizer, training, self._kinds, self.peers.world, cpu_threading)
+        self.step = Step(network, self.loss, self.optimizer, training, self._kinds, self.peers.world, cpu_threading, phases)
         self.block = _GPU_BLOCK if device.type == "cuda" else 1
         """Steps of an epoch between which random numbers go on, and ranks do not meet; cuDNN waits for the device at each beginning."""
         self.done = 0
@@ -243,12 +246,13 @@ class Loop:
                     continue
                 epoch, step = divmod(self.done, self.batches.steps)
                 if epoch != served:
-                    feed, served = Feed(self.batches.train(epoch, step), self.device), epoch
+                    feed, served = Feed(self.batches.train(epoch, step), self.device, self.phases), epoch
                     pace.begin_epoch()
                 stop = max(step + pace.steps, step + self.block) // self.block * self.block
                 stop = min(stop, next(point for point in self._validation_steps if point > step))
                 report(self._advance(feed, stop - step, pace, meter))
                 pace.worth_keeping(keep, self.peers)
+        self.phases.close()
         return Fitted(self.best_weights, self.history)
 
     def _advance(self, feed: Feed, steps: int, pace: Pace, meter: Meter) -> Record:
@@ -258,23 +262,27 @@ class Loop:
         losses, tally = torch.zeros(steps, device=self.device), Tally()
         lr = self.optimizer.param_groups[0]["lr"]
         for index in range(steps):
+            self.phases.step_begins(self.done)
             if index == 0 or self.done % self.batches.steps % self.block == 0:
                 # dropout repeats after a resume, and differs between ranks and steps
                 torch.manual_seed(int(np.random.SeedSequence([self.training.seed, self.done, self.peers.rank]).generate_state(1)[0]))
             losses[index] = self.step(next(feed))
-            tally += Tally.of(feed.row, self.done)
+            with self.phases(METRICS):
+                tally += Tally.of(feed.row, self.done)
             self.done += 1
-            if self.average:
-                self.average.step_ended(self.done)
-            self.schedule.step_ended()
+            with self.phases(OPTIMIZER):
+                if self.average:
+                    self.average.step_ended(self.done)
+                self.schedule.step_ended()
         if self.done % self.batches.steps == 0:
             self.schedule.epoch_ended()
             if self.average:
                 self.average.epoch_ended(self.done // self.batches.steps)
         # each rank's loss counts by its rows
-        parts = self.peers.gather(np.concatenate([losses.double().cpu().numpy(), tally.to_array()]))
-        mean = np.mean(parts, axis=0)[:steps]
-        self._require_finite(mean)
+        with self.phases(METRICS):
+            parts = self.peers.gather(np.concatenate([losses.double().cpu().numpy(), tally.to_array()]))
+            mean = np.mean(parts, axis=0)[:steps]
+            self._require_finite(mean)
         self._losses = np.concatenate([self._losses, mean])
         self._tally += Tally.of_ranks([part[steps:] for part in parts])
         effort = meter.took(steps, pace.took(steps), feed.waited - waited)

@@ -16,6 +16,7 @@ from leapray.models.row_threads import RowThreads
 from leapray.recipe import Training
 from leapray.training.dropout import OwnDropout, has_dropout, other_dropout
 from leapray.training.losses import Loss
+from leapray.training.phases import BACKWARD, FORWARD, LOSS, UNTIMED, Phases
 
 _SEEDS = 1 << 62
 
@@ -47,8 +48,8 @@ class RowGradients:
     PyTorch's generator gives. They repeat for the same seed and the same number of threads.
     """
 
-    def __init__(self, network: nn.Module, loss: Loss, parameters: Sequence[Tensor], threads: RowThreads) -> None:
-        self._network, self._loss, self._threads = network, loss, threads
+    def __init__(self, network: nn.Module, loss: Loss, parameters: Sequence[Tensor], threads: RowThreads, phases: Phases = UNTIMED) -> None:
+        self._network, self._loss, self._threads, self._phases = network, loss, threads, phases
         self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self._dropout = has_dropout(network)
 
@@ -62,10 +63,13 @@ class RowGradients:
         state = torch.get_rng_state()
 
         def one(number: int, share: slice) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
-            with OwnDropout(torch.Generator().manual_seed(seeds[number])) if seeds else nullcontext():
+            with self._phases(FORWARD), OwnDropout(torch.Generator().manual_seed(seeds[number])) if seeds else nullcontext():
                 prediction = self._network(inputs[share])
-            by_row = self._loss(prediction, targets[share], kind[share], inputs[share])
-            gradients = torch.autograd.grad(torch.dot(by_row, weights[share]), self._parameters, allow_unused=True)
+            with self._phases(LOSS):
+                by_row = self._loss(prediction, targets[share], kind[share], inputs[share])
+                loss = torch.dot(by_row, weights[share])
+            with self._phases(BACKWARD):
+                gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
             return by_row.detach(), prediction.detach(), gradients
 
         by_row, prediction, gradients = zip(*self._threads.map(one, len(inputs)), strict=True)

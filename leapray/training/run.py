@@ -42,6 +42,10 @@ class Run:
         self.model = storage.join(self.url, "model")
         self.interval = _LOCAL_SECONDS if storage.is_local(self.url) else _REMOTE_SECONDS
 
+    def profile(self, rank: int) -> str:
+        """Where a worker's trace of the profiler lies."""
+        return storage.join(self.url, "profile", f"rank-{rank}.json")
+
     def validated_model(self, record: Record) -> str:
         """Where the model of a validation lies, if it is among those that the run keeps."""
         return checkpoint.step_url(self.validated, record["step"])
@@ -102,7 +106,7 @@ class Run:
         return storage.read_bytes(self.metrics).splitlines() if storage.exists(self.metrics) else []
 
 
-_INDIFFERENT = {"run", "keep_best", "keep_last", "checkpoint_seconds", "trackers"}
+_INDIFFERENT = {"run", "keep_best", "keep_last", "checkpoint_seconds", "profile", "trackers"}
 
 
 def decisive(recipe: Recipe) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from leapray.models.row_threads import RowThreads, divides_rows
 from leapray.recipe import CpuThreading, Training
 from leapray.training.feed import OnDevice
 from leapray.training.losses import Loss
+from leapray.training.phases import BACKWARD, FORWARD, LOSS, METRICS, OPTIMIZER, UNTIMED, Phases
 from leapray.training.row_gradients import RowGradients, cannot_divide
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class Step:
 
     ``cpu_threading`` says what the threads of a CPU divide, within :meth:`threads`: the rows of a pass, or each of its operators. By
     default it is the rows of a recurrent network. A step that cannot divide its rows (:func:`cannot_divide`) divides its operators.
+    ``phases`` get the parts of the step.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Step:
         kinds: Tensor,
         world: int = 1,
         cpu_threading: CpuThreading | None = None,
+        phases: Phases = UNTIMED,
     ) -> None:
         self.network = network
         self.loss = loss
@@ -47,7 +50,7 @@ class Step:
         self.device = kinds.device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
         self.faults = Faults(loss, len(kinds))
-        self._kinds = kinds
+        self._kinds, self._phases = kinds, phases
         self._even_rows = training.batch_size / world
         self._dtype = _DTYPES[training.precision]
         self._parts = training.accumulate
@@ -74,7 +77,7 @@ class Step:
             return
         log.info("%d threads divide the rows of every step", count)
         with RowThreads(count) as self._threads:
-            self._gradients = RowGradients(self.network, self.loss, self._parameters, self._threads)
+            self._gradients = RowGradients(self.network, self.loss, self._parameters, self._threads, self._phases)
             try:
                 yield
             finally:
@@ -106,23 +109,27 @@ class Step:
             else:
                 loss, by_row, prediction = self._backward(inputs, targets, kind[rows], weights[rows], last=part == self._parts - 1)
             total += loss
-            self.faults.look(by_row, prediction, targets, source)
-        if self._clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+            with self._phases(METRICS):
+                self.faults.look(by_row, prediction, targets, source)
+        with self._phases(OPTIMIZER):
+            if self._clip_norm is not None:
+                self.scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad(set_to_none=True)
         return total
 
     def _backward(self, inputs: Tensor, targets: Tensor, kind: Tensor, weights: Tensor, last: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Add the gradient of some rows' loss (), their weighted sum of losses (b,); these two, and the network's output (b, o)."""
         with self._exchanging(last):
-            with self.autocast():
+            with self._phases(FORWARD), self.autocast():
                 prediction = self.network(inputs)
-            by_row = self.loss(prediction, targets, kind, inputs)
-            loss = torch.dot(by_row, weights)
-            torch.autograd.backward(self.scaler.scale(loss))
+            with self._phases(LOSS):
+                by_row = self.loss(prediction, targets, kind, inputs)
+                loss = torch.dot(by_row, weights)
+            with self._phases(BACKWARD):
+                torch.autograd.backward(self.scaler.scale(loss))
         return loss.detach(), by_row.detach(), prediction.detach()
 
     def autocast(self) -> AbstractContextManager[None]:

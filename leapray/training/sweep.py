@@ -9,8 +9,9 @@ from typing import Any, Literal, Self
 
 from pydantic import NonNegativeInt, model_validator
 
-from leapray import cluster, storage
-from leapray.capacity import Plan
+from leapray import storage
+from leapray.cluster import nodes, session
+from leapray.cluster.capacity import Plan
 from leapray.console import TrainingsTable, digits, say, table
 from leapray.data.shards import Prepared, open_prepared
 from leapray.errors import PassingError, UserError
@@ -120,13 +121,13 @@ def sweep(recipe: Recipe, shown: TrainingsTable | None = None, notice: Notice = 
     recipe, settings = resolve(recipe), _settings(recipe)
     prepared = open_prepared(recipe.data)
     foreseen = _foreseen(recipe, prepared)
-    with cluster.connected(users_modules(recipe.network.name)) if cluster.joins() else nullcontext():
+    with session.connected(users_modules(recipe.network.name)) if session.joins() else nullcontext():
         # refused before a cluster is started for it, or anything is written
         _plan(foreseen, settings, _count(settings))
     claim(settings.directory, _SETTINGS, _decisive(recipe), "a sweep", TRIALS)
     trials = Trials(recipe, prepared, shown)
     if trials.left:
-        with cluster.connected(users_modules(recipe.network.name)):
+        with session.connected(users_modules(recipe.network.name)):
             plan = _plan(foreseen, settings, trials.left)
             notice(plan.words)
             validations = recipe.training.epochs * recipe.training.validations
@@ -197,7 +198,7 @@ def _plan(trainings: Sequence[Recipe], settings: Sweep, count: int) -> Plan:
     for demand in ((one.resources, one.data.stream_from == "flat") for one in trainings):
         if demand not in demands:
             demands.append(demand)
-    plans = [cluster.plan_trainings(resources, count, flat=flat, most=settings.concurrent) for resources, flat in demands]
+    plans = [nodes.plan_trainings(resources, count, flat=flat, most=settings.concurrent) for resources, flat in demands]
     return min(plans, key=lambda plan: plan.at_once)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -17,8 +18,10 @@ import ray.train
 import ray.train.torch
 import torch
 
-from leapray import cluster, storage
-from leapray.capacity import Plan
+from leapray import storage
+from leapray.cluster import nodes, session
+from leapray.cluster.capacity import Plan
+from leapray.cluster.ray_compat import KEEP_DIRECTORY
 from leapray.data.features import channels_of
 from leapray.data.shards import Prepared, open_prepared
 from leapray.data.stream import Stream
@@ -33,6 +36,7 @@ from leapray.training.gauges import Gauges
 from leapray.training.loop import Loop, Record, chosen, ranked
 from leapray.training.memory import keep_freed_memory
 from leapray.training.pace import Peers
+from leapray.training.phases import UNTIMED, StepProfiler
 from leapray.training.run import RecordLog, Run, following
 from leapray.training.start import check_start, start_digest, starting_weights
 from leapray.training.trackers import Trackers
@@ -74,12 +78,12 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None, thre
         prepared = open_prepared(recipe.data)
         Stream.of(recipe, prepared)
         check_start(recipe, prepared.transform)
-        with cluster.connected(users_modules(recipe.network.name)):
+        with session.connected(users_modules(recipe.network.name)):
             if recipe.network.name in SOLVED:
                 run.claim(recipe)
                 solve(recipe, prepared, run, alone=threads is not None)
             else:
-                # who gives threads has planned, and knows of the cluster what this process may not (cluster.autoscaled)
+                # who gives threads has planned, and knows of the cluster what this process may not (nodes.autoscaled)
                 share = threads or _plan(recipe).threads
                 _require_gpu(recipe.resources)
                 run.claim(recipe)
@@ -155,7 +159,7 @@ def resolve(recipe: Recipe) -> Recipe:
 
 
 def _plan(recipe: Recipe) -> Plan:
-    return cluster.plan_trainings(recipe.resources, flat=recipe.data.stream_from == "flat")
+    return nodes.plan_trainings(recipe.resources, flat=recipe.data.stream_from == "flat")
 
 
 def _require_gpu(resources: Resources) -> None:
@@ -164,8 +168,8 @@ def _require_gpu(resources: Resources) -> None:
 
 
 def _fit(recipe: Recipe, run: Run, threads: int | None) -> None:
-    # a user's own network is found from the directory in which the command was given
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    for key, value in KEEP_DIRECTORY.items():
+        os.environ.setdefault(key, value)
     resources, config = recipe.resources, {"recipe": recipe.to_dict(), "threads": threads}
     if not resources.workers:
         _work(config, Alone())
@@ -192,7 +196,7 @@ def _fit(recipe: Recipe, run: Run, threads: int | None) -> None:
             # without a limit of its own: Persistence knows better when to stop
             failure_config=ray.train.FailureConfig(max_failures=-1),
             callbacks=[Persistence(run)],
-            worker_runtime_env=cluster.training_environment(resources.use_gpu),
+            worker_runtime_env=nodes.training_environment(resources.use_gpu),
         ),
     )
     _beside(trainer.fit)
@@ -232,7 +236,9 @@ def _work(config: dict[str, Any], place: Alone) -> None:
     network = build_network(recipe.network.name, recipe.network.options, channels_of(recipe.data))
     network = place.wrap(network, device)
     peers = Peers(rank, world, lambda array: place.gather(array, device), place.warned)
-    loop = Loop(network, Stream.of(recipe, prepared, rank, world), recipe.training, device, peers, recipe.resources.cpu_threading)
+    asked = recipe.training.profile
+    phases = StepProfiler(asked, device, partial(storage.write_bytes, run.profile(rank))) if asked else UNTIMED
+    loop = Loop(network, Stream.of(recipe, prepared, rank, world), recipe.training, device, peers, recipe.resources.cpu_threading, phases)
     # rank 0 decides, so that all continue from the same checkpoint
     found = place.agree(checkpoint.complete(run.checkpoints)[-1:])
     if found:
@@ -250,7 +256,7 @@ def _work(config: dict[str, Any], place: Alone) -> None:
         if record["event"] == "validation":
             place.report(record)
 
-    with gauges, cluster.data_nodes(recipe.resources.data_nodes):
+    with gauges, nodes.data_nodes(recipe.resources.data_nodes):
         fitted = loop.fit(report, keeper.keep if keeper else lambda: None)
     if keeper:
         keeper.save(run.model, fitted.weights, fitted.history)

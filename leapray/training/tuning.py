@@ -18,8 +18,9 @@ import ray.tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from leapray import cluster
-from leapray.capacity import Plan
+from leapray.cluster import session
+from leapray.cluster.capacity import Plan
+from leapray.cluster.ray_compat import TUNE_ENVIRONMENT, show_earlier
 from leapray.errors import PassingError, UserError
 from leapray.recipe import Recipe, parse_recipe
 from leapray.training.loop import Record
@@ -31,18 +32,6 @@ _MAX_FAILURES = 8
 _METRIC, _TIME, _CAUSE = "score", "validation", "cause"
 _WORST = -1e300
 """Stands for a score that is not known, since Tune wants a number."""
-_ENVIRONMENT = {
-    # a training that an earlier start left without its model has nothing more to report
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    # a user's own network and relative places are found from where the command was given
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    # Ctrl-C ends a command here as everywhere; what it leaves behind goes on
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    # a stopped training is gone at once, and its process with it
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
-}
 
 
 State = Literal["finished", "stopped", "failed"]
@@ -69,13 +58,6 @@ class Queue(Protocol):
 
 
 @dataclass(frozen=True)
-class _Earlier:
-    """What a scheduler knows a trial by."""
-
-    trial_id: str
-
-
-@dataclass(frozen=True)
 class Stopping:
     """When a training that lags behind the others is stopped, counted in validations (see :class:`leapray.recipe.Sweep`)."""
 
@@ -90,14 +72,8 @@ class Stopping:
     def scheduler(self) -> TrialScheduler:
         """The rule as Tune takes it, told of the earlier trainings."""
         scheduler = self._scheduler()
-        for number, curve in enumerate(self.earlier):
-            trial = _Earlier(f"earlier-{number}")
-            scheduler.on_trial_add(None, trial)
-            for validation, score in enumerate(curve, start=1):
-                decided = scheduler.on_trial_result(None, trial, {_METRIC: score, _TIME: validation})
-                if decided == TrialScheduler.STOP and self.rule == "median":
-                    # which takes no more of what it has stopped
-                    break
+        results = ([{_METRIC: score, _TIME: validation} for validation, score in enumerate(curve, start=1)] for curve in self.earlier)
+        show_earlier(scheduler, results)
         return scheduler
 
     def _scheduler(self) -> TrialScheduler:
@@ -118,11 +94,11 @@ def work_off(
     """Train what the queue gives, ``count`` trainings at most, as many at a time as planned; those that fail stop no other.
 
     ``follow`` gets the name and the records of each training as they are logged, from other threads. To be called within
-    :func:`cluster.connected`.
+    :func:`session.connected`.
     """
     if not count:
         return
-    for key, value in _ENVIRONMENT.items():
+    for key, value in TUNE_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     with tempfile.TemporaryDirectory(prefix="leapray-tune-") as directory, ExitStack() as stack:
         running = _Running(queue, follow, stack)
@@ -252,13 +228,13 @@ class _Endings(ray.tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         error = trial.get_error()
-        mistake = cluster.find_user_error(error)
+        mistake = session.find_user_error(error)
         self._running.end(trial.trial_id, _in_one_line(error), again=mistake is None or isinstance(mistake, PassingError))
 
 
 def _in_one_line(error: BaseException | None) -> str:
     """What a trial failed of: the user's mistake, or the last line that the exception has."""
-    if found := cluster.find_user_error(error):
+    if found := session.find_user_error(error):
         return str(found)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

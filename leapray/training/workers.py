@@ -9,10 +9,10 @@ import ray.train
 import ray.train.collective
 import ray.train.torch
 import torch
-from ray.exceptions import RayActorError
 from torch import nn
 
-from leapray import cluster
+from leapray.cluster import session
+from leapray.cluster.ray_compat import preempted
 from leapray.errors import PassingError
 from leapray.training import checkpoint
 from leapray.training.loop import Record
@@ -102,16 +102,10 @@ class Persistence(ray.train.UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Raises the UserError among the exceptions, or the first of them when the training does not get on."""
         for error in worker_exceptions.values():
-            if (found := cluster.find_user_error(error)) and not isinstance(found, PassingError):
+            if (found := session.find_user_error(error)) and not isinstance(found, PassingError):
                 raise found
-        if any(_preempted(error) for error in worker_exceptions.values()):
+        if any(preempted(error) for error in worker_exceptions.values()):
             return
         self._newest.append(checkpoint.complete(self._run.checkpoints)[-1:])
         if self._newest[-_TRIES:].count(self._newest[-1]) == _TRIES:
             raise next(iter(worker_exceptions.values()))
-
-
-def _preempted(error: Exception) -> bool:
-    """Whether a worker died with a node of which Ray knew that it would be taken away."""
-    cause = getattr(error, "health_check_failure", error)
-    return isinstance(cause, RayActorError) and cause.preempted

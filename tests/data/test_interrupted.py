@@ -35,7 +35,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (room, fit):
         monkeypatch.setattr(module, "run_tasks", run_tasks)
-    monkeypatch.setattr(room.cluster, "connected", nullcontext)
+    monkeypatch.setattr(room.session, "connected", nullcontext)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from leapray import cluster
+from leapray.cluster import nodes
 from leapray.errors import UserError
 from leapray.inference.actors import plan_actors
 
@@ -16,10 +16,10 @@ def has(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """A cluster with GPUs, and with CPUs by node."""
 
     def of(*cpus: float, gpus: int = 0, grows: bool = False) -> None:
-        monkeypatch.setattr(cluster, "node_cpus", lambda: list(cpus))
-        monkeypatch.setattr(cluster, "parallelism", lambda: int(sum(cpus)))
-        monkeypatch.setattr(cluster, "gpus", lambda: float(gpus))
-        monkeypatch.setattr(cluster, "autoscaled", lambda: grows)
+        monkeypatch.setattr(nodes, "node_cpus", lambda: list(cpus))
+        monkeypatch.setattr(nodes, "parallelism", lambda: int(sum(cpus)))
+        monkeypatch.setattr(nodes, "gpus", lambda: float(gpus))
+        monkeypatch.setattr(nodes, "autoscaled", lambda: grows)
 
     return of
 

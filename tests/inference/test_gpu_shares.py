@@ -11,7 +11,7 @@ from tests.ray_head import Head
 PROCESS = """
 import json, sys, time
 import numpy as np, ray, torch
-from leapray import cluster
+from leapray.cluster import session
 from leapray.inference.actors import plan_actors
 from leapray.inference.apart import released
 from leapray.inference.weights import Combination, mean_weights
@@ -40,7 +40,7 @@ class Predictor:
         return rows, [int(gpu) for model in self.apart._begun for gpu in ray.get(model.gpus.remote())]
 
 models, found = sys.argv[1:], []
-cluster.start()
+session.start()
 for share in (None, 0.5):
     actors = plan_actors(len(models), 10, use_gpu=True, share=share)
     with released(actors):

@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from leapray import cluster, storage
+from leapray import storage
 from leapray.climsim.calendar import Month
 from leapray.climsim.schema import KAGGLE
+from leapray.cluster import session
 from leapray.data.fitting import Fitting
 from leapray.data.flat import Selection, list_pieces, read_piece
 from leapray.data.moments import Moments
@@ -152,7 +153,7 @@ def test_a_finished_prediction_returns_without_a_cluster(
     flat: Path, models: list[str], tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = predict(models[:1], str(flat), str(tmp_path / "predictions"))
-    monkeypatch.setattr(cluster, "connected", lambda: pytest.fail("a cluster is asked for"))
+    monkeypatch.setattr(session, "connected", lambda: pytest.fail("a cluster is asked for"))
     assert predict(models[:1], str(flat), str(tmp_path / "predictions")) == first
     (tmp_path / "predictions" / "stray.parquet").touch()
     with pytest.raises(UserError, match=r"stray\.parquet: is no part of this prediction"):

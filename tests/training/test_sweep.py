@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leapray import cluster
+from leapray.cluster import session
 from leapray.data.prepare import prepare
 from leapray.errors import UserError
 from leapray.recipe import Recipe, load_recipe, parse_recipe
@@ -216,7 +216,7 @@ def reach(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(room, "work_off", work)
 
     monkeypatch.setattr(room, "open_prepared", lambda data: UNUSED)
-    monkeypatch.setattr(cluster, "connected", nullcontext)
+    monkeypatch.setattr(session, "connected", nullcontext)
     says()
     return says
 

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -71,6 +72,13 @@ def test_trains_writes_the_best_model_and_returns_at_once_when_asked_again(ray_c
     again = train(recipe, lambda record: pytest.fail("a finished run trained again"))
     assert again == trained
     assert {path: path.stat().st_mtime_ns for path in Path(trained.run_url).rglob("*") if path.is_file()} == files
+
+
+def test_every_run_may_be_profiled_and_goes_on_without(ray_cluster, make, tmp_path):
+    trained = train(make(profile={"start": 2, "steps": 3}))
+    events = json.loads((tmp_path / "run" / "profile" / "rank-0.json").read_bytes())["traceEvents"]
+    assert sum(event.get("name") == "forward" and event.get("cat") == "user_annotation" for event in events) == 3
+    assert train(make()).history == trained.history
 
 
 @pytest.mark.parametrize(("how", "divided"), [("rows", True), ("operators", False), (None, False)])

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from leapray import cluster, storage
+from leapray import storage
+from leapray.cluster import session
 from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.evaluation.metrics import TargetStatistics
@@ -67,7 +68,7 @@ def ensemble(recipe: Recipe, progress: Progress | None = None, notice: Notice | 
     url = storage.join(work.directory, FILE)
     weights = read_weights(url) if storage.exists(url) else None
     if weights is None or (work.test and TEST_FIGURES not in weights.figures):
-        with cluster.connected():
+        with session.connected():
             if weights is None:
                 weights = work.choose()
                 work.write(weights)

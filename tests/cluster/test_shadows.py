@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from leapray import shadows
+from leapray.cluster import shadows
 from leapray.errors import UserError
 
 
@@ -40,4 +40,4 @@ def test_what_shadows_nothing_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_working_copy_of_leapray_does_not_shadow_itself() -> None:
-    assert found(Path(__file__).parent.parent) == []
+    assert found(Path(__file__).parent.parent.parent) == []

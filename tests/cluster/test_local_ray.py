@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from leapray import ray_needs
+from leapray.cluster import preflight
 from leapray.errors import UserError
 
 PATHS = ("RAY_TMPDIR", "TMPDIR", "XDG_RUNTIME_DIR")
@@ -35,13 +35,13 @@ def short() -> Iterator[Path]:
 
 def looked(before: str, prefix: tuple[str, ...] = ()) -> list[str]:
     """The obstacles that another process finds once it has run some lines."""
-    program = f"import resource\n{textwrap.dedent(before)}\nfrom leapray import ray_needs\nprint('\\n'.join(ray_needs.obstacles()))"
+    program = f"import resource\n{textwrap.dedent(before)}\nfrom leapray.cluster import preflight\nprint('\\n'.join(preflight.obstacles()))"
     done = subprocess.run([*prefix, sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 
 
 def test_nothing_is_in_the_way_here() -> None:
-    assert list(ray_needs.obstacles()) == []
+    assert list(preflight.obstacles()) == []
 
 
 def test_limits_of_the_shell_are_each_named_with_their_remedy() -> None:
@@ -59,19 +59,19 @@ def test_too_few_threads_of_a_user_or_a_container(monkeypatch: pytest.MonkeyPatc
     limits = {resource.RLIMIT_NPROC: (600, 600)}
     unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     monkeypatch.setattr(resource, "getrlimit", lambda limit: limits.get(limit, unlimited))
-    monkeypatch.setattr(ray_needs, "_threads_of_user", lambda: 550)
+    monkeypatch.setattr(preflight, "_threads_of_user", lambda: 550)
     uid = 1000
-    monkeypatch.setattr(ray_needs.os, "getuid", lambda: uid)
-    assert ["ulimit -u" in line for line in ray_needs._limits()] == [True]
+    monkeypatch.setattr(preflight.os, "getuid", lambda: uid)
+    assert ["ulimit -u" in line for line in preflight._limits()] == [True]
     # the superuser is not held to the limit
     uid = 0
-    assert list(ray_needs._limits()) == []
+    assert list(preflight._limits()) == []
     most, use = tmp_path / "max", tmp_path / "current"
-    monkeypatch.setattr(ray_needs, "_TASKS", ((str(most), str(use)),))
+    monkeypatch.setattr(preflight, "_TASKS", ((str(most), str(use)),))
     use.write_text("40\n")
     for text, expected in (("256\n", [True]), ("max\n", []), ("32768\n", [])):
         most.write_text(text)
-        assert ["--pids-limit" in line for line in ray_needs._limits()] == expected
+        assert ["--pids-limit" in line for line in preflight._limits()] == expected
 
 
 def test_a_machine_without_loopback() -> None:
@@ -85,7 +85,7 @@ def test_a_machine_without_loopback() -> None:
 
 def test_a_short_temporary_directory_is_taken_and_is_closed_to_others(monkeypatch: pytest.MonkeyPatch, short: Path) -> None:
     monkeypatch.setenv("TMPDIR", str(short))
-    folder = ray_needs.ray_folder()
+    folder = preflight.ray_folder()
     assert (folder.spill, folder.temporary) == (None, None)
     own = Path(folder.path).parent
     assert own.parent == short
@@ -98,7 +98,7 @@ def test_a_long_or_foreign_temporary_directory_keeps_the_objects_it_can(monkeypa
     asked = short / name
     asked.mkdir()
     monkeypatch.setenv("TMPDIR", str(asked))
-    folder = ray_needs.ray_folder()
+    folder = preflight.ray_folder()
     path = f"{folder.path}/session_2026-11-30_00-44-46_598582_4194304/sockets/plasma_store"
     assert path.isascii()
     assert len(path) <= 107
@@ -109,7 +109,7 @@ def test_a_long_or_foreign_temporary_directory_keeps_the_objects_it_can(monkeypa
 def test_a_directory_that_is_not_ones_own_is_passed_over(monkeypatch: pytest.MonkeyPatch, short: Path) -> None:
     (short / f"leapray-{os.getuid()}").symlink_to("/tmp")
     monkeypatch.setenv("RAY_TMPDIR", str(short))
-    assert not ray_needs.ray_folder().path.startswith(str(short))
+    assert not preflight.ray_folder().path.startswith(str(short))
 
 
 def test_where_no_directory_can_be_used_each_is_named_with_its_reason(monkeypatch: pytest.MonkeyPatch, short: Path) -> None:
@@ -120,9 +120,9 @@ def test_where_no_directory_can_be_used_each_is_named_with_its_reason(monkeypatc
     def full(file: int, start: int, size: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ray_needs.os, "posix_fallocate", full)
+    monkeypatch.setattr(preflight.os, "posix_fallocate", full)
     with pytest.raises(UserError) as refused:
-        ray_needs.ray_folder()
+        preflight.ray_folder()
     said = str(refused.value)
     assert f"{taken} cannot be written (Not a directory)" in said
     assert "/tmp has less than 16 MB free" in said
@@ -136,14 +136,14 @@ def test_a_file_system_without_sockets_is_passed_over(monkeypatch: pytest.Monkey
                 raise OSError(1, "Operation not permitted")
             super().bind(address)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ray_needs.socket, "socket", Refusing)
+    monkeypatch.setattr(preflight.socket, "socket", Refusing)
     monkeypatch.setenv("RAY_TMPDIR", str(short))
-    assert not ray_needs.ray_folder().path.startswith(str(short))
+    assert not preflight.ray_folder().path.startswith(str(short))
 
 
 STARTS = """
     import os, sys, time
-    from leapray import ray_start
+    from leapray.cluster import local_ray
     from leapray.errors import UserError
 
     def sleeps():
@@ -154,15 +154,15 @@ STARTS = """
         time.sleep(600)
 
     try:
-        ray_start.limited(sleeps, "Ray is late")
+        local_ray.limited(sleeps, "Ray is late")
     except UserError as error:
         print(error)
         child.wait()
         print("child", -child.returncode)
     sys.stdout.flush()
-    ray_start.limited(lambda: print("begun", flush=True), "Ray is dead at first")
+    local_ray.limited(lambda: print("begun", flush=True), "Ray is dead at first")
     os.environ["LEAPRAY_RAY_START_SECONDS"] = "600"
-    ray_start.limited(lambda: os._exit(1), "Ray is dead")
+    local_ray.limited(lambda: os._exit(1), "Ray is dead")
 """
 
 
@@ -178,19 +178,19 @@ def test_a_start_that_takes_too_long_is_ended_and_one_that_ends_the_process_has_
 
 @pytest.mark.parametrize("given", ["soon", "0", "nan"])
 def test_a_limit_that_is_no_number_of_seconds(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
-    from leapray import ray_start
+    from leapray.cluster import local_ray
 
-    monkeypatch.setenv(ray_start.SECONDS, given)
-    with pytest.raises(UserError, match=f"^{ray_start.SECONDS} is {given}, expected a number of seconds"):
-        ray_start.limited(lambda: None, "late")
+    monkeypatch.setenv(local_ray.SECONDS, given)
+    with pytest.raises(UserError, match=f"^{local_ray.SECONDS} is {given}, expected a number of seconds"):
+        local_ray.limited(lambda: None, "late")
 
 
 LONG = """
     import tempfile
     import ray
-    from leapray import cluster
+    from leapray.cluster import session
 
-    cluster.start()
+    session.start()
 
     def look():
         import leapray

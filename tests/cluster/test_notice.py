@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from leapray.notice import noticed, watch
+from leapray.cluster.notice import noticed, watch
 
 
 class Metadata(ThreadingHTTPServer):

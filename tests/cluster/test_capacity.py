@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from leapray import capacity
-from leapray.capacity import Capacity, Plan
+from leapray.cluster import capacity
+from leapray.cluster.capacity import Capacity, Plan
 from leapray.errors import UserError
 from leapray.recipe import Resources
 
@@ -188,7 +188,8 @@ def test_verbs_refuse_what_can_never_run_before_they_import_torch_or_ray(verb: s
     command = ["leapray", verb, recipe, *(word for override in overrides for word in ("--set", override))]
     script = f"""
 import sys
-from leapray import capacity, cli
+from leapray import cli
+from leapray.cluster import capacity
 capacity._GPU_DEVICES = ()
 sys.argv = {command}
 try:

@@ -75,7 +75,7 @@ def _modules(directory: str) -> Iterator[tuple[str, str]]:
 
 def _runs_from(path: str) -> bool:
     """Whether this leapray itself lies there, as in a working copy."""
-    return os.path.realpath(os.path.dirname(__file__)) == os.path.realpath(path)
+    return os.path.realpath(os.path.dirname(os.path.dirname(__file__))) == os.path.realpath(path)
 
 
 def _installed_elsewhere(name: str, path: str) -> bool:

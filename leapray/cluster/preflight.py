@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from leapray.cluster.ray_compat import SOCKET, store_bytes
 from leapray.errors import UserError
 
 LEAST_FILES = 256
@@ -26,12 +27,10 @@ _LEAST_ROOM = 16 << 20
 """Bytes for the sockets and first logs of a session."""
 _CODE_SPACE = 3 << 30
 """Address space of a driver beside the object store: its libraries and the stacks of its threads."""
-_SHARE, _LEAST_SHARED_CAP, _LARGEST_STORE, _SLACK = 0.3, 10 * 10**9, 200 * 10**9, 0.95
-"""Ray's own sizes of an object store: of the memory that is free, and the caps (``ray._private.utils.resolve_object_store_memory``)."""
 _RAY = "ray"
 """Folder within the user's own, for Ray opens the one that it is given to everyone."""
-_SOCKET, _LONGEST_SOCKET = "/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store", 107
-"""What Ray makes below its folder, and the longest path in bytes that Linux takes for a socket."""
+_LONGEST_SOCKET = 107
+"""The longest path in bytes that Linux takes for a socket."""
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -91,7 +90,7 @@ def ray_folder() -> RayFolder:
             return RayFolder(f"{_own_folder(base)}/{_RAY}", _spill(asked, base), _temporary(base))
         reasons[base] = reason
     told = ", ".join(f"{base} {reason}" for base, reason in reasons.items())
-    most = _LONGEST_SOCKET - len(_SOCKET) - len(_RAY) - len(_own_folder("")) - 1
+    most = _LONGEST_SOCKET - len(SOCKET) - len(_RAY) - len(_own_folder("")) - 1
     raise UserError(
         f"its sockets and logs find no directory: {told}; make room, or set RAY_TMPDIR to a directory of your own whose path has at most "
         f"{most} bytes"
@@ -122,7 +121,7 @@ def _own_folder(base: str) -> str:
 def _too_long(path: str) -> str | None:
     if not path.isascii():
         return "has a name that is not ASCII"
-    length = len(path) + len(_SOCKET)
+    length = len(path) + len(SOCKET)
     return f"would give sockets paths of {length} bytes, at most {_LONGEST_SOCKET}" if length > _LONGEST_SOCKET else None
 
 
@@ -207,12 +206,6 @@ def _threads_of_user() -> int:
             if name.isdigit() and os.stat(f"/proc/{name}").st_uid == os.getuid():
                 count += len(os.listdir(f"/proc/{name}/task"))
     return count
-
-
-def store_bytes(available: int, shared: int) -> int:
-    """Bytes that Ray gives the object store of a machine with so many bytes of memory and of /dev/shm free."""
-    cap = min(_LARGEST_STORE, max(_LEAST_SHARED_CAP, int(_SLACK * shared)))
-    return min(int(_SHARE * available), cap)
 
 
 def shared_free() -> int:

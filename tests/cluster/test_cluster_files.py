@@ -17,7 +17,7 @@ from leapray import __version__
 from leapray.cli import app
 from leapray.recipe import Recipe, load_recipe
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 CLUSTER_FILE, JOB_FILE, IMAGE_FILE = ROOT / "cluster.yaml", ROOT / "jobs" / "rayjob.yaml", ROOT / "jobs" / "Dockerfile"
 CHECKOUT = "/home/ray/leapray/"
 BLANK = re.compile(r"[\w./:-]*FILL-IN[\w-]*")
@@ -135,7 +135,7 @@ def test_data_nodes_have_the_label_that_a_recipe_may_ask_for(
 
 def test_the_jobs_minimum_of_nodes_holds_its_training(manifests: dict[str, Any], job: dict[str, Any], training: Recipe) -> None:
     # leapray counts the nodes that there are when it starts, and refuses a training that they cannot hold
-    from leapray.capacity import Capacity, plan_trainings
+    from leapray.cluster.capacity import Capacity, plan_trainings
 
     types = autoscaling(manifests)["available_node_types"].values()
     nodes = [(node["resources"].get("CPU", 0), node["resources"].get("GPU", 0)) for node in types for _ in range(node["min_workers"])]

@@ -1,6 +1,6 @@
 """Passes AWS's notice, two minutes before it takes a spot instance, on to Ray, whose trainings then write a checkpoint at once (Ray).
 
-``python -m leapray.notice --address HEAD:6379`` runs on every spot node, as cluster.yaml has it. Ray itself does not ask AWS.
+``python -m leapray.cluster.notice --address HEAD:6379`` runs on every spot node, as cluster.yaml has it. Ray itself does not ask AWS.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
+
+from leapray.cluster.ray_compat import drain_command
 
 METADATA = "http://169.254.169.254"
 """Where an instance asks AWS about itself (EC2 instance metadata, version 2)."""
@@ -48,9 +50,7 @@ def drain(address: str, seconds: int) -> None:
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     node = ray.get_runtime_context().get_node_id()
     ray.shutdown()
-    reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "AWS takes this spot instance"]
-    command = ["ray", "drain-node", "--address", address, "--node-id", node, *reason, "--deadline-remaining-seconds", str(seconds)]
-    subprocess.run(command, check=True)
+    subprocess.run(drain_command(address, node, "AWS takes this spot instance", seconds), check=True)
 
 
 def watch(tell: Callable[[int], None], metadata: str = METADATA, wait: Callable[[float], Any] = time.sleep) -> None:

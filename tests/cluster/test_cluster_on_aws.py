@@ -1,4 +1,4 @@
-"""What ``ray up cluster.yaml`` launches, by Ray's own AWS provider and ours over it, with moto in the place of AWS."""
+"""What ``ray up cluster.yaml`` launches through Ray's own AWS provider, with moto in the place of AWS."""
 
 import copy
 import re
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 CLUSTER_FILE = ROOT / "cluster.yaml"
 GUIDE = (ROOT / "docs" / "clusters.md").read_text()
 ACCOUNT = "123456789012"  # moto's
@@ -127,31 +127,13 @@ def test_what_ray_up_would_launch_is_closed_to_the_world(ready: dict[str, Any], 
 
 
 def test_the_group_that_ray_would_make_by_itself_is_open(filled: dict[str, Any], aws: Any) -> None:
-    from leapray.spot import SpotOrOnDemand
-
     # the reason why the file asks for one: should Ray ever make a closed group, that blank can go
     without = copy.deepcopy(filled)
     for node in without["available_node_types"].values():
         del node["node_config"]["SecurityGroupIds"]
-    made = SpotOrOnDemand.bootstrap_config(without)["available_node_types"]["head"]["node_config"]["SecurityGroupIds"]
+    made = bootstrapped(without)["available_node_types"]["head"]["node_config"]["SecurityGroupIds"]
     rules = aws.describe_security_groups(GroupIds=made)["SecurityGroups"][0]["IpPermissions"]
     assert {address["CidrIp"] for rule in rules for address in rule["IpRanges"]} & ALL_ADDRESSES
-
-
-def test_a_blank_and_a_public_subnet_end_ray_up_with_a_sentence(filled: dict[str, Any], aws: Any) -> None:
-    import click
-
-    from leapray.spot import SpotOrOnDemand
-
-    with pytest.raises(click.ClickException, match=r"^sg-FILL-IN, subnet-FILL-IN-PRIVATE-A, subnet-FILL-IN-PRIVATE-B still to be"):
-        SpotOrOnDemand.bootstrap_config(yaml.safe_load(CLUSTER_FILE.read_text()))
-    subnet = filled["available_node_types"]["gpu"]["node_config"]["SubnetIds"][1]
-    aws.modify_subnet_attribute(SubnetId=subnet, MapPublicIpOnLaunch={"Value": True})
-    try:
-        with pytest.raises(click.ClickException, match=f"^{subnet}: nodes there would get public addresses"):
-            SpotOrOnDemand.bootstrap_config(filled)
-    finally:
-        aws.modify_subnet_attribute(SubnetId=subnet, MapPublicIpOnLaunch={"Value": False})
 
 
 def test_nodes_have_the_resources_that_their_machines_have(filled: dict[str, Any], aws: Any) -> None:
@@ -181,33 +163,6 @@ def test_bucket_access_is_by_role_and_ssh_passes_through_the_session_manager(rea
     assert proxy[proxy.index("--region") + 1] == ready["provider"]["region"]
 
 
-def test_rays_autoscaler_alone_would_ask_for_spot_again() -> None:
-    # the reason for a provider of our own: should Ray ever mark a refused type, a second type will do
-    from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor import CloudResourceMonitor
-    from ray.core.generated.instance_manager_pb2 import Instance, InstanceUpdateEvent
-
-    monitor = CloudResourceMonitor()
-    monitor.notify([InstanceUpdateEvent(new_instance_status=Instance.ALLOCATION_FAILED, instance_type="gpu")])
-    assert monitor.get_recoverable_resource_availabilities() == monitor.get_resource_availabilities() == {}
-
-
-def refusing(provider: Any, monkeypatch: pytest.MonkeyPatch, code: str) -> list[bool]:
-    """Let EC2 refuse every spot request with ``code``; of each request, as they come, whether it was one."""
-    from botocore.exceptions import ClientError
-
-    launch, asked = provider.ec2_fail_fast.create_instances, []
-
-    def create(**settings: Any) -> Any:
-        asked.append("InstanceMarketOptions" in settings)
-        if asked[-1]:
-            raise ClientError({"Error": {"Code": code, "Message": "no"}}, "RunInstances")
-        return launch(**settings)
-
-    # the client is cached, and the next test's too
-    monkeypatch.setattr(provider.ec2_fail_fast, "create_instances", create)
-    return asked
-
-
 def test_workers_are_spot_instances_where_there_are_any(ready: dict[str, Any], provider: Any, aws: Any) -> None:
     for name, node in ready["available_node_types"].items():
         made = provider.create_node(node["node_config"], {"ray-node-name": name}, 1)
@@ -215,48 +170,20 @@ def test_workers_are_spot_instances_where_there_are_any(ready: dict[str, Any], p
         assert kinds == ({None} if name == "head" else {"spot"})
 
 
-@pytest.mark.parametrize("code", ["InsufficientInstanceCapacity", "MaxSpotInstanceCountExceeded", "SpotMaxPriceTooLow"])
-def test_a_refused_spot_node_is_launched_on_demand(
-    code: str, ready: dict[str, Any], provider: Any, aws: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = refusing(provider, monkeypatch, code)
-    settings = ready["available_node_types"]["gpu"]["node_config"]
-    made = provider.create_node(settings, {"ray-node-name": "gpu"}, 1)
-    assert [(instance["InstanceId"], instance.get("InstanceLifecycle")) for instance in instances(aws)] == [(name, None) for name in made]
-    assert made
-    # spot was tried in every zone first, and the type still asks for it the next time
-    assert len(asked) > len(settings["SubnetIds"])
-    assert asked == [True] * (len(asked) - 1) + [False]
-    assert settings["InstanceMarketOptions"] == {"MarketType": "spot"}
-
-
-def test_another_refusal_is_not_answered_by_a_dearer_node(
-    ready: dict[str, Any], provider: Any, aws: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ray.autoscaler.node_launch_exception import NodeLaunchException
-
-    asked = refusing(provider, monkeypatch, "UnauthorizedOperation")
-    with pytest.raises(NodeLaunchException, match="UnauthorizedOperation"):
-        provider.create_node(ready["available_node_types"]["gpu"]["node_config"], {"ray-node-name": "gpu"}, 1)
-    assert all(asked)
-    assert instances(aws) == []
-
-
 def test_the_heads_role_may_do_what_ray_does_there_and_the_workers_may_not(ready: dict[str, Any], aws: Any) -> None:
     import boto3
     from moto.core import set_initial_no_auth_action_count
+    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
     from ray.autoscaler.node_launch_exception import NodeLaunchException
-
-    from leapray.spot import SpotOrOnDemand
 
     settings = ready["available_node_types"]["data"]["node_config"]
     sts = boto3.client("sts")
 
-    def provider_of(role: str) -> SpotOrOnDemand:
+    def provider_of(role: str) -> AWSNodeProvider:
         keys = sts.assume_role(RoleArn=f"arn:aws:iam::{ACCOUNT}:role/{role}", RoleSessionName="node")["Credentials"]
         named = {"aws_access_key_id": "AccessKeyId", "aws_secret_access_key": "SecretAccessKey", "aws_session_token": "SessionToken"}
         credentials = {name: keys[key] for name, key in named.items()}
-        return SpotOrOnDemand(ready["provider"] | {"aws_credentials": credentials}, ready["cluster_name"])
+        return AWSNodeProvider(ready["provider"] | {"aws_credentials": credentials}, ready["cluster_name"])
 
     head, worker = provider_of("leapray-head"), provider_of("leapray-worker")
 

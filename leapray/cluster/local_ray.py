@@ -16,7 +16,8 @@ from typing import Any
 
 import ray
 
-from leapray import TMPDIR, ray_needs
+from leapray import TMPDIR
+from leapray.cluster import preflight, ray_compat
 from leapray.errors import UserError
 from leapray.faults import shown, told
 
@@ -26,7 +27,6 @@ SECONDS = "LEAPRAY_RAY_START_SECONDS"
 _SECONDS, _GRACE_SECONDS = 50.0, 5.0
 """The limit, so that a verb says within a minute that Ray cannot be started; and what Ray gets to let go of this process."""
 _TROUBLE = re.compile(r"Check failed|\b[FC]\b .*\.cc:|Error|No space left|Cannot|cannot|failed", re.IGNORECASE)
-_LOGS = ("gcs_server.err", "raylet.err", "gcs_server.out", "raylet.out")
 
 
 class _TooLong(BaseException):
@@ -38,15 +38,15 @@ def start_here(cpus: int) -> None:
 
     Raises UserError with the cause and the remedy where that is known before, and where Ray has not started within the limit.
     """
-    ray_needs.refuse_obstacles()
-    folder = ray_needs.ray_folder()
+    preflight.refuse_obstacles()
+    folder = preflight.ray_folder()
     options: dict[str, Any] = {
         # whatever "ray start" left running on this machine: RAY_ADDRESS alone decides what is joined
         "address": "local",
         "num_cpus": cpus,
         "include_dashboard": True,
         "dashboard_host": "127.0.0.1",
-        "_temp_dir": folder.path,
+        **ray_compat.folder_option(folder.path),
     }
     if folder.spill:
         options["object_spilling_directory"] = folder.spill
@@ -67,7 +67,7 @@ def start_here(cpus: int) -> None:
         raise
     except Exception as error:
         # what was good before the start may not be so any more
-        ray_needs.refuse_obstacles()
+        preflight.refuse_obstacles()
         raise UserError(
             f"Ray could not be started on this machine ({_last_words(logs) or told(shown(_line(error)), 300)}); its logs are in {logs}"
         ) from error
@@ -216,7 +216,7 @@ def _kill(processes: set[int]) -> None:
 
 def _last_words(logs: str) -> str | None:
     """The last line of trouble in the logs of Ray's head."""
-    for name in _LOGS:
+    for name in ray_compat.START_LOGS:
         with suppress(OSError):
             lines = Path(logs, name).read_text(errors="replace").splitlines()
             if troubled := [line for line in lines if _TROUBLE.search(line)]:
