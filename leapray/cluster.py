@@ -17,7 +17,7 @@ import ray
 import ray.data
 from ray._private import worker
 
-from leapray import capacity, ray_start, shadows
+from leapray import capacity, ray_needs, ray_start, shadows
 from leapray.capacity import MINIMUM_LOCAL_CPUS, Capacity, Plan
 from leapray.errors import PassingError, UserError
 from leapray.faults import shown
@@ -87,6 +87,7 @@ def start(cpus: int | None = None, modules: Iterable[str] = ()) -> None:
     of them a trainer and its data would wait for each other. Raises UserError where a cluster is named that cannot be joined, where
     Ray cannot be started (:func:`leapray.ray_start.start_here`), and for files here that Ray would import in place of its own modules.
     """
+    ray_needs.refuse_names()
     shadows.refuse(os.getcwd())
     for key, value in _LOCAL_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
