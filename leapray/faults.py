@@ -10,7 +10,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from time import sleep
+from time import sleep as sleep
 from typing import Any, TypeVar
 
 from leapray.errors import PassingError, UserError

@@ -20,7 +20,7 @@ errors = Console(stderr=True, highlight=False, emoji=False)
 def show_everything() -> None:
     """Let standard output and standard error replace what their encoding does not have, so that no line fails in an ASCII terminal."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
 
 

@@ -57,6 +57,7 @@ def fetch(
     origin, destination = _source(source), storage.absolute(destination)
     if "://" not in source and f"{destination}/".startswith(f"{storage.absolute(source)}/"):
         raise UserError(f"{destination}: lies in the source {source}, where copies would be found as data twice; choose another place")
+    storage.require_folder(destination)
     chosen = origin.files(selection)
     wanted = chosen.sizes
     _check_months(source, chosen, selection)

@@ -39,18 +39,10 @@ def atomic_file(url: str) -> Iterator[IO[bytes]]:
             ask(url, lambda fs, path: fs.put_file(upload.name, path), "write")
         return
     target = Path(filesystem(url)[1])
-    if _JOBS_COPY in str(target):
-        raise UserError(
-            f"{target}: is in the job's own copy of the working directory, which goes with Ray's session; give a URL, or an absolute "
-            f"path that all nodes see"
-        )
+    _make_parent(url, target)
     temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{target.name}")
     began = time.time()
     with explained(url, "write"):
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise UserError(f"{shown(url)}: cannot be written, for {target.parent} is a file or lies below one") from error
         file = temporary.open("wb")
     try:
         with _writing(url, str(target.parent)), file:
@@ -63,6 +55,20 @@ def atomic_file(url: str) -> Iterator[IO[bytes]]:
     finally:
         temporary.unlink(missing_ok=True)
     _clear_leftovers(target, began)
+
+
+def _make_parent(url: str, target: Path) -> None:
+    """Make the folder of a local file. Raises UserError where that cannot be, or the file would not last."""
+    if _JOBS_COPY in str(target):
+        raise UserError(
+            f"{target}: is in the job's own copy of the working directory, which goes with Ray's session; give a URL, or an absolute "
+            f"path that all nodes see"
+        )
+    with explained(url, "write"):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"{shown(url)}: cannot be written, for {target.parent} is a file or lies below one") from error
 
 
 @contextmanager
@@ -91,6 +97,41 @@ def _clear_leftovers(target: Path, before: float) -> None:
 def write_bytes(url: str, content: bytes) -> None:
     with atomic_file(url) as file:
         file.write(content)
+
+
+def create_bytes(url: str, content: bytes) -> bool:
+    """Write a file that is not there yet; whether it was not. Of several processes at once only one gets True, as far as the store can."""
+
+    def create(fs: fsspec.AbstractFileSystem, path: str) -> bool:
+        try:
+            fs.pipe_file(path, content, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            # a store without conditional writes
+            if error.errno != errno.ENOSYS:
+                raise
+            if fs.exists(path):
+                return False
+            fs.pipe_file(path, content)
+        return True
+
+    if not is_local(url):
+        return ask(url, create, "write")
+    target = Path(filesystem(url)[1])
+    _make_parent(url, target)
+    with explained(url, "write"), _writing(url, str(target.parent)):
+        try:
+            file = target.open("xb")
+        except FileExistsError:
+            return False
+        try:
+            with file:
+                file.write(content)
+        except OSError:
+            target.unlink(missing_ok=True)
+            raise
+    return True
 
 
 def write_json(url: str, value: Any) -> None:

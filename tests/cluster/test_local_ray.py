@@ -209,3 +209,16 @@ def test_ray_starts_with_a_long_temporary_directory_which_work_still_uses(short:
         [sys.executable, "-c", textwrap.dedent(LONG)], env=environment, cwd=short, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == [str(asked)] * 2
+
+
+def test_names_that_are_not_utf_8_are_refused_before_ray_meets_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["leapray", "predict", "/l\udce4uf"])
+    (found,) = preflight.obstacles()
+    assert found.startswith(r"/l\udce4uf: has letters that are not UTF-8")
+    with pytest.raises(UserError, match="LC_ALL"):
+        preflight.refuse_names()
+    monkeypatch.setattr(sys, "argv", ["leapray"])
+    here = tmp_path / "l\udce4uf"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert ["l\\udce4uf: has letters" in line for line in preflight.obstacles()] == [True]

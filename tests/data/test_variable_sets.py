@@ -168,7 +168,5 @@ def test_rows_for_models_of_several_sets_hold_what_each_needs():
     other = VariableSet("own", Layout(KAGGLE.inputs.variables), variable_set("own", ["state_t"], ["ptend_t"]).targets)
     with pytest.raises(UserError, match="v2_kaggle and own predict different targets"):
         common([KAGGLE, other])
-    with pytest.raises(
-        UserError, match="is of variables v2_rh, expected v2_kaggle; inputs differ in cam_in_SNOWHICE"
-    ):
+    with pytest.raises(UserError, match="is of variables v2_rh, expected v2_kaggle; inputs differ in cam_in_SNOWHICE"):
         KAGGLE.require(V2_RH, "m")
