@@ -50,6 +50,8 @@ _NAMED_WITH_AT = {"hf", "abfs", "abfss", "az"}
 _ENDPOINTS = {"s3": "AWS_ENDPOINT_URL", "hf": "HF_ENDPOINT"}
 _NO_RANGES = "support range requests"
 """Part of what fsspec's http file system says of a server that gives only whole files."""
+_INVALID_ENDPOINT = re.compile(r"Invalid endpoint: (.*)")
+"""What botocore says of an endpoint that is no URL."""
 _PARTICIPLE = {"read": "read", "write": "written", "list": "listed", "remove": "removed"}
 
 T = TypeVar("T")
@@ -106,6 +108,12 @@ def explained(url: str, verb: str = "read") -> Iterator[None]:
         if isinstance(error, ValueError) and _NO_RANGES in str(error):
             raise UserError(
                 f"{shown(url)}: its server gives only whole files, not parts of them; copy it first with `leapray fetch`"
+            ) from error
+        if isinstance(error, ValueError) and (endpoint := _INVALID_ENDPOINT.match(str(error))):
+            found = told(shown(endpoint[1]))
+            example = "http://localhost:9000" if "://" in found else f"http://{found}"
+            raise UserError(
+                f"AWS_ENDPOINT_URL, or endpoint_url in ~/.aws/config, is {found!r}; expected a scheme, a host and a port, such as {example}"
             ) from error
         if isinstance(error, UserError) or not (isinstance(error, OSError) or _library(error) in _LIBRARIES):
             raise

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from leapray.climsim.schema import SAMPLE_ID, TARGETS
 from leapray.errors import UserError
-from leapray.evaluation.tables import columns, files, read_ids, read_targets, require_finite, some
+from leapray.evaluation.tables import columns, files, is_unnamed_index, read_ids, read_targets, require_finite, some
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class SampleSubmission:
 
 
 def read_sample(url: str) -> SampleSubmission:
-    """Read a sample submission, csv or parquet.
+    """Read a sample submission, csv or parquet; the unnamed index that pandas writes is no column of it.
 
     Raises UserError for a column that is unknown or missing, an id that stands twice, no rows, and weights that are negative,
     not finite, or differ between rows.
     """
-    names = columns(files(url)[0])
+    names = [name for name in columns(files(url)[0]) if not is_unnamed_index(name)]
     if unknown := [name for name in names if name not in {SAMPLE_ID, *TARGETS.columns}]:
         raise UserError(f"{url}: holds column {some(pa.array(unknown))}, expected only {SAMPLE_ID} and the {TARGETS.width} target columns")
     if len(set(names)) < len(names):
