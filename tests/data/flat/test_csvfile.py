@@ -128,7 +128,7 @@ def test_a_spoiled_csv_is_refused_in_one_sentence(tmp_path: Path, monkeypatch: p
 def test_a_table_of_ids_has_the_same_line_ends(tmp_path: Path, how: str) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(spoiled(how))
-    with pytest.raises(UserError, match="end with LF or CRLF|cannot be read as csv"):
+    with pytest.raises(UserError, match=r"end with LF or CRLF|cannot be read as csv"):
         tables.read_ids(str(path))
 
 
