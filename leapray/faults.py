@@ -6,6 +6,7 @@ Libraries are known by the names of their exceptions, so that none needs to be t
 
 from __future__ import annotations
 
+import errno
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from typing import Any, TypeVar
 
 from leapray.errors import PassingError, UserError
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Numbers of the errors of a disk that takes no more."""
 ATTEMPTS = 6
 _FIRST_WAIT, _LONGEST_WAIT, _LONGEST_RETRY_AFTER = 0.5, 30.0, 600.0
 """Seconds."""

@@ -28,14 +28,23 @@ def main() -> None:
     terminal.show_everything()
     try:
         shadows.refuse_own()
-        app()
+        _run()
     except UserError as error:
         errors.print(f"error: {told(error, _LONGEST)}", soft_wrap=True, markup=False)
         sys.exit(2)
+    finally:
+        terminal.close()
+
+
+def _run() -> None:
+    try:
+        app()
     except SystemExit as exited:
         if exited.code == _INTERRUPTED:
             errors.print("interrupted; the same command goes on where it can")
-        raise
+        if exited.code:
+            raise
+    terminal.require_output()
 
 
 def _version(asked: bool) -> None:

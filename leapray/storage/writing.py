@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import tempfile
@@ -16,13 +15,12 @@ from typing import IO, Any, cast
 import fsspec
 
 from leapray.errors import UserError
-from leapray.faults import explained, shown
+from leapray.faults import FULL, explained, shown
 from leapray.storage.listing import TEMPORARY
 from leapray.storage.urls import ask, filesystem, is_local
 
 _JOBS_COPY = "/runtime_resources/working_dir_files/"
 """Where on a node Ray unpacks what a job was submitted with."""
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
@@ -71,7 +69,7 @@ def _writing(url: str, place: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
         raise UserError(
             f"{shown(url)}: cannot be written, {place} is full ({error.strerror}); make room or choose another place"

@@ -55,13 +55,18 @@ class Trained:
         return ranked(self.history)[0]
 
 
-def train(recipe: Recipe, progress: Callable[[Record], None] | None = None, threads: int | None = None) -> Trained:
+def train(
+    recipe: Recipe,
+    progress: Callable[[Record], None] | None = None,
+    threads: int | None = None,
+    notice: Callable[[str], None] = lambda _: None,
+) -> Trained:
     """Train what a recipe describes, or the rest of it, and write its run directory; a finished run returns at once.
 
     ``progress`` gets the records of ``metrics.jsonl`` as they are logged, from another thread. ``threads`` is what a process may take of
-    the CPUs, by default a worker's share of them all. Raises UserError for
-    anything that cannot run: data missing, unfinished or prepared by another recipe, too few rows, another recipe's run, too small a
-    cluster, a loss that diverges.
+    the CPUs, by default a worker's share of them all. ``notice`` gets one sentence where an epoch leaves out rows that fill no batch.
+    Raises UserError for anything that cannot run: data missing, unfinished or prepared by another recipe, too few rows, another recipe's
+    run, too small a cluster, a loss that diverges.
     """
     # what else may be made of the recipe is not this run's
     recipe = with_defaults(resolve(recipe)).model_copy(update={"finetune": None, "sweep": None, "ensemble": None})
@@ -71,7 +76,9 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None, thre
     already = run.finished
     if not already:
         prepared = open_prepared(recipe.data)
-        Stream.of(recipe, prepared)
+        remainder = Stream.of(recipe, prepared).remainder
+        if remainder and recipe.network.name not in SOLVED:
+            notice(remainder)
         check_start(recipe, prepared.transform)
         with cluster.connected(users_modules(recipe.network.name)):
             if recipe.network.name in SOLVED:

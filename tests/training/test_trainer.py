@@ -73,6 +73,15 @@ def test_trains_writes_the_best_model_and_returns_at_once_when_asked_again(ray_c
     assert {path: path.stat().st_mtime_ns for path in Path(trained.run_url).rglob("*") if path.is_file()} == files
 
 
+def test_rows_that_fill_no_batch_are_told_once(ray_cluster, make):
+    told = []
+    trained = train(make(batch_size=40), notice=told.append)
+    assert trained.best["trained_rows"] in (80, 160)
+    assert [sentence.split(" fill")[0] for sentence in told] == ["16 of 96 training rows (17 %)"]
+    train(make("even"), notice=told.append)
+    assert len(told) == 1
+
+
 @pytest.mark.parametrize(("how", "divided"), [("rows", True), ("operators", False), (None, False)])
 def test_threads_divide_what_the_recipe_says(ray_cluster, make, monkeypatch, how, divided):
     steps, add = [], RowGradients.add
