@@ -7,6 +7,7 @@ Libraries are known by the names of their exceptions, so that none needs to be t
 from __future__ import annotations
 
 import errno
+import os
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from typing import Any, TypeVar
 
 from leapray.errors import PassingError, UserError
 
+JOBS_COPY = "/runtime_resources/working_dir_files/"
+"""Where on a node Ray unpacks what a job was submitted with."""
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Numbers of the errors of a disk that takes no more."""
 ATTEMPTS = 6
@@ -55,6 +58,7 @@ _NO_RANGES = "support range requests"
 """Part of what fsspec's http file system says of a server that gives only whole files."""
 _INVALID_ENDPOINT = re.compile(r"Invalid endpoint: (.*)")
 """What botocore says of an endpoint that is no URL."""
+_MISSING = "no such file"
 _PARTICIPLE = {"read": "read", "write": "written", "list": "listed", "remove": "removed"}
 
 T = TypeVar("T")
@@ -121,7 +125,8 @@ def explained(url: str, verb: str = "read") -> Iterator[None]:
         if isinstance(error, UserError) or not (isinstance(error, OSError) or _library(error) in _LIBRARIES):
             raise
         kind = PassingError if passing(error) else UserError
-        raise kind(f"{shown(url)}: {_sentence(url, verb, error)}") from error
+        sentence = _sentence(url, verb, error)
+        raise kind(f"{placed(url) if sentence == _MISSING else shown(url)}: {sentence}") from error
 
 
 def refuse_secrets(url: str) -> None:
@@ -147,6 +152,18 @@ def told(value: object, most: int = 80) -> str:
     text = str(value)
     kept = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text[:most])
     return kept if len(text) <= most else f"{kept}..."
+
+
+def placed(url: str) -> str:
+    """A URL as a message names it where nothing was found: beside a relative path the place where it was looked for, and for both, whether
+    that is a job's copy of its working directory."""
+    if "://" in url or "::" in url:
+        return shown(url)
+    place = os.path.abspath(url)
+    parts = [] if os.path.isabs(url) else [f"looked for at {told(place, 1000)}"]
+    if JOBS_COPY in place:
+        parts.append("which is in the job's own copy of the working directory; give a URL, or an absolute path that all nodes see")
+    return shown(url) + (f" ({', '.join(parts)})" if parts else "")
 
 
 def shown(text: str) -> str:
@@ -176,7 +193,7 @@ def _sentence(url: str, verb: str, error: Exception) -> str:
     if scheme and (isinstance(error, PermissionError) or status == 403):
         return f"access is denied ({code or status or _reason(error)}), by wrong credentials or missing permission{credentials}"
     if status == 404 or (verb != "write" and isinstance(error, FileNotFoundError | IsADirectoryError)):
-        return "no such file"
+        return _MISSING
     if verb == "read" and isinstance(error, PermissionError):
         return f"may not be read ({_reason(error)})"
     return f"cannot be {_PARTICIPLE[verb]} ({_reason(error)})"

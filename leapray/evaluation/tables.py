@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from leapray import storage
 from leapray.climsim.schema import SAMPLE_ID, TARGETS
 from leapray.errors import UserError
-from leapray.faults import told
+from leapray.faults import placed, told
 
 SUFFIXES = (".parquet", ".csv")
 ROWS = 8192
@@ -54,7 +54,7 @@ def files(source: Source, notice: Callable[[str], None] | None = None) -> list[s
     found = [file for one in listed for file in one.files]
     if not found:
         remarks = "".join(one.remark for one in listed)
-        raise UserError(f"{', '.join(urls) or 'no path given'}: no {' or '.join(SUFFIXES)} file there{remarks}")
+        raise UserError(f"{', '.join(map(placed, urls)) or 'no path given'}: no {' or '.join(SUFFIXES)} file there{remarks}")
     for one in listed:
         if notice is not None and one.notice:
             notice(one.notice)

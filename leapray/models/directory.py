@@ -16,7 +16,7 @@ from leapray import provenance, storage
 from leapray.climsim.schema import schema_hash
 from leapray.data.transform import Transform
 from leapray.errors import UserError
-from leapray.faults import told
+from leapray.faults import placed, told
 from leapray.models.emulator import Emulator
 from leapray.models.registry import build_network, network_shapes, require_trusted
 from leapray.recipe import Choice, validate
@@ -114,7 +114,7 @@ def load_info(url: str) -> ModelInfo:
     if not storage.exists(info_url):
         inner = storage.join(url, "model")
         hint = f"; {inner} is one" if storage.exists(storage.join(inner, INFO_FILE)) else ""
-        raise UserError(f"{url}: not a model directory ({INFO_FILE} is missing){hint}")
+        raise UserError(f"{placed(url)}: not a model directory ({INFO_FILE} is missing){hint}")
     info = validate(ModelInfo, storage.read_json(info_url), info_url)
     if info.schema_hash != schema_hash():
         raise UserError(f"{info_url}: made for columns of schema {told(info.schema_hash)}; this leapray's schema is {schema_hash()}")

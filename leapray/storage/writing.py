@@ -15,12 +15,9 @@ from typing import IO, Any, cast
 import fsspec
 
 from leapray.errors import UserError
-from leapray.faults import FULL, explained, shown
+from leapray.faults import FULL, JOBS_COPY, explained, shown
 from leapray.storage.listing import TEMPORARY
 from leapray.storage.urls import ask, filesystem, is_local
-
-_JOBS_COPY = "/runtime_resources/working_dir_files/"
-"""Where on a node Ray unpacks what a job was submitted with."""
 
 
 @contextmanager
@@ -37,7 +34,7 @@ def atomic_file(url: str) -> Iterator[IO[bytes]]:
             ask(url, lambda fs, path: fs.put_file(upload.name, path), "write")
         return
     target = Path(filesystem(url)[1])
-    if _JOBS_COPY in str(target):
+    if JOBS_COPY in str(target):
         raise UserError(
             f"{target}: is in the job's own copy of the working directory, which goes with Ray's session; give a URL, or an absolute "
             f"path that all nodes see"

@@ -23,7 +23,7 @@ from leapray.data.flat.places import COMPETITION_ROWS, PLACE, competition_rows, 
 from leapray.data.flat.selection import Selection, Share
 from leapray.errors import UserError
 from leapray.evaluation.tables import SUFFIXES, is_table
-from leapray.faults import shown, told
+from leapray.faults import placed, shown, told
 
 _HEADERS_AT_ONCE = 16
 
@@ -219,7 +219,9 @@ def survey(source: str, *, targets: bool = True, sample_id: bool = True, within:
         raise UserError(f"{source}: holds netCDF files; run `leapray convert {shown(source)} DEST` first and use DEST")
     if not sizes:
         raise UserError(
-            f"{source}: " + (f"no {' or '.join(SUFFIXES)} files" if storage.exists(place) else "no such file or folder") + listed.remark
+            f"{placed(source)}: "
+            + (f"no {' or '.join(SUFFIXES)} files" if storage.exists(place) else "no such file or folder")
+            + listed.remark
         )
     if notice and listed.notice:
         notice(listed.notice)
