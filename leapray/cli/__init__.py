@@ -26,6 +26,7 @@ __all__ = ["app", "main"]
 def main() -> None:
     """Run the command line: status 0 on success, 2 on a user's mistake (one sentence), 1 on anything else."""
     terminal.show_everything()
+    terminal.quieten_plots()
     try:
         shadows.refuse_own()
         _run()
@@ -42,9 +43,9 @@ def _run() -> None:
     except SystemExit as exited:
         if exited.code == _INTERRUPTED:
             errors.print("interrupted; the same command goes on where it can")
-        if exited.code:
-            raise
-    terminal.require_output()
+        if not exited.code:
+            terminal.require_output()
+        raise
 
 
 def _version(asked: bool) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
+import warnings
 
 from rich import box
 from rich.console import Console
@@ -28,6 +30,15 @@ def show_everything() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
+
+
+def quieten_plots() -> None:
+    """Keep off the terminal what matplotlib says of a home directory that it cannot write to, and of letters that its font lacks.
+
+    Pictures are drawn all the same, with a box for each such letter.
+    """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", r"(Glyph \d+ .* missing from|Matplotlib currently does not support .* natively)", UserWarning)
 
 
 def close() -> None:
