@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +25,10 @@ class SampleSubmission:
     weights: np.ndarray
 
 
-def read_sample(url: str) -> SampleSubmission:
+def read_sample(url: str, notice: Callable[[str], None] | None = None) -> SampleSubmission:
     """Read a sample submission, csv or parquet; the unnamed index that pandas writes is no column of it.
 
+    ``notice`` is called with one sentence when files of a folder are passed over.
     Raises UserError for a column that is unknown or missing, an id that stands twice, no rows, and weights that are negative,
     not finite, or differ between rows.
     """
@@ -35,7 +37,7 @@ def read_sample(url: str) -> SampleSubmission:
         raise UserError(f"{url}: holds column {some(pa.array(unknown))}, expected only {SAMPLE_ID} and the {TARGETS.width} target columns")
     if len(set(names)) < len(names):
         raise UserError(f"{url}: a column stands twice; expected {SAMPLE_ID} and each of the {TARGETS.width} target columns once")
-    ids = read_ids(url)
+    ids = read_ids(url, notice)
     weights: np.ndarray | None = None
     done = 0
     for values in read_targets(url):

@@ -181,9 +181,9 @@ def _is_keyed(file: str) -> bool:
         return bool(pa.types.is_int64(pq.read_schema(opened).field(ROW).type))
 
 
-def read_ids(source: Source) -> pa.ChunkedArray:
-    """Every ``sample_id`` of a source as strings, in order. Raises UserError when one stands twice, naming it."""
-    keys = read_keys(source)
+def read_ids(source: Source, notice: Callable[[str], None] | None = None) -> pa.ChunkedArray:
+    """Every ``sample_id`` of a source as strings, in order; ``notice`` as for :func:`files`. Raises UserError when one stands twice."""
+    keys = read_keys(source, notice)
     keys.require_unique()
     return keys.ids
 

@@ -122,10 +122,12 @@ DRAWS = """
 from pathlib import Path
 from leapray import cli
 
+TITLE = "\u4e2d\u6587 \u0627\u0644\u0646 \u0939\u093f\u0928\u094d\u0926\u0940 \U0001f642"
+
 def verb():
     from leapray.evaluation.plots import learning_curve
     from tests.evaluation.test_plots_learning import HISTORY
-    Path("curve.png").write_bytes(learning_curve(HISTORY, "\u4e2d\u6587 \u0627\u0644\u0646 \u0939\u093f\u0928\u094d\u0926\u0940 \U0001f642"))
+    Path("curve.png").write_bytes(learning_curve(HISTORY, TITLE))
 
 cli.app = verb
 cli.main()

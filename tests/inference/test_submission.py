@@ -95,6 +95,17 @@ def test_a_submission_is_scored_where_the_truth_is_known(tmp_path, predictions):
     assert (score.r2[~SCORED] == 1).all()
 
 
+def test_files_that_are_passed_over_are_named_and_others_are_not(tmp_path, predictions):
+    notices: list[str] = []
+    sample = write_sample(tmp_path / "sample.csv")
+    submit(predictions, sample, str(tmp_path / "s.csv"), notice=notices.append)
+    assert notices == []
+    for name in ("1.parquet.bak", ".hidden"):
+        Path(predictions, name).touch()
+    assert submit(predictions, sample, str(tmp_path / "s.csv"), notice=notices.append)[0] == ROWS
+    assert [predictions in notice and "1 file: 1.parquet.bak" in notice for notice in notices] == [True]
+
+
 @pytest.mark.parametrize("kind", ["csv", "csv read again", "parquet"])
 def test_an_index_without_a_name_is_no_column_of_a_sample(tmp_path, predictions, kind):
     sample, destination = Path(write_sample(tmp_path / "sample.csv")), tmp_path / "submission.csv"
