@@ -29,7 +29,8 @@ def submit(
 ) -> tuple[int, Score | None]:
     """:func:`write_submission`, and what the file that was written scores against ``truth``, in physical units, where it is given.
 
-    ``notice`` is called with one sentence for each of the three sources that is a folder of which files are passed over. Raises UserError too for a truth of other rows, before anything is written.
+    ``notice`` is called with one sentence for each of the three sources that is a folder of which files are passed over.
+    Raises UserError too for a truth of other rows, before anything is written.
     """
     if truth is None:
         return write_submission(predictions, sample_submission, destination, notice), None
