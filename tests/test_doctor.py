@@ -227,7 +227,8 @@ def test_places_that_cannot_be_used(tmp_path: Path) -> None:
     source = Place("data.sources.a.path", str(tmp_path / "nothing"), False)
     only(judge_visits([visit(source)]), Verdict.WRONG, "nothing lies there", "where the files are")
     prepared = Visit(Place("data.prepared", "/prepared", True), True, bytes=1)
-    only(judge_visits([visit(source), prepared]), Verdict.NOTE, "nothing lies there")
+    only(judge_visits([visit(source), prepared]), Verdict.NOTE, "nothing lies there", "can be trained on without it")
+    only(judge_visits([visit(source), prepared], flat=True), Verdict.WRONG, "nothing lies there")
 
 
 def test_a_source_of_netcdf_pairs_must_be_converted_first_and_its_incomplete_pairs_are_counted(tmp_path: Path) -> None:
@@ -243,7 +244,8 @@ def test_a_source_of_netcdf_pairs_must_be_converted_first_and_its_incomplete_pai
     Path(write_pair(tmp_path, 4, columns=1).mli).unlink()
     words = ["holds 3 netCDF pairs", "2 steps lack", f"{file_name('mli', 3)} (no mlo), {file_name('mlo', 4)} (no mli)", "--incomplete skip"]
     only(judge_visits([visit(source)]), Verdict.WRONG, *first, *words)
-    only(judge_visits([visit(source), prepared]), Verdict.NOTE, *first)
+    # whatever was prepared before, of these files nothing can be
+    only(judge_visits([visit(source), prepared]), Verdict.WRONG, *first)
     # flat files in the same folder are what is read, whatever lies beside them
     shutil.copytree(tmp_path / "0001-02", tmp_path / "copy")
     only(judge_visits([visit(source)]), Verdict.WRONG, "the same step is also in")

@@ -283,6 +283,7 @@ def test_epoch_training_and_gpu_hours_follow_from_the_rate() -> None:
     rows = 59 * 72 * 384
     steps = rows // 4096
     assert made.epoch.steps == steps
+    assert any(f"{rows - steps * 4096:,} of {rows:,} training rows (0." in sentence for sentence in made.sentences)
     assert made.epoch_s == pytest.approx(steps * 4096 / 8000, rel=1e-3)
     assert made.validation_s == pytest.approx(30 * 72 * 384 / (3 * 8000))
     assert made.training_s == pytest.approx(3 * (made.epoch_s + made.validation_s))

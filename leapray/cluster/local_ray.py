@@ -81,16 +81,18 @@ def limited(begin: Callable[[], None], sentence: str) -> None:
     """
     seconds = _seconds()
     late = f"{sentence}; it was given {seconds:g} s, and on a slow machine more may help: set {SECONDS}"
-    before = _descendants()
-    try:
-        with _last_word(sentence), _alarm(seconds, before), _without_stderr():
-            begin()
-    except _TooLong:
-        _clear(before)
-        raise UserError(late) from None
-    except BaseException:
-        _clear(before)
-        raise
+    with _last_word(sentence):
+        # the process that says the last word is among them, so that it is not ended with those that begin
+        before = _descendants()
+        try:
+            with _alarm(seconds, before), _without_stderr():
+                begin()
+        except _TooLong:
+            _clear(before)
+            raise UserError(late) from None
+        except BaseException:
+            _clear(before)
+            raise
 
 
 def _seconds() -> float:

@@ -19,7 +19,7 @@ from leapray.data.kaggle import SCHEME, KaggleFiles
 from leapray.data.origin import Chosen, Folder, Source, Throttle
 from leapray.errors import UserError
 from leapray.evaluation.tables import SUFFIXES
-from leapray.faults import shown
+from leapray.faults import placed, shown
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -102,7 +102,7 @@ def _check_months(source: str, chosen: Chosen, selection: Selection) -> None:
     if not chosen.sizes:
         remark = f"; {storage.passed_over_in_words(chosen.passed_over)}" if chosen.passed_over else ""
         expected = f"names such as {file_name('mli', 0)}, or {' and '.join(SUFFIXES)} with YYYY-MM in their names or folders"
-        raise UserError(f"{shown(source)}: no files{selection}; expected {expected}{remark}")
+        raise UserError(f"{placed(source)}: no files{selection}; expected {expected}{remark}")
     if selection.start and selection.stop:
         empty = [str(month) for month in month_range(selection.start, selection.stop) if month not in chosen.months]
         if empty:

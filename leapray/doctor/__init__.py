@@ -65,7 +65,9 @@ def examine(recipe: Recipe | None = None) -> Iterator[Finding]:
     broken.clear()
 
     visits = tried("the places of the recipe", lambda: _visits(asked, s3)) or ()
-    yield from judged("the places of the recipe", lambda: judge_visits(visits))
+    yield from judged(
+        "the places of the recipe", lambda: judge_visits(visits, flat=recipe is not None and recipe.data.stream_from == "flat")
+    )
 
     cluster: Cluster | None = None
     if address:

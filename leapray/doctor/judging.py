@@ -121,25 +121,26 @@ def judge_road(road: Road, *, wanted: bool) -> Iterator[Finding]:
         yield Finding(verdict, f"S3: nothing answers at {road.endpoint} ({road.trouble}); {remedy}")
 
 
-def judge_visits(visits: Iterable[Visit], where: str = "") -> Iterator[Finding]:
+def judge_visits(visits: Iterable[Visit], where: str = "", *, flat: bool = False) -> Iterator[Finding]:
     """Places as one machine found them; ``where`` names it unless it is the driver.
 
-    Sources are only noted where something is prepared of them.
+    Sources that are gone are only noted where shards are prepared of them; ``flat`` says that training reads the sources themselves.
     """
     at = f"{where}: " if where else ""
     visits = list(visits)
-    prepared = any(seen.place.key == "data.prepared" and seen.bytes for seen in visits)
+    prepared = not flat and any(seen.place.key == "data.prepared" and seen.bytes for seen in visits)
     for seen in visits:
         key, url = seen.place.key, seen.place.url
         verdict = Verdict.NOTE if prepared and key.startswith("data.sources.") else Verdict.WRONG
         if seen.trouble is not None:
             verb = "written to" if seen.place.writes else "read"
             elsewhere = "another place" if seen.place.writes else "where the files are"
-            yield Finding(verdict, f"{at}{key} cannot be {verb}: {seen.trouble}; mend that, or set {key} to {elsewhere}")
+            without = "; what is prepared can be trained on without it" if verdict is Verdict.NOTE else ""
+            yield Finding(verdict, f"{at}{key} cannot be {verb}: {seen.trouble}; mend that, or set {key} to {elsewhere}{without}")
         elif seen.pairs is not None and not where:
             holes = f"; {seen.pairs.incomplete}, and {REMEDY}" if seen.pairs.incomplete else ""
             first = f"run `leapray convert {shown(url)} DEST` first and set {key} to DEST"
-            yield Finding(verdict, f"{key}: {shown(url)} holds {_pairs(seen.pairs.complete)} and no flat files; {first}{holes}")
+            yield wrong(f"{key}: {shown(url)} holds {_pairs(seen.pairs.complete)} and no flat files; {first}{holes}")
         elif not where:
             free = f", {in_words(seen.disk.free)} free" if seen.disk and seen.place.writes else ""
             does = "can be written, listed and read back" if seen.place.writes else f"holds {in_words(seen.bytes)}"

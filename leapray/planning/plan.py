@@ -189,12 +189,12 @@ class Plan:
 
     @property
     def sentences(self) -> list[str]:
-        """The bottleneck, what lifts it, and what the rows were counted by."""
+        """The bottleneck, what lifts it, what the rows were counted by, and how many of them an epoch leaves out."""
         step, lifted = self.step, self.step.lifted
         told = f"first bottleneck: {step.bottleneck}; {self._remedy}"
         if lifted.seconds > 0:
             told += f"; without it {lifted.rows_per_s:,.0f} rows/s, then {lifted.bottleneck}"
-        sentences = [told, *self.rows.found]
+        sentences = [told, *self.rows.found, *filter(None, [self.epoch.remainder])]
         every = [name for name, held in self.rows.sources.items() if held.assumed and self.recipe.data.sources[name].stride == 1]
         if every:
             sets = " ".join(f"--set data.sources.{name}.stride=7" for name in every)

@@ -142,10 +142,11 @@ def _count(pieces: Sequence[flat.Piece], kind: str) -> tuple[int, bool]:
 
 @dataclass(frozen=True)
 class Epoch:
-    """Steps of an epoch, and the rows that it takes of each source."""
+    """Steps of an epoch, the rows that it takes of each source, and a sentence on those that fill no batch."""
 
     steps: int
     rows: Mapping[str, float]
+    remainder: str | None = None
 
 
 def epoch_of(recipe: Recipe, held: Mapping[str, Held]) -> Epoch:
@@ -168,4 +169,4 @@ def epoch_of(recipe: Recipe, held: Mapping[str, Held]) -> Epoch:
         taken = [plan.steps * batch * own / sum(rows) for own in rows]
     else:
         taken = [float(recipe.lanes * track) for track in plan.taken[-1]]
-    return Epoch(plan.steps, dict(zip(names, taken, strict=True)))
+    return Epoch(plan.steps, dict(zip(names, taken, strict=True)), plan.remainder)

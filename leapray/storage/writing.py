@@ -16,13 +16,9 @@ from typing import IO, Any, cast
 import fsspec
 
 from leapray.errors import UserError
-from leapray.faults import explained, shown
+from leapray.faults import FULL, JOBS_COPY, explained, shown
 from leapray.storage.listing import TEMPORARY
 from leapray.storage.urls import ask, filesystem, is_local
-
-_JOBS_COPY = "/runtime_resources/working_dir_files/"
-"""Where on a node Ray unpacks what a job was submitted with."""
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
@@ -59,7 +55,7 @@ def atomic_file(url: str) -> Iterator[IO[bytes]]:
 
 def _make_parent(url: str, target: Path) -> None:
     """Make the folder of a local file. Raises UserError where that cannot be, or the file would not last."""
-    if _JOBS_COPY in str(target):
+    if JOBS_COPY in str(target):
         raise UserError(
             f"{target}: is in the job's own copy of the working directory, which goes with Ray's session; give a URL, or an absolute "
             f"path that all nodes see"
@@ -77,7 +73,7 @@ def _writing(url: str, place: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
         raise UserError(
             f"{shown(url)}: cannot be written, {place} is full ({error.strerror}); make room or choose another place"

@@ -69,9 +69,10 @@ def train(
     """Train what a recipe describes, or the rest of it, and write its run directory; a finished run returns at once.
 
     ``progress`` gets the records of ``metrics.jsonl`` as they are logged, from another thread. ``threads`` is what a process may take of
-    the CPUs, by default a worker's share of them all. ``notice`` is told when a run that may be another process's is watched for a while.
-    Raises UserError for anything that cannot run: data missing, unfinished or prepared by another recipe, too few rows, another recipe's
-    run, one that another process trains, too small a cluster, a loss that diverges.
+    the CPUs, by default a worker's share of them all. ``notice`` gets a sentence when a run that may be another process's is watched for
+    a while, and one where an epoch leaves out rows that fill no batch. Raises UserError for anything that cannot run: data missing,
+    unfinished or prepared by another recipe, too few rows, another recipe's run, one that another process trains, too small a cluster, a
+    loss that diverges.
     """
     # what else may be made of the recipe is not this run's
     recipe = with_defaults(resolve(recipe)).model_copy(update={"finetune": None, "sweep": None, "ensemble": None})
@@ -84,7 +85,7 @@ def train(
             # another process may have finished it meanwhile
             already = run.finished
             if not already:
-                _train(recipe, run, progress, threads, lock)
+                _train(recipe, run, progress, threads, notice, lock)
     if not run.finished:
         raise UserError(f"{run.model}: not written where this process can see it; a cluster needs a training.run that all nodes share")
     # one validation is no curve
@@ -93,10 +94,19 @@ def train(
     return Trained(run.url, run.model, load_info(run.model).history)
 
 
-def _train(recipe: Recipe, run: Run, progress: Callable[[Record], None] | None, threads: int | None, lock: str) -> None:
+def _train(
+    recipe: Recipe,
+    run: Run,
+    progress: Callable[[Record], None] | None,
+    threads: int | None,
+    notice: Callable[[str], None],
+    lock: str,
+) -> None:
     """Train in a run that this process holds by ``lock``."""
     prepared = open_prepared(recipe.data)
-    Stream.of(recipe, prepared)
+    remainder = Stream.of(recipe, prepared).remainder
+    if remainder and recipe.network.name not in SOLVED:
+        notice(remainder)
     check_start(recipe, prepared.transform)
     with session.connected(users_modules(recipe.network.name)):
         if recipe.network.name in SOLVED:

@@ -2,6 +2,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import r2_score
 
@@ -92,6 +93,34 @@ def test_a_submission_is_scored_where_the_truth_is_known(tmp_path, predictions):
     assert (rows, score.rows) == (ROWS, ROWS)
     np.testing.assert_allclose(score.r2[SCORED], r2_score(truth_values, PHYSICAL, multioutput="raw_values")[SCORED], rtol=1e-9, atol=1e-9)
     assert (score.r2[~SCORED] == 1).all()
+
+
+def test_files_that_are_passed_over_are_named_and_others_are_not(tmp_path, predictions):
+    notices: list[str] = []
+    sample = write_sample(tmp_path / "sample.csv")
+    submit(predictions, sample, str(tmp_path / "s.csv"), notice=notices.append)
+    assert notices == []
+    for name in ("1.parquet.bak", ".hidden"):
+        Path(predictions, name).touch()
+    assert submit(predictions, sample, str(tmp_path / "s.csv"), notice=notices.append)[0] == ROWS
+    assert [predictions in notice and "1 file: 1.parquet.bak" in notice for notice in notices] == [True]
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv read again", "parquet"])
+def test_an_index_without_a_name_is_no_column_of_a_sample(tmp_path, predictions, kind):
+    sample, destination = Path(write_sample(tmp_path / "sample.csv")), tmp_path / "submission.csv"
+    frame = pd.read_csv(sample)
+    frame.index += 5
+    if kind == "parquet":
+        sample = sample.with_suffix(".parquet")
+        frame.to_parquet(sample)
+    else:
+        frame.to_csv(sample)
+    if kind == "csv read again":
+        pd.read_csv(sample).to_csv(sample, index=False)
+    write_submission(predictions, write_sample(tmp_path / "plain.csv"), str(tmp_path / "expected.csv"))
+    assert write_submission(predictions, str(sample), str(destination)) == ROWS
+    assert destination.read_bytes() == (tmp_path / "expected.csv").read_bytes()
 
 
 def refused(tmp_path, predictions, sample, destination="s.csv") -> str:

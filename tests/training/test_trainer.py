@@ -81,6 +81,15 @@ def test_every_run_may_be_profiled_and_goes_on_without(ray_cluster, make, tmp_pa
     assert train(make()).history == trained.history
 
 
+def test_rows_that_fill_no_batch_are_told_once(ray_cluster, make):
+    told = []
+    trained = train(make(batch_size=40), notice=told.append)
+    assert trained.best["trained_rows"] in (80, 160)
+    assert [sentence.split(" fill")[0] for sentence in told] == ["16 of 96 training rows (17 %)"]
+    train(make("even"), notice=told.append)
+    assert len(told) == 1
+
+
 @pytest.mark.parametrize(("how", "divided"), [("rows", True), ("operators", False), (None, False)])
 def test_threads_divide_what_the_recipe_says(ray_cluster, make, monkeypatch, how, divided):
     steps, add = [], RowGradients.add
