@@ -22,6 +22,7 @@ from leapray.capacity import Plan
 from leapray.data.shards import Prepared, open_prepared
 from leapray.data.stream import Stream
 from leapray.errors import UserError
+from leapray.faults import shown
 from leapray.models.directory import INFO_FILE, load_info, save_model
 from leapray.models.registry import SOLVED, build_network, users_modules
 from leapray.recipe import Recipe, Resources, Start, parse_recipe
@@ -59,12 +60,13 @@ def train(
     recipe: Recipe,
     progress: Callable[[Record], None] | None = None,
     threads: int | None = None,
-    notice: Callable[[str], None] = lambda _: None,
+    notice: Callable[[str], None] | None = None,
 ) -> Trained:
     """Train what a recipe describes, or the rest of it, and write its run directory; a finished run returns at once.
 
     ``progress`` gets the records of ``metrics.jsonl`` as they are logged, from another thread. ``threads`` is what a process may take of
-    the CPUs, by default a worker's share of them all. ``notice`` gets one sentence where an epoch leaves out rows that fill no batch.
+    the CPUs, by default a worker's share of them all. ``notice`` gets one sentence where an epoch leaves out rows that fill no batch, and
+    one on what could not be written beside the model, which is a warning without it.
     Raises UserError for anything that cannot run: data missing, unfinished or prepared by another recipe, too few rows, another recipe's
     run, too small a cluster, a loss that diverges.
     """
@@ -77,7 +79,7 @@ def train(
     if not already:
         prepared = open_prepared(recipe.data)
         remainder = Stream.of(recipe, prepared).remainder
-        if remainder and recipe.network.name not in SOLVED:
+        if notice and remainder and recipe.network.name not in SOLVED:
             notice(remainder)
         check_start(recipe, prepared.transform)
         with cluster.connected(users_modules(recipe.network.name)):
@@ -89,8 +91,14 @@ def train(
                 share = threads or _plan(recipe).threads
                 _require_gpu(recipe.resources)
                 run.claim(recipe)
-                with _watched(run, recipe, progress):
-                    _fit(recipe, run, share if threads or recipe.resources.workers else None)
+                try:
+                    with _watched(run, recipe, progress):
+                        _fit(recipe, run, share if threads or recipe.resources.workers else None)
+                except Exception as error:
+                    if not run.finished:
+                        raise
+                    lost = f"{run.model} is written, but not all that goes with it ({shown(' '.join(str(error).split())[:300])})"
+                    (notice or warnings.warn)(lost)
     if not run.finished:
         raise UserError(f"{run.model}: not written where this process can see it; a cluster needs a training.run that all nodes share")
     # one validation is no curve
