@@ -26,6 +26,7 @@ from leapray.data.features import channels_of
 from leapray.data.shards import Prepared, open_prepared
 from leapray.data.stream import Stream
 from leapray.errors import UserError
+from leapray.faults import shown
 from leapray.models.directory import INFO_FILE, load_info, save_model
 from leapray.models.registry import SOLVED, build_network, users_modules
 from leapray.recipe import Recipe, Resources, Start, parse_recipe
@@ -64,13 +65,14 @@ def train(
     recipe: Recipe,
     progress: Callable[[Record], None] | None = None,
     threads: int | None = None,
-    notice: Callable[[str], None] = lambda sentence: None,
+    notice: Callable[[str], None] | None = None,
 ) -> Trained:
     """Train what a recipe describes, or the rest of it, and write its run directory; a finished run returns at once.
 
     ``progress`` gets the records of ``metrics.jsonl`` as they are logged, from another thread. ``threads`` is what a process may take of
     the CPUs, by default a worker's share of them all. ``notice`` gets a sentence when a run that may be another process's is watched for
-    a while, and one where an epoch leaves out rows that fill no batch. Raises UserError for anything that cannot run: data missing,
+    a while, and one where an epoch leaves out rows that fill no batch, and one on what
+    could not be written beside the model, which is a warning without it. Raises UserError for anything that cannot run: data missing,
     unfinished or prepared by another recipe, too few rows, another recipe's run, one that another process trains, too small a cluster, a
     loss that diverges.
     """
@@ -81,7 +83,7 @@ def train(
     run.check(recipe)
     already = run.finished
     if not already:
-        with storage.locked(run.url, notice) as lock:
+        with storage.locked(run.url, notice or (lambda _: None)) as lock:
             # another process may have finished it meanwhile
             already = run.finished
             if not already:
@@ -99,13 +101,13 @@ def _train(
     run: Run,
     progress: Callable[[Record], None] | None,
     threads: int | None,
-    notice: Callable[[str], None],
+    notice: Callable[[str], None] | None,
     lock: str,
 ) -> None:
     """Train in a run that this process holds by ``lock``."""
     prepared = open_prepared(recipe.data)
     remainder = Stream.of(recipe, prepared).remainder
-    if remainder and recipe.network.name not in SOLVED:
+    if notice and remainder and recipe.network.name not in SOLVED:
         notice(remainder)
     check_start(recipe, prepared.transform)
     with session.connected(users_modules(recipe.network.name)):
@@ -117,8 +119,14 @@ def _train(
         share = threads or _plan(recipe).threads
         _require_gpu(recipe.resources)
         run.claim(recipe)
-        with _watched(run, recipe, progress):
-            _fit(recipe, run, share if threads or recipe.resources.workers else None, lock)
+        try:
+            with _watched(run, recipe, progress):
+                _fit(recipe, run, share if threads or recipe.resources.workers else None, lock)
+        except Exception as error:
+            if not run.finished:
+                raise
+            lost = f"{run.model} is written, but not all that goes with it ({shown(' '.join(str(error).split())[:300])})"
+            (notice or warnings.warn)(lost)
 
 
 @contextmanager
