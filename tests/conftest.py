@@ -13,6 +13,8 @@ from leapray import faults
 from tests.s3_server import Endpoint
 
 # a machine that runs tests may be busy with others
+hypothesis.settings.register_profile("leapray", deadline=None)
+hypothesis.settings.load_profile("leapray")
 os.environ.setdefault("LEAPRAY_RAY_START_SECONDS", "300")
 hypothesis.settings.register_profile("leapray", deadline=None)
 hypothesis.settings.load_profile("leapray")

@@ -279,7 +279,7 @@ def test_further_columns_are_ignored_with_one_notice(tmp_path: Path) -> None:
     pieces = list_pieces(str(tmp_path), notice=notices.append)
     assert len(pieces) == 2
     assert len(notices) == 1
-    assert "1 column(s) that are not of the flat layout are ignored, such as cam_in_SNOWHICE" in notices[0]
+    assert "1 column(s) that are not of variables v2_kaggle are ignored, such as cam_in_SNOWHICE" in notices[0]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
@@ -287,7 +287,9 @@ def test_a_missing_or_mistyped_column_is_named(tmp_path: Path, suffix: str) -> N
     good = competition_table(values(2))
     write(tmp_path / f"a{suffix}", good)
     bad = write(tmp_path / f"b{suffix}", good.drop_columns(["state_q0002_17"]))
-    with pytest.raises(UserError, match=rf"b\{suffix}: column state_q0002_17 missing, expected sample_id and the 924 flat columns"):
+    with pytest.raises(
+        UserError, match=rf"b\{suffix}: column state_q0002_17 missing, expected sample_id and the 924 columns of variables v2_kaggle"
+    ):
         list_pieces(str(tmp_path))
     write(Path(bad), good.drop_columns(["sample_id"]))
     with pytest.raises(UserError, match="column sample_id missing"):
