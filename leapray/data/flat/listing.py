@@ -249,9 +249,8 @@ def survey(
         notice(f"{broken[0]}: its last line has no end; it may have broken off in its last number")
     if extra and notice:
         name, path = next(iter(extra.items()))
-        notice(
-            f"{path}: {len(extra)} column(s) that are not of variables {variables.name} are ignored, such as {told(name) or 'one without a name'}"
-        )
+        such = told(name) or "one without a name"
+        notice(f"{path}: {len(extra)} column(s) that are not of variables {variables.name} are ignored, such as {such}")
     if narrow and notice:
         name, path = next(iter(narrow.items()))
         notice(f"{path}: {len(narrow)} column(s) are float32 or less, such as {name}; raw values reach 1e-51, which only float64 holds")
