@@ -33,7 +33,7 @@ def low_res(clip: float = 30.0) -> Transform:
 
     def scaling(columns: slice, clip: float) -> ColumnScaling:
         mean, std = (torch.from_numpy(table[key][columns]) for key in ("mean", "std"))
-        # what is left of the constant gases' deviation is rounding (FACTS section 3)
+        # what is left of the constant gases' deviation is rounding
         constant = ~(std > 1e-12 * mean.abs())
         return ColumnScaling(mean, std.masked_fill(constant, 1.0), constant, clip)
 

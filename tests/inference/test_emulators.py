@@ -44,7 +44,7 @@ def outputs(emulators: list[Emulator]) -> np.ndarray:
 
 
 def with_physics(y: np.ndarray) -> np.ndarray:
-    """The physics by hand (FACTS sections 2 and 4e)."""
+    """The physics by hand."""
     y = y.copy()
     y[:, WATER] = np.maximum(y[:, WATER], -X[:, STATE] / STEP_SECONDS)
     y[:, EXACT] = -X[:, EXACT_SOURCE] / STEP_SECONDS
