@@ -16,7 +16,7 @@ Select = Literal["skill", "r2"]
 
 
 class MovingAverage(Section):
-    """An exponential moving average of the weights, which is then what is validated and saved; defaults as in the competition's 5th-place solution."""
+    """An exponential moving average of the weights, which is then what is validated and saved; defaults as in the 5th-place solution."""
 
     decay: float = Field(0.99, gt=0, lt=1)
     every: PositiveInt = 8

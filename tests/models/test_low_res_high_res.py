@@ -20,7 +20,7 @@ def columns(rows: int = 4, features: int = 0) -> Tensor:
 
 
 def network_by_hand(x: np.ndarray, state: by_hand.State, features: int, activation: str) -> np.ndarray:
-    """The definition of FACTS section 4d; what is joined stands in the order of the original's code."""
+    """The definition of the competition's 5th-place solution; what is joined stands in the order of the original's code."""
     act = by_hand.ACTIVATIONS[activation]
     embedded = act(by_hand.linear(by_hand.channels(x, features) / 5, state, "embedding"))
     h = by_hand.both_ways(by_hand.lstm, embedded / 5, state, "lstm", layers=3)
