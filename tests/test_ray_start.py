@@ -176,6 +176,25 @@ def test_a_start_that_takes_too_long_is_ended_and_one_that_ends_the_process_has_
     assert done.stderr == "error: Ray is dead\n"
 
 
+DEAF = """
+    import signal, time
+    from leapray import ray_start
+
+    def deaf():
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        time.sleep(600)
+
+    ray_start._GRACE_SECONDS = 0.1
+    ray_start.limited(deaf, "Ray is late")
+"""
+
+
+def test_a_start_that_no_signal_ends_is_ended_with_a_last_word() -> None:
+    environment = os.environ | {"LEAPRAY_RAY_START_SECONDS": "0.1"}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(DEAF)], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: Ray is late\n")
+
+
 @pytest.mark.parametrize("given", ["soon", "0", "nan"])
 def test_a_limit_that_is_no_number_of_seconds(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     from leapray import ray_start
