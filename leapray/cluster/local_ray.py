@@ -82,17 +82,18 @@ def limited(begin: Callable[[], None], sentence: str) -> None:
     seconds = _seconds()
     late = f"{sentence}; it was given {seconds:g} s, and on a slow machine more may help: set {SECONDS}"
     with _last_word(sentence):
-        # the process that says the last word is among them, so that it is not ended with those that begin
+        # the process that has the last word is left alone
         before = _descendants()
         try:
-            with _alarm(seconds, before), _without_stderr():
-                begin()
+            with _alarm(seconds, before):
+                try:
+                    with _without_stderr():
+                        begin()
+                except BaseException:
+                    _clear(before)
+                    raise
         except _TooLong:
-            _clear(before)
             raise UserError(late) from None
-        except BaseException:
-            _clear(before)
-            raise
 
 
 def _seconds() -> float:

@@ -178,7 +178,7 @@ def test_a_start_that_takes_too_long_is_ended_and_one_that_ends_the_process_has_
 
 HANGS = """
     import signal, time
-    from leapray import ray_start
+    from leapray.cluster import local_ray as ray_start
 
     ray_start._GRACE_SECONDS = 0.1
 
