@@ -25,7 +25,7 @@ FLOORS = [
     {"training"},
     {"inference"},
     {"experiment"},
-    {"demo", "bench", "doctor", "planning"},
+    {"demo", "bench", "doctor", "doctor_nodes", "plan"},
     {"cli"},
 ]
 RAY_ROOMS = {
@@ -43,7 +43,7 @@ RAY_ROOMS = {
     "notice",
     "inference.apart",
     "inference.predict",
-    "doctor.nodes",
+    "doctor_nodes",
 }
 
 
