@@ -252,8 +252,8 @@ def _visit_source(place: Place, url: str, free: int | None) -> Visit:
         others = [*listed.passed_over, *(name.removeprefix(url).strip("/") for name in pairs)]
         return Visit(place, None, sum(tables.values()), free, tuple(sorted(others)))
     if not pairs:
-        nothing = f"no {' or '.join(SUFFIXES)} files are there{listed.remark}"
-        return Visit(place, f"{shown(url)}: {nothing}; set {place.key} to where the files are", 0, free)
+        nothing = f"no {' or '.join(SUFFIXES)} files are there; set {place.key} to where the files are{listed.remark}"
+        return Visit(place, f"{shown(url)}: {nothing}", 0, free)
     found = archive(pairs)
     count = f"{len(found.pairs)} netCDF pair{'' if len(found.pairs) == 1 else 's'} and no flat files"
     holes = f". {incomplete_in_words(found.incomplete)}; {REMEDY}" if found.incomplete else ""
