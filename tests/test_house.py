@@ -20,7 +20,7 @@ FLOORS = [
     {"training"},
     {"inference"},
     {"experiment"},
-    {"demo", "bench", "doctor", "planning"},
+    {"demo", "bench", "doctor", "doctor_nodes", "plan"},
     {"cli"},
 ]
 RAY_ROOMS = {
@@ -39,7 +39,7 @@ RAY_ROOMS = {
     "training.workers",
     "inference.apart",
     "inference.predict",
-    "doctor.nodes",
+    "doctor_nodes",
 }
 
 

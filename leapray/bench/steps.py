@@ -17,11 +17,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from leapray.bench.compare import Figures
 from leapray.climsim.schema import INPUTS, SCORED, TARGETS
 from leapray.data.transform import Transform
+from leapray.models.cost import cost_of
 from leapray.models.registry import build_network
 from leapray.recipe import Choice, CpuThreading, Training
 from leapray.training.feed import Batch
@@ -227,22 +228,7 @@ def forward_flop(network: nn.Module, inputs: int = INPUTS.width) -> int:
     The row has so many ``inputs``. A training takes three times as many: the way back is taken for the inputs of a layer and for its
     weights.
     """
-    found: list[int] = []
-
-    def count(module: nn.Module, given: tuple[Tensor, ...], _: object) -> None:
-        matrices = [parameter for parameter in module.parameters() if parameter.dim() == 2]
-        positions = given[0].numel() // given[0].shape[-1]
-        found.append(2 * positions * sum(matrix.numel() for matrix in matrices))
-
-    counted = [module for module in network.modules() if isinstance(module, nn.Linear | nn.LSTM | nn.GRU)]
-    hooks = [module.register_forward_hook(count) for module in counted]
-    try:
-        with torch.no_grad():
-            network(torch.zeros(1, inputs, device=next(network.parameters()).device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return sum(found)
+    return cost_of(network, inputs).forward_flop
 
 
 def phases(setup: Setup, held: Sequence[Batch]) -> Mapping[str, float]:
