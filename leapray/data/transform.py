@@ -245,7 +245,8 @@ def departure_candidates(variables: VariableSet) -> list[str]:
 
 
 def _places(layout: Layout, columns: Sequence[str]) -> Tensor:
-    return torch.from_numpy(layout.places(columns))
+    """Places of columns; the first one where there are none, since torch.export cannot save an empty tensor."""
+    return torch.from_numpy(layout.places(columns or layout.columns[:1]))
 
 
 def _unmasked(layout: Targets, targets: ColumnScaling) -> ColumnScaling:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from leapray.climsim.grid import Grid, low_res_grid
 from leapray.climsim.gridfile import read_grid
-from leapray.climsim.schema import KINDS, Layout, Targets, VariableSet, row_place
+from leapray.climsim.schema import KINDS, SNOWHICE, VARIABLES, Layout, Targets, VariableSet, row_place
 from leapray.data import flat
 from leapray.data.clean import good_rows
 from leapray.data.flat.blocks import Chosen
@@ -60,6 +60,7 @@ class TruthFiles:
         if selection is not None and str(selection) and not self.has_inputs:
             raise UserError(f"{source}: has targets alone, of which no months can be chosen; expected the inputs too")
         survey = flat.survey(source, self.states, notice=notice) if self.has_inputs else None
+        self._every = _known_columns(source, targets) if survey else []
         self._pieces = survey.pieces(selection) if survey else []
         self.keys = self._read_keys(self._pieces, selection) if survey else read_keys(source, notice)
         if self._dropped and notice is not None:
@@ -82,11 +83,11 @@ class TruthFiles:
         return Keys(name(self.source), pa.chunked_array([block.sample_id for block in chosen], pa.string()), rows)
 
     def _read(self, piece: flat.Piece, names: Sequence[str], *, drop: bool) -> Iterator[Chosen]:
-        """Columns of a piece's rows; to know which of them to ``drop`` all columns are read."""
+        """Columns of a piece's rows; to know which of them to ``drop`` all raw inputs and targets are read."""
         if not drop:
             yield from flat.read_chosen(piece, names, kind=self._kind, max_rows=ROWS)
             return
-        every = self.states.columns
+        every = self._every
         wanted = [every.index(name) for name in names]
         for block in flat.read_chosen(piece, every, kind=self._kind, max_rows=ROWS):
             good = good_rows(block.values)
@@ -155,3 +156,9 @@ class TruthFiles:
             return Batch(targets, surface_pressure=pressure)
         _, step, ncol = row_place(row)
         return Batch(targets, step, ncol, pressure, self.grid)
+
+
+def _known_columns(source: str, targets: Targets) -> list[str]:
+    """The raw inputs and the targets in the first file of a source, without snow over sea ice, which has a fill value without sea ice."""
+    raw = {column for name, one in VARIABLES.items() if name != SNOWHICE.name and name not in targets for column in one.columns}
+    return [column for column in columns(files(source)[0]) if column in raw] + list(targets.columns)

@@ -11,9 +11,9 @@ import torch
 from leapray import storage
 from leapray.errors import UserError
 from leapray.inference.export.export import export
-from leapray.inference.export.layouts import HOST_LAYOUTS
+from leapray.inference.export.layouts import HOST_LAYOUTS, HostInputs
 from leapray.models.directory import load_model
-from tests.columns import ABLATED, EXACT, EXACT_SOURCE, LEARNED, TARGETS
+from tests.columns import ABLATED, EXACT, EXACT_SOURCE, INPUTS, LEARNED, TARGETS
 from tests.inference.exported import assert_equal_within_float32, expected, low_res, raw, saved, torchscript
 from tests.test_cli import assert_refused, leapray
 
@@ -36,7 +36,7 @@ def test_files_run_in_a_process_without_leapray(tmp_path):
     for form, layout in (("torchscript", "kaggle556"), ("torchscript", "v2_rh557"), ("torch-export", "v2_rh557")):
         out = tmp_path / f"{form}-{layout}"
         export([model], str(out), form, layout=layout)
-        np.save(inputs := tmp_path / f"{layout}.npy", HOST_LAYOUTS[layout].to_columns().of_columns(x).numpy())
+        np.save(inputs := tmp_path / f"{layout}.npy", HostInputs(HOST_LAYOUTS[layout], INPUTS).of_columns(x).numpy())
         for file in json.loads((out / "emulator.json").read_text())["files"]:
             for entry in file["entries"]:
                 outputs = out / f"{entry['inputs']}.npy"

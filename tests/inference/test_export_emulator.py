@@ -6,7 +6,7 @@ import torch
 
 from leapray.inference.export.emulator import CoupledEmulator
 from leapray.inference.export.export import FORMATS, export
-from leapray.inference.export.layouts import HOST_LAYOUTS
+from leapray.inference.export.layouts import HOST_LAYOUTS, HostInputs
 from leapray.inference.weights import Combination
 from leapray.models.directory import load_model
 from leapray.models.emulator import Emulator
@@ -67,7 +67,7 @@ def test_every_batch_and_every_memory_layout_gives_the_same(exported, dtype):
 @pytest.mark.parametrize("layout", HOST_LAYOUTS)
 def test_inputs_are_not_written_to(layout, tmp_path):
     export([saved(tmp_path / "model")], str(tmp_path / "out"), "torchscript", layout=layout)
-    run, x = torchscript(tmp_path / "out"), HOST_LAYOUTS[layout].to_columns().of_columns(raw(5))
+    run, x = torchscript(tmp_path / "out"), HostInputs(HOST_LAYOUTS[layout], INPUTS).of_columns(raw(5))
     for inputs in (x, x.float()):
         before, writes = inputs.clone(), inputs._version
         run(inputs)

@@ -68,7 +68,7 @@ def test_v2_rh_of_columns_is_inverted_to_the_last_digits(columns):
 
 @pytest.mark.parametrize("name", HOST_LAYOUTS)
 def test_what_is_not_finite_is_substituted_and_nothing_else_changes(name, columns):
-    layout = HOST_LAYOUTS[name].to_columns()
+    layout = HostInputs(HOST_LAYOUTS[name], INPUTS)
     substitute = torch.from_numpy(columns[7])
     x = layout.of_columns(torch.from_numpy(columns[:4]))
     good = layout(x, substitute)

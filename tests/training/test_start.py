@@ -32,7 +32,7 @@ def base(tmp_path):
     def make(network=NETWORK, fitted=None):
         fitted = fitted or transform()
         torch.manual_seed(1)
-        weights = build_network(network.name, network.options, fitted.features).state_dict()
+        weights = build_network(network.name, network.options, fitted.channels).state_dict()
         save_model(str(tmp_path / "base"), weights, network, fitted)
         return weights
 

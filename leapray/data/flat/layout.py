@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from leapray.climsim.netcdf import Snapshot
-from leapray.climsim.schema import SAMPLE_ID, VariableSet
+from leapray.climsim.schema import KAGGLE, SAMPLE_ID, VariableSet
 from leapray.data.flat.places import PLACE
 from leapray.errors import UserError
 
@@ -60,7 +60,10 @@ def content_sums(rows: np.ndarray) -> np.ndarray:
 
 
 def check_columns(path: str, schema: pa.Schema, variables: VariableSet, *, targets: bool, sample_id: bool) -> list[str]:
-    """Names that the flat layout does not know; raises UserError where a file lacks a column, has it twice, or of another type."""
+    """Names of columns of neither the variables nor the competition.
+
+    Raises UserError where a file lacks a column, has it twice, or of another type.
+    """
     names = schema.names
     present = set(names)
     needed = wanted_columns(variables, targets=targets)
@@ -78,7 +81,7 @@ def check_columns(path: str, schema: pa.Schema, variables: VariableSet, *, targe
         _check_type(path, schema, name, pa.types.is_integer, "a whole number")
     for name in {SAMPLE_ID, "kind"} & present:
         _check_type(path, schema, name, _is_text, "text")
-    return sorted(present.difference(flat_schema(variables).names))
+    return sorted(present.difference(flat_schema(variables).names, KAGGLE.columns))
 
 
 def narrow_columns(schema: pa.Schema, variables: VariableSet) -> list[str]:
