@@ -81,6 +81,11 @@ def test_ray_is_imported_only_where_it_is_said_to_be() -> None:
     assert found == RAY_ROOMS
 
 
+def test_only_the_command_line_imports_the_benches() -> None:
+    users = {name.split(".")[0] for name, module in modules().items() if any(t.startswith("leapray.bench") for t in imported(module))}
+    assert users == {"bench", "cli"}
+
+
 PUBLIC_SWITCHES = {"RAY_ADDRESS", "RAY_TMPDIR"}
 
 

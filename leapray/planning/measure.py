@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from itertools import count, cycle
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, cycle, islice
 from math import ceil
 
 import numpy as np
 import torch
 
-from leapray.bench.steps import InMemory, random_batches, steady
-from leapray.climsim.schema import INPUTS, LEVELS
+from leapray.climsim.schema import INPUTS, KAGGLE, LEVELS, TARGETS
 from leapray.data.reading import read_file
 from leapray.data.shards import Prepared
 from leapray.data.stream import Stream
+from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.models.registry import build_network
 from leapray.planning.rates import Rate
@@ -140,3 +140,44 @@ def _flat(prepared: Prepared) -> Iterator[int]:
     files = [(manifest, index) for manifest in prepared.split("train") for index in range(len(manifest.files))]
     for manifest, index in cycle(files):
         yield len(read_file(manifest, index, prepared.transform)["row"])
+
+
+class InMemory:
+    """:class:`leapray.training.loop.Batches` of one epoch of ``steps``, whose batches lie in memory and come again when all were given."""
+
+    sources: tuple[str, ...] = ("low-res",)
+    kinds: tuple[str, ...] = ("low-res",)
+    transform = Transform.identity(KAGGLE)
+
+    def __init__(self, held: Sequence[Batch], steps: int) -> None:
+        self.held, self.steps = held, steps
+        self.validation_rows = len(held[0]["inputs"])
+
+    def train(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        yield from islice(cycle(self.held), self.steps)
+
+    def validate(self) -> Iterator[Batch]:
+        yield self.held[0]
+
+
+def random_batches(rows: int, inputs: int = INPUTS.width) -> list[Batch]:
+    """Batches of scaled rows without meaning, ``inputs`` wide."""
+    generator = np.random.default_rng(0)
+
+    def normal(width: int) -> np.ndarray:
+        return generator.standard_normal((rows, width), np.float32)
+
+    return [
+        {"inputs": normal(inputs), "targets": normal(TARGETS.width), "source": np.zeros(rows, np.int16), "row": np.arange(rows)}
+        for _ in range(8)
+    ]
+
+
+def steady(records: Sequence[Record]) -> Mapping[str, float]:
+    """Rows a second, and seconds of waiting for data in a second, of a loop's records once it is warm; nothing if none came since."""
+    counted = [record for record in records if record["event"] == "step" and record["step"] > 5]
+    if not counted:
+        return {}
+    seconds = sum(record["seconds"] for record in counted)
+    rows = sum(record["rows_per_s"] * record["seconds"] for record in counted)
+    return {"rows/s": rows / seconds, "wait": sum(record["data_wait_s"] for record in counted) / seconds}

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from leapray.bench.steps import forward_flop
 from leapray.climsim.schema import INPUTS, LEVELS
+from leapray.models.cost import cost_of as count_of
 from leapray.models.registry import build_network
 from leapray.recipe import Recipe
 
@@ -35,6 +35,6 @@ def cost_of(recipe: Recipe) -> Cost:
     layers = sum(module.num_layers for module in network.modules() if isinstance(module, nn.RNNBase))
     return Cost(
         parameters=sum(weights.numel() for weights in network.parameters() if weights.requires_grad),
-        flop=PASSES * forward_flop(network, INPUTS.width + LEVELS * features),
+        flop=PASSES * count_of(network, INPUTS.width + LEVELS * features).forward_flop,
         serial=_WAYS * LEVELS * layers,
     )

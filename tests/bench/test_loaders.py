@@ -23,11 +23,10 @@ from tests.samples import random_rows
 COLUMNS = KINDS["low-res"].columns
 
 
-@pytest.mark.parametrize("as_published", [True, False])
 @pytest.mark.parametrize("container", ["cdf5", "hdf5"])
-def test_xarray_stacks_the_rows_that_we_read(tmp_path: Path, container: str, as_published: bool) -> None:
+def test_xarray_stacks_the_rows_that_we_read(tmp_path: Path, container: str) -> None:
     (pair,) = make_pairs(tmp_path, container, 1)
-    inputs, targets = stack_pair(pair, as_published=as_published)
+    inputs, targets = stack_pair(pair)
     np.testing.assert_array_equal(np.hstack([inputs, targets]), read_pair(pair).rows)
 
 
