@@ -1,4 +1,4 @@
-"""``bench ingest``: batches ready for a training step, from shards and from flat parquet, against other loaders on the same cores.
+"""``bench ingest``: batches ready for a training step, from shards, against other loaders on the same cores.
 
 Every batch is copied to one place in memory, as it would be copied to a device. The rate is that between a quarter and three quarters of
 an epoch, when what was read ahead at its beginning no longer counts.
@@ -17,9 +17,9 @@ import torch
 
 from leapray import storage
 from leapray.bench.compare import Bar, Comparison, Figures, Settings, interleave
-from leapray.bench.data import COLUMNS, FILE_STEPS, make_recipe
-from leapray.bench.loaders import WIDTH, Batch, BlockFiles, ShardRows, arrow_loader, flat_batches, original_loader, save_blocks
-from leapray.bench.machine import cores, one_core
+from leapray.bench.data import COLUMNS, FILE_STEPS, make_flat, make_recipe
+from leapray.bench.loaders import WIDTH, Batch, BlockFiles, ShardRows, arrow_loader, original_loader, save_blocks
+from leapray.bench.machine import cores
 from leapray.cluster import session
 from leapray.data.flat import list_pieces, read_piece
 from leapray.data.moments import Moments
@@ -29,41 +29,34 @@ from leapray.data.stream import Stream
 from leapray.errors import UserError
 from leapray.training.memory import keep_freed_memory
 
-ORIGINAL, ARROW, FLAT = Bar(3), Bar(1), Bar(0.8)
+ORIGINAL, ARROW = Bar(3), Bar(1)
 BATCH_ROWS, LANES = 4096, 8
 _LEAST_ROWS = 20_000
-_FLAT_SHARE = 4
-"""The slower ways, from flat parquet and from the original's files, take a quarter of the rows."""
+_ORIGINAL_SHARE = 4
+"""The original's loader, which is slower, takes a quarter of the rows."""
 _FEWEST_BATCHES = 3
 
 
 def run(settings: Settings) -> list[Comparison]:
     """Rows a second in steady state, and seconds to the first batch."""
     rows = settings.size(42 * FILE_STEPS * COLUMNS, _LEAST_ROWS)
-    training = {"batch_size": BATCH_ROWS}
-    large = make_recipe(settings.directory / "large", rows, {"name": "mlp"}, training)
-    small = make_recipe(settings.directory / "small", max(rows // _FLAT_SHARE, _LEAST_ROWS), {"name": "mlp"}, training, stream_from="flat")
-    files = settings.directory / "original"
-    url = small.data.sources["train"].path
+    recipe = make_recipe(settings.directory, rows, {"name": "mlp"}, {"batch_size": BATCH_ROWS})
+    small, files = make_flat(settings.directory / "small", max(rows // _ORIGINAL_SHARE, _LEAST_ROWS)), settings.directory / "original"
+    moments = _save_original(small.url, files)
     with session.connected():
-        shards, flat = prepare(large), prepare(small)
-        moments = _save_original(url, files)
+        shards = prepare(recipe)
         found = interleave(
             {
                 "shards": partial(stream, shards),
                 "original": lambda: drain(original_loader(BlockFiles(files, *moments), cores())),
                 "arrow": partial(arrow, shards),
-                "flat": partial(stream, flat),
-                "one core": partial(pack, url, flat),
             },
             settings,
         )
-    per_core = [rate / cores() for rate in found["flat"]["rows/s"]]
     compare = partial(Comparison.of, "ingest")
     return [
         compare("shards, original", "rows/s", found["shards"]["rows/s"], found["original"]["rows/s"], ORIGINAL),
         compare("shards, arrow", "rows/s", found["shards"]["rows/s"], found["arrow"]["rows/s"], ARROW),
-        compare("flat parquet, a core", "rows/s", per_core, found["one core"]["rows/s"], FLAT),
         compare("first batch, original", "s", found["shards"]["first"], found["original"]["first"]),
         compare("first batch, arrow", "s", found["shards"]["first"], found["arrow"]["first"]),
     ]
@@ -90,12 +83,6 @@ def arrow(prepared: Prepared) -> Figures:
     """The hand-written loader of the same shards, a process for each core."""
     (manifest,) = prepared.split("train")
     return drain(arrow_loader(ShardRows(storage.list_files(manifest.url, ".parquet"), BATCH_ROWS, seed=0), cores()))
-
-
-def pack(url: str, prepared: Prepared) -> Figures:
-    """The plain way through flat parquet, on one core."""
-    with one_core():
-        return drain(flat_batches(storage.list_files(url, ".parquet"), prepared.transform))
 
 
 def drain(batches: Iterable[Batch]) -> Figures:

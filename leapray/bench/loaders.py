@@ -16,8 +16,6 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from leapray.bench.data import VARIABLES
 from leapray.data.moments import Moments
-from leapray.data.transform import Transform
-from leapray.evaluation.tables import ROWS
 
 FILE_ROWS, BATCH_FILES = 1000, 4
 """Rows of a file of the competition's 5th-place solution, and files of its batch."""
@@ -98,12 +96,3 @@ def _read_shard(path: str) -> list[np.ndarray]:
 def arrow_loader(rows: ShardRows, workers: int) -> Iterator[Batch]:
     """Its batches, made by ``workers`` processes ahead of their use."""
     yield from DataLoader(rows, batch_size=None, num_workers=workers, prefetch_factor=4)
-
-
-def flat_batches(paths: Sequence[str], transform: Transform) -> Iterator[Batch]:
-    """Flat parquet read by pyarrow, its columns packed side by side, and scaled by the same float64 transform, in this thread."""
-    for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(ROWS, columns=list(VARIABLES.columns), use_threads=False):
-            rows = torch.from_numpy(np.stack([column.to_numpy() for column in batch.columns]).T)
-            inputs = rows[:, :WIDTH]
-            yield transform.scale_inputs(inputs), transform.scale_targets(rows[:, WIDTH:], inputs)

@@ -1,4 +1,4 @@
-"""``bench predict``: from flat parquet to a submission, against the loop of the original's notebook and against the network alone.
+"""``bench predict``: from flat parquet to a submission, against the loop of the original's notebook.
 
 All have the same network, rows and machine: on a GPU the base network, on a CPU a small one. Ours is ``predict`` on Ray, then ``submit``;
 the start of Ray and of its actors is not counted: the rate is that from when as many pieces are done as there are actors. The notebook
@@ -30,7 +30,6 @@ from leapray.data.flat import list_pieces, read_piece
 from leapray.data.moments import Moments
 from leapray.errors import UserError
 from leapray.evaluation.tables import read_ids
-from leapray.inference.emulators import CPU_ROWS, GPU_ROWS
 from leapray.inference.predict import predict
 from leapray.inference.submission import write_submission
 from leapray.models.directory import load_model, save_model
@@ -49,7 +48,7 @@ _MOST_ROUNDS = 3
 
 
 def run(settings: Settings) -> list[Comparison]:
-    """Rows a second of the whole way, of predicting and of the network alone."""
+    """Rows a second of the whole way, and of predicting alone."""
     keep_freed_memory()
     work, rows = settings.directory, settings.size(_PIECES * FILE_STEPS * COLUMNS, _QUICK_ROWS)
     flat, part = make_flat(work / "all", rows), make_flat(work / "part", max(rows // _LOOP_SHARE, COLUMNS))
@@ -64,7 +63,6 @@ def run(settings: Settings) -> list[Comparison]:
                 {
                     "ours": partial(ours, model, flat, sample, work / "ours", device),
                     "notebook": partial(notebook, model, part, few, work / "notebook.csv", device),
-                    "network": partial(network, model, part, device),
                 },
                 replace(settings, rounds=min(settings.rounds, _MOST_ROUNDS)),
             )
@@ -74,7 +72,6 @@ def run(settings: Settings) -> list[Comparison]:
     return [
         Comparison.of("predict", "submission, original's loop", "rows/s", mine["whole"], loop["whole"], WHOLE),
         Comparison.of("predict", "predictions, original's loop", "rows/s", mine["predict"], loop["predict"]),
-        Comparison.of("predict", "predictions, network alone", "rows/s", mine["predict"], found["network"]["predict"]),
     ]
 
 
@@ -132,21 +129,6 @@ def write_csv(frame: pd.DataFrame, sample_submission: str, destination: str) -> 
     (frame * sample[list(frame.columns)].iloc[0].to_numpy()).loc[sample[SAMPLE_ID]].to_csv(destination)
 
 
-@torch.inference_mode()
-def network(model: str, flat: Flat, device: torch.device) -> Figures:
-    """The network alone, over scaled rows that lie on its device."""
-    emulator = load_model(model).emulator.to(device)
-    scaled = emulator.transform.scale_inputs(torch.from_numpy(_first_rows(flat)[0]).to(device))
-    batch = CPU_ROWS if device.type == "cpu" else GPU_ROWS
-    emulator.network(scaled[:batch]).cpu()
-    started = time.perf_counter()
-    for start in range(0, len(scaled), batch):
-        last = emulator.network(scaled[start : start + batch])
-    # a device works on after it was told to: its last result ends the time
-    last.cpu()
-    return {"predict": len(scaled) / (time.perf_counter() - started)}
-
-
 def _figures(predict_s: float, submit_s: float) -> Figures:
     """Rates from the seconds that a row takes."""
     return {"predict": 1 / predict_s, "whole": 1 / (predict_s + submit_s)}
@@ -154,16 +136,12 @@ def _figures(predict_s: float, submit_s: float) -> Figures:
 
 def save_random(flat: Flat, url: str, choice: Choice) -> str:
     """A network of random weights in the original's scaling, fitted to some of the rows."""
-    transform = Fitting(VARIABLES, Choice(name="reference")).fit(Moments.of(np.hstack(_first_rows(flat))), {})
+    block = next(read_piece(list_pieces(flat.url)[0]))
+    transform = Fitting(VARIABLES, Choice(name="reference")).fit(Moments.of(np.hstack([block.inputs, block.targets])), {})
     torch.manual_seed(0)
     channels = Channels(VARIABLES.inputs, VARIABLES.targets)
     save_model(url, build_network(choice.name, choice.options, channels).state_dict(), choice, transform)
     return url
-
-
-def _first_rows(flat: Flat) -> tuple[np.ndarray, np.ndarray]:
-    block = next(read_piece(list_pieces(flat.url)[0]))
-    return block.inputs[:, : VARIABLES.raw.width], block.targets
 
 
 def write_sample(flat: Flat, path: Path) -> str:

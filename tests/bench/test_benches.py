@@ -16,7 +16,7 @@ from tests.samples import sample_recipe
 BARS = {
     "convert": {"cdf5, to disk": 10, "hdf5, to disk": 10},
     "statistics": {"time, files of ours": 1.3, "time, files of pandas": 1.3, "memory, 8x rows against 1x": 1.1},
-    "ingest": {"shards, original": 3, "shards, arrow": 1, "flat parquet, a core": 0.8},
+    "ingest": {"shards, original": 3, "shards, arrow": 1},
     "train-step": {
         "step, network alone": 0.95,
         "Ray Train, loop without Ray": 0.95,
