@@ -109,7 +109,9 @@ def show(comparisons: Sequence[Comparison], judged: bool = True) -> None:
             spread = f"{min(one.ratios):.3g}-{max(one.ratios):.3g}" if len(one.ratios) > 1 else ""
             bar = f"{one.bar} {'met' if one.met else 'missed'}" if one.bar and judged else ""
             rows.append((one.case, _short(one.ours), _short(one.baseline), f"{one.ratio:.3g}", spread, bar))
-        table(f"bench {comparisons[0].bench}: {unit}", ("", "ours", "baseline", "ratio", "spread", "bar"), rows)
+        # what is in ms is a part of a step
+        names = ("ms", "whole step", "share") if unit == "ms" else ("ours", "baseline", "ratio")
+        table(f"bench {comparisons[0].bench}: {unit}", ("", *names, "spread", "bar"), rows)
 
 
 def _short(value: float) -> str:
