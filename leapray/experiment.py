@@ -99,7 +99,7 @@ class _Road:
     def _train(self, name: str, recipe: Recipe) -> Stage:
         def run() -> str:
             with training_bar(f"train {name}") as follow:
-                trained = train(recipe, progress=follow)
+                trained = train(recipe, progress=follow, notice=self.notice)
             best = trained.best
             return f"validation skill {digits(best['skill'])} at epoch {best['epoch']} of {trained.history[-1]['epoch']}"
 
@@ -130,7 +130,7 @@ class _Road:
         recipes = {name: self._baseline(name) for name in BASELINES}
 
         def run() -> str:
-            found = {name: train(recipe).best["skill"] for name, recipe in recipes.items()}
+            found = {name: train(recipe, notice=self.notice).best["skill"] for name, recipe in recipes.items()}
             return "validation skill " + ", ".join(f"{name} {digits(skill)}" for name, skill in found.items())
 
         *_, last = recipes.values()

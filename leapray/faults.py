@@ -6,15 +6,21 @@ Libraries are known by the names of their exceptions, so that none needs to be t
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from time import sleep
+from time import sleep as sleep
 from typing import Any, TypeVar
 
 from leapray.errors import PassingError, UserError
 
+JOBS_COPY = "/runtime_resources/working_dir_files/"
+"""Where on a node Ray unpacks what a job was submitted with."""
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Numbers of the errors of a disk that takes no more."""
 ATTEMPTS = 6
 _FIRST_WAIT, _LONGEST_WAIT, _LONGEST_RETRY_AFTER = 0.5, 30.0, 600.0
 """Seconds."""
@@ -50,6 +56,9 @@ _NAMED_WITH_AT = {"hf", "abfs", "abfss", "az"}
 _ENDPOINTS = {"s3": "AWS_ENDPOINT_URL", "hf": "HF_ENDPOINT"}
 _NO_RANGES = "support range requests"
 """Part of what fsspec's http file system says of a server that gives only whole files."""
+_INVALID_ENDPOINT = re.compile(r"Invalid endpoint: (.*)")
+"""What botocore says of an endpoint that is no URL."""
+_MISSING = "no such file"
 _PARTICIPLE = {"read": "read", "write": "written", "list": "listed", "remove": "removed"}
 
 T = TypeVar("T")
@@ -107,10 +116,17 @@ def explained(url: str, verb: str = "read") -> Iterator[None]:
             raise UserError(
                 f"{shown(url)}: its server gives only whole files, not parts of them; copy it first with `leapray fetch`"
             ) from error
+        if isinstance(error, ValueError) and (endpoint := _INVALID_ENDPOINT.match(str(error))):
+            found = told(shown(endpoint[1]))
+            example = "http://localhost:9000" if "://" in found else f"http://{found}"
+            raise UserError(
+                f"AWS_ENDPOINT_URL, or endpoint_url in ~/.aws/config, is {found!r}; expected a scheme, a host and a port, such as {example}"
+            ) from error
         if isinstance(error, UserError) or not (isinstance(error, OSError) or _library(error) in _LIBRARIES):
             raise
         kind = PassingError if passing(error) else UserError
-        raise kind(f"{shown(url)}: {_sentence(url, verb, error)}") from error
+        sentence = _sentence(url, verb, error)
+        raise kind(f"{placed(url) if sentence == _MISSING else shown(url)}: {sentence}") from error
 
 
 def refuse_secrets(url: str) -> None:
@@ -136,6 +152,18 @@ def told(value: object, most: int = 80) -> str:
     text = str(value)
     kept = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text[:most])
     return kept if len(text) <= most else f"{kept}..."
+
+
+def placed(url: str) -> str:
+    """A URL as a message names it where nothing was found: beside a relative path the place where it was looked for, and for both, whether
+    that is a job's copy of its working directory."""
+    if "://" in url or "::" in url:
+        return shown(url)
+    place = os.path.abspath(url)
+    parts = [] if os.path.isabs(url) else [f"looked for at {told(place, 1000)}"]
+    if JOBS_COPY in place:
+        parts.append("which is in the job's own copy of the working directory; give a URL, or an absolute path that all nodes see")
+    return shown(url) + (f" ({', '.join(parts)})" if parts else "")
 
 
 def shown(text: str) -> str:
@@ -165,7 +193,7 @@ def _sentence(url: str, verb: str, error: Exception) -> str:
     if scheme and (isinstance(error, PermissionError) or status == 403):
         return f"access is denied ({code or status or _reason(error)}), by wrong credentials or missing permission{credentials}"
     if status == 404 or (verb != "write" and isinstance(error, FileNotFoundError | IsADirectoryError)):
-        return "no such file"
+        return _MISSING
     if verb == "read" and isinstance(error, PermissionError):
         return f"may not be read ({_reason(error)})"
     return f"cannot be {_PARTICIPLE[verb]} ({_reason(error)})"

@@ -27,8 +27,9 @@ def claim(directory: str, file: str, settings: Mapping[str, Any], what: str, res
     """Note in ``directory`` the settings that ``what`` is made with, so that it is only ever continued with the same ones.
 
     A note without results, files whose names end with ``results``, binds nobody. Raises UserError, with the difference, when the
-    results are of other settings, or of none that are known.
+    results are of other settings, or of none that are known, and where the directory is a file.
     """
+    storage.require_folder(directory)
     name = storage.join(directory, file)
     if storage.list_files(directory, results):
         if not storage.exists(name):

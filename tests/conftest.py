@@ -6,10 +6,18 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from leapray import faults
 from tests.s3_server import Endpoint
+
+# a machine that runs tests may be busy with others
+hypothesis.settings.register_profile("leapray", deadline=None)
+hypothesis.settings.load_profile("leapray")
+os.environ.setdefault("LEAPRAY_RAY_START_SECONDS", "300")
+hypothesis.settings.register_profile("leapray", deadline=None)
+hypothesis.settings.load_profile("leapray")
 
 
 @pytest.fixture(scope="session")
@@ -72,10 +80,6 @@ def climsim() -> Path:
     if not (folder / "train").is_dir():
         pytest.fail(f"LEAPRAY_CLIMSIM names {folder}, and there is no folder train below it")
     return folder
-
-
-# a machine that runs tests may be busy with others
-os.environ.setdefault("LEAPRAY_RAY_START_SECONDS", "300")
 
 
 @pytest.fixture(scope="session")

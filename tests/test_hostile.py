@@ -321,7 +321,7 @@ def test_a_network_of_the_users_own_is_still_found_beside_the_model(
         (model.parent / package / "__init__.py").touch()
     file.write_text(
         "from pydantic import BaseModel\nfrom torch import nn\n"
-        "class Net(nn.Linear):\n    class Options(BaseModel): pass\n    def __init__(self, options, features): super().__init__(556, 368)\n"
+        "class Net(nn.Linear):\n    class Options(BaseModel): pass\n    def __init__(self, options, channels): super().__init__(556, 368)\n"
     )
     monkeypatch.chdir(model.parent)
     choice = Choice(name=f"{module}:Net")

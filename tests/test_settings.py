@@ -26,3 +26,10 @@ def test_a_note_without_results_binds_nobody_and_results_without_a_note_are_refu
     (tmp_path / "x.parquet").touch()
     with pytest.raises(UserError, match=r"holds \.parquet files but no settings\.json"):
         claim(str(tmp_path), "settings.json", {"stride": 6}, "a conversion", ".parquet")
+
+
+def test_a_file_in_the_place_of_a_directory_is_told_as_one(tmp_path: Path) -> None:
+    (tmp_path / "out.parquet").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"out\.parquet: is a file, expected a directory"):
+        claim(str(tmp_path / "out.parquet"), "settings.json", {"stride": 7}, "a prediction", ".parquet")
+    assert (tmp_path / "out.parquet").read_bytes() == b"mine"

@@ -20,12 +20,10 @@ from leapray.data.check import check
 from leapray.data.fetch import fetch
 from leapray.data.flat import Selection, list_pieces, read_piece, survey, to_table
 from leapray.data.parts import cut
-from leapray.doctor.facts import Place
-from leapray.doctor.judging import judge_visits
-from leapray.doctor.places import visit
+from leapray.data.row_counts import count_rows
+from leapray.doctor import Place, judge_visits, visit
 from leapray.errors import UserError
 from leapray.evaluation.tables import files, read_keys
-from leapray.planning.rows import find_rows
 from leapray.recipe import parse_recipe
 from tests.official_layout import expected_rows, write_pair
 from tests.samples import random_rows, recipe_values, write_flat
@@ -144,9 +142,7 @@ def read_by_prepare(source: str, told: list[str]) -> int:
 def read_by_plan(source: str, told: list[str]) -> int:
     values = recipe_values(Path(source).parent)
     values["data"]["sources"] = {"low_res": {"kind": "low-res", "path": source, "train": {"start": "0001-02", "stop": "0001-03"}}}
-    found = find_rows(parse_recipe(values).data)
-    told += found.found
-    return found.sources["low_res"].total
+    return count_rows(parse_recipe(values).data, told.append)["low_res"].total
 
 
 def read_by_evaluate(source: str, told: list[str]) -> int:

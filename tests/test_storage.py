@@ -287,3 +287,20 @@ def test_a_file_of_a_server_that_tells_no_size_is_read_up_to_the_limit():
 def test_a_url_for_what_takes_only_ascii() -> None:
     assert storage.ascii_url("s3://b/a%20 b#") == "s3://b/a%20 b#"
     assert storage.ascii_url("/läufe/中/\udce4") == "/l%C3%A4ufe/%E4%B8%AD/%E4"
+
+
+def test_a_name_that_the_encoding_of_the_locale_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(path: str) -> bytes:
+        return path.encode("ascii")
+
+    monkeypatch.setattr(os, "fsencode", encode)
+    with pytest.raises(UserError, match=r"^/läufe: has letters .*LC_ALL"):
+        storage.exists("/läufe")
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    storage.write_bytes(str(tmp_path / "file.parquet"), b"")
+    storage.require_folder(str(tmp_path))
+    storage.require_folder(str(tmp_path / "none"))
+    with pytest.raises(UserError, match=r"file\.parquet: is a file"):
+        storage.require_folder(str(tmp_path / "file.parquet"))

@@ -201,3 +201,16 @@ def test_an_endpoint_that_is_down_is_named(
         sentence = refused(monkeypatch, capsys, *arguments)
         assert "still fails after 6 attempts (Could not connect to the endpoint URL" in sentence
         assert "check AWS_ENDPOINT_URL" in sentence
+
+
+def test_an_endpoint_without_a_scheme_is_named_at_once(
+    verbs: list[list[object]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], waits: list[float]
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
+    for arguments in verbs:
+        sentence = refused(monkeypatch, capsys, *arguments)
+        assert "AWS_ENDPOINT_URL" in sentence
+        assert "http://localhost:9000" in sentence
+    assert not waits
+    with pytest.raises(UserError, match="AWS_ENDPOINT_URL"):
+        storage.write_bytes("s3://bucket/file", CONTENT)

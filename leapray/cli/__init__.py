@@ -27,15 +27,25 @@ __all__ = ["app", "main"]
 def main() -> None:
     """Run the command line: status 0 on success, 2 on a user's mistake (one sentence), 1 on anything else."""
     terminal.show_everything()
+    terminal.quieten_plots()
     try:
         shadows.refuse_own()
-        app()
+        _run()
     except UserError as error:
         errors.print(f"error: {told(error, _LONGEST)}", soft_wrap=True, markup=False)
         sys.exit(2)
+    finally:
+        terminal.close()
+
+
+def _run() -> None:
+    try:
+        app()
     except SystemExit as exited:
         if exited.code == _INTERRUPTED:
             errors.print("interrupted; the same command goes on where it can")
+        if not exited.code:
+            terminal.require_output()
         raise
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from leapray.cli.app import Overrides, Phase, RecipeFile, Start, Stop, Stride, app, notice, selected, under_way
-from leapray.console import bar, say
+from leapray.console import bar, say, scaled
 
 
 class Incomplete(StrEnum):
@@ -58,14 +58,13 @@ def fetch(
 ) -> None:
     """Copy chosen months of a source; again, what is missing."""
     from leapray.data.fetch import fetch as run
-    from leapray.data.fetch import in_words
     from leapray.data.origin import Throttle
 
     selection, throttle = selected(start, stop, stride, phase), Throttle(rate * 1e6 if rate else None)
     with bar("fetch") as update:
         done = run(url, dest, selection, parallel=parallel, throttle=throttle, progress=update, notice=notice)
-    there = f"; {done.present_files} ({in_words(done.present_bytes)}) were there already" if done.present_files else ""
-    say(f"copied {done.files} files ({in_words(done.bytes)}) to {dest}{there}")
+    there = f"; {done.present_files} ({scaled(done.present_bytes)}) were there already" if done.present_files else ""
+    say(f"copied {done.files} files ({scaled(done.bytes)}) to {dest}{there}")
 
 
 @app.command("check")

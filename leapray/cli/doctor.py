@@ -13,10 +13,10 @@ from leapray.errors import UserError
 
 @app.command()
 def doctor(
-    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Recipe whose places and resources are looked at too")] = None,
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Recipe whose places and resources are checked too")] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Say what this machine or cluster has, what a recipe would use, and what is missing, with its remedy."""
+    """Say what this machine or cluster has, what a recipe needs, and what is wrong, each with its remedy."""
     from leapray.doctor import examine, require_good
     from leapray.recipe import load_recipe
 

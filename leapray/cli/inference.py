@@ -100,7 +100,7 @@ def submit(
     """Write a submission in the order and with the weights of a sample submission, and score it where the truth is known."""
     from leapray.inference.submission import submit as run
 
-    rows, score = run(predictions, sample_submission, dest, truth)
+    rows, score = run(predictions, sample_submission, dest, truth, notice)
     for line in in_words(score) if score else ():
         say(line)
     say(f"wrote {rows} rows to {dest}")

@@ -18,7 +18,7 @@ def train(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
     from leapray.training.trainer import train as run
 
     with under_way(loaded), training_bar("train") as follow:
-        trained = run(loaded, progress=follow)
+        trained = run(loaded, progress=follow, notice=notice)
     best, last = trained.best, trained.history[-1]
     at = f"epoch {best['epoch']} of {last['epoch']}, step {best['step']} of {last['step']}"
     chosen = f"R2 {digits(best['r2'])}, " if loaded.training.select == "r2" else ""

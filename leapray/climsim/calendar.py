@@ -1,4 +1,4 @@
-"""Model time: months, steps of 1 200 s since 0001-02-01 00000 in a calendar without leap years, and file names (FACTS section 1)."""
+"""Model time: months, steps of 1 200 s since 0001-02-01 00000 in a calendar without leap years, and file names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hybrid levels, pressure, layer mass and the low-res grid (FACTS sections 1 and 6; the tables lie in ``figures/``).
+"""Hybrid levels, pressure, layer mass and the low-res grid (the tables lie in ``figures/``).
 
 Shapes: n columns, 60 levels ordered from the model top down, 61 interfaces. Pressures in Pa, masses in kg/m2.
 """

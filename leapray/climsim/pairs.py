@@ -10,6 +10,7 @@ from leapray import storage
 from leapray.climsim.calendar import Month, check_stride, file_name, is_file_name, month_of_step, month_range, parse_file_name
 from leapray.climsim.schema import STEP_SECONDS
 from leapray.errors import UserError
+from leapray.faults import placed
 
 STREAMS = ("mli", "mlo")
 REMEDY = "`leapray convert --incomplete skip` leaves such steps out"
@@ -117,7 +118,7 @@ def find_archive(
         raise UserError(f"{source}: no step has both files; {incomplete_in_words(incomplete)}")
     if not marks:
         expected = f"expected names such as {file_name('mli', 0)} and {file_name('mlo', 0)}"
-        raise UserError(f"{source}: no ClimSim files, {expected}{listed.remark}")
+        raise UserError(f"{placed(source)}: no ClimSim files, {expected}{listed.remark}")
     if not pairs:
         raise UserError(f"{source}: no files in the months and with the stride and phase asked for")
     if start and stop:

@@ -81,16 +81,19 @@ def limited(begin: Callable[[], None], sentence: str) -> None:
     """
     seconds = _seconds()
     late = f"{sentence}; it was given {seconds:g} s, and on a slow machine more may help: set {SECONDS}"
-    before = _descendants()
-    try:
-        with _last_word(sentence), _alarm(seconds, before), _without_stderr():
-            begin()
-    except _TooLong:
-        _clear(before)
-        raise UserError(late) from None
-    except BaseException:
-        _clear(before)
-        raise
+    with _last_word(sentence):
+        # the process that has the last word is left alone
+        before = _descendants()
+        try:
+            with _alarm(seconds, before):
+                try:
+                    with _without_stderr():
+                        begin()
+                except BaseException:
+                    _clear(before)
+                    raise
+        except _TooLong:
+            raise UserError(late) from None
 
 
 def _seconds() -> float:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from leapray.cluster.ray_compat import SOCKET, store_bytes
 from leapray.errors import UserError
+from leapray.faults import told
 
 LEAST_FILES = 256
 """Open files of one process: those of a small machine's Ray hold 40 to 80, and a process that works reads data beside them."""
@@ -63,6 +64,7 @@ def obstacles() -> Iterator[str]:
         yield f"Ray's processes speak to each other over 127.0.0.1, which does not work here ({reason}); run `ip link set lo up`"
     if sys.platform != "win32":
         yield from _limits()
+    yield from _unspeakable()
     try:
         ray_folder()
     except UserError as error:
@@ -73,6 +75,21 @@ def refuse_obstacles() -> None:
     """Raise UserError with the first of the :func:`obstacles`."""
     for sentence in obstacles():
         raise UserError(f"Ray cannot be started on this machine: {sentence}")
+
+
+def refuse_names() -> None:
+    """Raise UserError for names that Ray does not take, wherever it runs."""
+    for sentence in _unspeakable():
+        raise UserError(sentence)
+
+
+def _unspeakable() -> Iterator[str]:
+    """Ray is told the command and the working directory, in UTF-8."""
+    for text in (os.getcwd(), *sys.argv):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            yield f"{told(text, 1000)}: has letters that are not UTF-8, which Ray does not take; rename it, or set LC_ALL=C.UTF-8"
 
 
 def ray_folder() -> RayFolder:
@@ -89,10 +106,10 @@ def ray_folder() -> RayFolder:
         if (reason := _unfit(base)) is None:
             return RayFolder(f"{_own_folder(base)}/{_RAY}", _spill(asked, base), _temporary(base))
         reasons[base] = reason
-    told = ", ".join(f"{base} {reason}" for base, reason in reasons.items())
+    listed = ", ".join(f"{base} {reason}" for base, reason in reasons.items())
     most = _LONGEST_SOCKET - len(SOCKET) - len(_RAY) - len(_own_folder("")) - 1
     raise UserError(
-        f"its sockets and logs find no directory: {told}; make room, or set RAY_TMPDIR to a directory of your own whose path has at most "
+        f"its sockets and logs find no directory: {listed}; make room, or set RAY_TMPDIR to a directory of your own whose path has at most "
         f"{most} bytes"
     )
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import ray
 
-from leapray.cluster import capacity, local_ray, ray_compat, shadows
+from leapray.cluster import capacity, local_ray, preflight, ray_compat, shadows
 from leapray.cluster.capacity import MINIMUM_LOCAL_CPUS
 from leapray.cluster.nodes import ONE_ARENA
 from leapray.errors import PassingError, UserError
@@ -60,6 +60,7 @@ def start(cpus: int | None = None, modules: Iterable[str] = ()) -> None:
     of them a trainer and its data would wait for each other. Raises UserError where a cluster is named that cannot be joined, where
     Ray cannot be started (:func:`leapray.cluster.local_ray.start_here`), and for files here that Ray would import instead of its own.
     """
+    preflight.refuse_names()
     shadows.refuse(os.getcwd())
     for key, value in (ray_compat.LOCAL_ENVIRONMENT | ONE_ARENA).items():
         os.environ.setdefault(key, value)

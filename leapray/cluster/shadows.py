@@ -47,11 +47,16 @@ def refuse(directory: str) -> None:
 
 
 def refuse_own() -> None:
-    """:func:`refuse` the working directory where this process itself imports from it, as under ``python -c`` and ``python -m``."""
-    with suppress(FileNotFoundError):
+    """:func:`refuse` the working directory where this process itself imports from it, as under ``python -c`` and ``python -m``.
+
+    Raises UserError too where it was removed, which libraries end the process for.
+    """
+    try:
         here = os.getcwd()
-        if here in sys.path or "" in sys.path:
-            refuse(here)
+    except FileNotFoundError as error:
+        raise UserError("the working directory was removed; change to another one") from error
+    if here in sys.path or "" in sys.path:
+        refuse(here)
 
 
 def sentence(path: str) -> str:

@@ -88,6 +88,16 @@ class EpochPlan:
             steps -= 1
         return steps
 
+    @property
+    def remainder(self) -> str | None:
+        """One sentence on the rows that fill no batch, which every epoch leaves out; None where there are none, or sources have shares."""
+        rows = int(self._rows.sum())
+        left = rows - self.lanes * int(self.taken[-1].sum())
+        if len(self._order) > 1 or not left:
+            return None
+        counted = f"{left:,} of {rows:,} training rows ({100 * left / rows:.2g} %)"
+        return f"{counted} fill no batch of {self.lanes * self.lane_rows:,}: each epoch leaves out so many, drawn anew"
+
     def shard_order(self, shard: int) -> np.ndarray:
         """The epoch's order of the rows inside a shard: a permutation of ``range(rows)``."""
         return np.random.default_rng([self.seed, int(self._pass_of[shard]), 1, shard]).permutation(int(self._rows[shard]))

@@ -14,14 +14,13 @@ from pathlib import Path
 
 from leapray import storage
 from leapray.climsim.calendar import file_name, month_range
+from leapray.console import scaled
 from leapray.data.flat import Selection
 from leapray.data.kaggle import SCHEME, KaggleFiles
 from leapray.data.origin import Chosen, Folder, Source, Throttle
 from leapray.errors import UserError
 from leapray.evaluation.tables import SUFFIXES
-from leapray.faults import shown
-
-_UNITS = ("B", "kB", "MB", "GB", "TB")
+from leapray.faults import placed, shown
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,7 @@ def fetch(
     origin, destination = _source(source), storage.absolute(destination)
     if "://" not in source and f"{destination}/".startswith(f"{storage.absolute(source)}/"):
         raise UserError(f"{destination}: lies in the source {source}, where copies would be found as data twice; choose another place")
+    storage.require_folder(destination)
     chosen = origin.files(selection)
     wanted = chosen.sizes
     _check_months(source, chosen, selection)
@@ -77,20 +77,12 @@ def fetch(
             for copied in as_completed([pool.submit(copy, name) for name in missing]):
                 done += copied.result()
                 if progress is not None:
-                    progress(done, total, f"{in_words(done)} of {in_words(total)}")
+                    progress(done, total, f"{scaled(done)} of {scaled(total)}")
         except BaseException:
             shared.stop()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return Fetched(len(missing), total, len(wanted) - len(missing), sum(wanted.values()) - total)
-
-
-def in_words(count: int) -> str:
-    """Bytes in the decimal unit that suits them."""
-    value, unit = float(count), 0
-    while value >= 1000 and unit < len(_UNITS) - 1:
-        value, unit = value / 1000, unit + 1
-    return f"{value:.1f} {_UNITS[unit]}" if unit else f"{count} B"
 
 
 def _source(url: str) -> Source:
@@ -101,7 +93,7 @@ def _check_months(source: str, chosen: Chosen, selection: Selection) -> None:
     if not chosen.sizes:
         remark = f"; {storage.passed_over_in_words(chosen.passed_over)}" if chosen.passed_over else ""
         expected = f"names such as {file_name('mli', 0)}, or {' and '.join(SUFFIXES)} with YYYY-MM in their names or folders"
-        raise UserError(f"{shown(source)}: no files{selection}; expected {expected}{remark}")
+        raise UserError(f"{placed(source)}: no files{selection}; expected {expected}{remark}")
     if selection.start and selection.stop:
         empty = [str(month) for month in month_range(selection.start, selection.stop) if month not in chosen.months]
         if empty:
@@ -117,6 +109,6 @@ def _check_room(destination: str, needed: int) -> None:
     free = shutil.disk_usage(place).free
     if needed > free:
         raise UserError(
-            f"{destination}: {in_words(needed)} to copy, {in_words(free)} free, so {in_words(needed - free)} too little; "
+            f"{destination}: {scaled(needed)} to copy, {scaled(free)} free, so {scaled(needed - free)} too little; "
             "choose fewer months, a stride or another place"
         )

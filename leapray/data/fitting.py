@@ -170,7 +170,8 @@ class Fitting:
         columns[:, self.inputs_width : self._stop] = targets
         if self.width > self._stop:
             np.add(inputs[:, self._states] / STEP_SECONDS, targets[:, self._candidates], out=columns[:, self._stop :])
-        raw = torch.from_numpy(np.ascontiguousarray(inputs) if any(step < 0 for step in inputs.strides) else inputs)
+        # a copy, since torch takes no array that cannot be written to
+        raw = torch.from_numpy(np.array(inputs, order="K"))
         start = 0
         for part in [*self._input_variables(raw), *self._engineered(raw)]:
             columns[:, start : start + part.shape[1]] = part.numpy()

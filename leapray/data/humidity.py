@@ -1,4 +1,4 @@
-"""Saturation as ClimSim and its host model define it for relative humidity (FACTS section 1, RH), as scriptable float64 torch.
+"""Saturation as ClimSim and its host model define it for relative humidity, as scriptable float64 torch.
 
 Relative humidity is ``q1 / saturation(T, p)``, and so ``q1 = RH * saturation(T, p)``, with q1 in kg/kg, T in K and p in Pa.
 """

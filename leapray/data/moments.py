@@ -123,5 +123,5 @@ class Moments:
 
     @property
     def constant(self) -> np.ndarray:
-        """Columns whose spread is rounding noise: ``std == 0`` misses gases whose stored values differ in the last bits (FACTS 3)."""
+        """Columns whose spread is rounding noise: ``std == 0`` misses gases whose stored values differ in the last bits."""
         return self.maximum - self.minimum <= _RELATIVE_SPREAD * np.maximum(np.abs(self.maximum), np.abs(self.minimum))

@@ -7,6 +7,7 @@ is missing and gives what an undisturbed one would have given, byte for byte.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -49,7 +50,7 @@ def prepare(recipe: Recipe, progress: Progress | None = None, notice: Notice | N
     """Make what is missing of a recipe's prepared directory and open it.
 
     Raises UserError for unreadable data, months without rows, values that cannot be used (``bad_rows: refuse``), duplicate rows, or a
-    directory that another recipe prepared.
+    directory that another recipe prepared, or another process prepares.
     """
     data = recipe.data
     fitting = Fitting(data.variable_set, data.scaling, data.features)
@@ -59,21 +60,23 @@ def prepare(recipe: Recipe, progress: Progress | None = None, notice: Notice | N
         if f"{prepared}/".startswith(f"{flat_files}/") or f"{flat_files}/".startswith(f"{prepared}/"):
             raise UserError(f"data.prepared {prepared} and the source {flat_files} lie in one another; choose another data.prepared")
     parts = cut(data, prepared, notice)
-    _claim(prepared, data, parts)
     if notice:
         for sentence in data.overlaps_across_kinds():
             notice(sentence)
-    missing = [part for part in parts if not _finished(part)]
-    if missing:
-        with session.connected(), nodes.data_nodes(recipe.resources.data_nodes):
-            nodes.require_data_nodes(recipe.resources.data_nodes)
-            notify = progress or (lambda *_: None)
-            transform = make_transform(data, fitting, parts, prepared, notify)
-            make = _shuffle if data.stream_from == "shards" else _list
-            make(data, missing, transform, notify)
-    # whatever was made when, a kill may have come before it was cleared away
-    for place in (prepared, *(part.url for part in parts)):
-        storage.remove(storage.join(place, WORK))
+    # what is whole already may be where this process cannot write
+    whole = all(storage.exists(storage.join(part.url, MANIFEST)) for part in parts)
+    with nullcontext() if whole else storage.locked(prepared, notice or (lambda sentence: None)):
+        _claim(prepared, data, parts)
+        if missing := [part for part in parts if not _finished(part)]:
+            with session.connected(), nodes.data_nodes(recipe.resources.data_nodes):
+                nodes.require_data_nodes(recipe.resources.data_nodes)
+                notify = progress or (lambda *_: None)
+                transform = make_transform(data, fitting, parts, prepared, notify)
+                make = _shuffle if data.stream_from == "shards" else _list
+                make(data, missing, transform, notify)
+        # whatever was made when, a kill may have come before it was cleared away
+        for place in (prepared, *(part.url for part in parts)):
+            storage.remove(storage.join(place, WORK))
     return open_prepared(data)
 
 

@@ -23,7 +23,7 @@ from leapray import storage
 from leapray.data.flat import Piece
 from leapray.data.transform import Transform
 from leapray.errors import UserError
-from leapray.faults import told
+from leapray.faults import placed, told
 from leapray.recipe import SPLITS, Data, validate
 from leapray.settings import difference
 
@@ -149,7 +149,7 @@ class Prepared:
 def load_prepared(url: str) -> Prepared:
     """Open a prepared directory. Raises UserError when it is missing, unfinished, or mixes transforms."""
     if not storage.exists(storage.join(url, TRANSFORM)):
-        raise UserError(f"{url}: holds no prepared data ({TRANSFORM} is missing); run `leapray prepare` first")
+        raise UserError(f"{placed(url)}: holds no prepared data ({TRANSFORM} is missing); run `leapray prepare` first")
     transform = load_transform(url)
     found = [name for name in storage.list_files(url, MANIFEST) if name.endswith(f"/{MANIFEST}")]
     manifests = tuple(Manifest.load(name.removesuffix(f"/{MANIFEST}")) for name in found)

@@ -70,7 +70,14 @@ def checksum(rows: Rows) -> int:
     with np.errstate(over="ignore"):
         for start in range(0, len(rows["row"]), _CHECKSUM_ROWS):
             part = slice(start, start + _CHECKSUM_ROWS)
-            words = np.hstack([np.ascontiguousarray(rows[name][part]).view(np.uint64) for name in ("inputs", "targets")])
+            words = np.hstack([_words(rows[name][part]) for name in ("inputs", "targets")])
             mixed = (words * _WEIGHTS[: words.shape[1]]).sum(axis=1, dtype=np.uint64)
             total += row_hash(mixed ^ row_hash(rows["row"][part], 0), 0).sum(dtype=np.uint64)
     return int(total)
+
+
+def _words(values: np.ndarray) -> np.ndarray:
+    """The bits of float32 ``(n, c)`` as uint64 ``(n, ceil(c / 2))``."""
+    if values.shape[1] % 2:
+        values = np.pad(values, ((0, 0), (0, 1)))
+    return np.ascontiguousarray(values).view(np.uint64)

@@ -66,9 +66,10 @@ class Stream:
         self._rank, self._world = rank, world
         self.validation_rows = sum(self._validation.rows)
         try:
-            self.steps = self._plan(0).steps
+            first = self._plan(0)
         except ValueError as error:
             raise UserError(f"training.batch_size {batch_size} is too small for these weights: {error}") from error
+        self.steps, self.remainder = first.steps, first.remainder
         if self.steps == 0:
             raise UserError(f"{prepared.url}: {sum(self._training.rows)} training rows do not fill one batch of {batch_size}")
         if self.validation_rows == 0:

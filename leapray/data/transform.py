@@ -34,6 +34,7 @@ _BLOCK_ROWS = 256
 class Transform(nn.Module):
     """From the raw rows of a variable set to a network's scaled inputs, with engineered features, and targets; and back to targets."""
 
+    __jit_unused_properties__ = ("channels",)
     departed: Tensor
     departed_state: Tensor
     departed_input: Tensor
@@ -206,13 +207,14 @@ class Transform(nn.Module):
         return _digest({"variables": self.variables.digest, "features": self.feature_names, "inputs": self.inputs.to_dict()})
 
     @classmethod
-    def identity(cls, variables: VariableSet) -> "Transform":
+    def identity(cls, variables: VariableSet, features: Sequence[str] = ()) -> "Transform":
         """One that changes nothing, for rows that were never physical."""
 
         def scaling(width: int) -> ColumnScaling:
             return ColumnScaling(torch.zeros(width), torch.ones(width), torch.zeros(width))
 
-        return cls(variables, scaling(variables.inputs.width), scaling(variables.targets.width), "identity", {})
+        own = channels(variables, features)
+        return cls(variables, scaling(own.inputs.width), scaling(own.targets.width), "identity", {}, features)
 
     def climatology(self) -> "Transform":
         """The same inputs, and targets without departures: 0 in every scaled column is the mean of the training rows."""

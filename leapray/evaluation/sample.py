@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from leapray.climsim.schema import SAMPLE_ID, Targets
 from leapray.errors import UserError
-from leapray.evaluation.tables import columns, files, read_ids, read_targets, require_finite, some
+from leapray.evaluation.tables import columns, files, is_unnamed_index, read_ids, read_targets, require_finite, some
 
 
 @dataclass(frozen=True)
@@ -24,18 +25,19 @@ class SampleSubmission:
     weights: np.ndarray
 
 
-def read_sample(url: str, targets: Targets) -> SampleSubmission:
-    """Read a sample submission, csv or parquet.
+def read_sample(url: str, targets: Targets, notice: Callable[[str], None] | None = None) -> SampleSubmission:
+    """Read a sample submission, csv or parquet; the unnamed index that pandas writes is no column of it.
 
+    ``notice`` is called with one sentence when files of a folder are passed over.
     Raises UserError for a column that is unknown or missing, an id that stands twice, no rows, and weights that are negative,
     not finite, or differ between rows.
     """
-    names = columns(files(url)[0])
+    names = [name for name in columns(files(url)[0]) if not is_unnamed_index(name)]
     if unknown := [name for name in names if name not in {SAMPLE_ID, *targets.columns}]:
         raise UserError(f"{url}: holds column {some(pa.array(unknown))}, expected only {SAMPLE_ID} and the {targets.width} target columns")
     if len(set(names)) < len(names):
         raise UserError(f"{url}: a column stands twice; expected {SAMPLE_ID} and each of the {targets.width} target columns once")
-    ids = read_ids(url)
+    ids = read_ids(url, notice)
     weights: np.ndarray | None = None
     done = 0
     for values in read_targets(url, targets):

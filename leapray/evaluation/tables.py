@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from leapray import storage
 from leapray.climsim.schema import SAMPLE_ID, Targets
 from leapray.errors import UserError
-from leapray.faults import told
+from leapray.faults import placed, told
 
 SUFFIXES = (".parquet", ".csv")
 ROWS = 8192
@@ -33,8 +33,10 @@ CSV_BLOCK_BYTES = 16 << 20
 
 FOOTER_BYTES = 1 << 28
 """The longest footer that is parsed; one of 928 columns and 1 000 row groups has about 100 MB."""
-_HEADER_BYTES, _TEXT_BYTES, _MAGIC_BYTES = 1 << 20, 1 << 10, 8
-"""The longest header line of a csv, the longest mean text, and what a parquet file ends with after its footer."""
+HEADER_BYTES = 1 << 20
+"""The longest header line of a csv."""
+_TEXT_BYTES, _MAGIC_BYTES = 1 << 10, 8
+"""The longest mean text, and what a parquet file ends with after its footer."""
 
 ROW = "row"
 """Column of predictions that tells rows apart where their ids begin anew in every file."""
@@ -52,7 +54,7 @@ def files(source: Source, notice: Callable[[str], None] | None = None) -> list[s
     found = [file for one in listed for file in one.files]
     if not found:
         remarks = "".join(one.remark for one in listed)
-        raise UserError(f"{', '.join(urls) or 'no path given'}: no {' or '.join(SUFFIXES)} file there{remarks}")
+        raise UserError(f"{', '.join(map(placed, urls)) or 'no path given'}: no {' or '.join(SUFFIXES)} file there{remarks}")
     for one in listed:
         if notice is not None and one.notice:
             notice(one.notice)
@@ -70,10 +72,24 @@ def columns(url: str) -> list[str]:
         if url.endswith(".parquet"):
             require_footer(file)
             return list(pq.read_schema(file).names)
-        header = file.readline(_HEADER_BYTES)
-        if len(header) == _HEADER_BYTES:
-            raise pa.ArrowInvalid(f"its first line does not end in {_HEADER_BYTES} bytes")
-        return next(csv.reader([header.decode("utf-8-sig").rstrip("\r\n")]), [])
+        return header_names(url, file.readline(HEADER_BYTES))
+
+
+def header_names(url: str, line: bytes) -> list[str]:
+    """Column names in the first line of a csv, which is read up to ``HEADER_BYTES``.
+
+    Raises UserError for line ends that are CR alone and for a line that is cut off, and csv.Error for one that is no csv.
+    """
+    if b"\r" in line.rstrip(b"\r\n"):
+        raise UserError(f"{url}: its lines end with CR alone, expected lines that end with LF or CRLF")
+    if len(line) == HEADER_BYTES:
+        raise UserError(f"{url}: its first line does not end in {HEADER_BYTES} bytes")
+    return next(csv.reader([line.decode("utf-8-sig").rstrip("\r\n")]), [])
+
+
+def is_unnamed_index(name: str) -> bool:
+    """Whether a column is what pandas writes of an index without a name, in csv or parquet, or makes of such a column on reading."""
+    return name in ("", "__index_level_0__") or name.startswith("Unnamed: ")
 
 
 @contextmanager
@@ -81,7 +97,7 @@ def readable(file: str) -> Iterator[None]:
     """Turn what pyarrow says about a broken or foreign file, while it is read, into a UserError that names file and column."""
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         what = "csv" if file.endswith(".csv") else "parquet"
         reason = told((str(error) or type(error).__name__).splitlines()[0].rstrip("."), 300)
         # pyarrow counts columns of a csv from 0
@@ -165,9 +181,9 @@ def _is_keyed(file: str) -> bool:
         return bool(pa.types.is_int64(pq.read_schema(opened).field(ROW).type))
 
 
-def read_ids(source: Source) -> pa.ChunkedArray:
-    """Every ``sample_id`` of a source as strings, in order. Raises UserError when one stands twice, naming it."""
-    keys = read_keys(source)
+def read_ids(source: Source, notice: Callable[[str], None] | None = None) -> pa.ChunkedArray:
+    """Every ``sample_id`` of a source as strings, in order; ``notice`` as for :func:`files`. Raises UserError when one stands twice."""
+    keys = read_keys(source, notice)
     keys.require_unique()
     return keys.ids
 

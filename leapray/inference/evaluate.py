@@ -108,6 +108,7 @@ def _weighted(evaluation: Evaluation) -> bool:
 
 def _require_evaluation(destination: str) -> dict[str, str] | None:
     """What an evaluation that lies in a directory is of; None if there is none. Raises UserError for other scores or another report."""
+    storage.require_folder(destination)
     url, report = storage.join(destination, FILE), storage.join(destination, REPORT)
     if not storage.exists(url):
         if storage.exists(report):

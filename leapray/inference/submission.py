@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -20,28 +20,32 @@ from leapray.evaluation.sample import SampleSubmission, read_sample
 from leapray.evaluation.score import score_files
 from leapray.evaluation.tables import ROWS, Source, gather, locate, name, read_ids, read_keys, read_targets, require_finite, some
 
+Notice = Callable[[str], None]
 _TARGETS = KAGGLE.targets
 """Of the competition."""
 
 
-def submit(predictions: Source, sample_submission: str, destination: str, truth: Source | None = None) -> tuple[int, Score | None]:
+def submit(
+    predictions: Source, sample_submission: str, destination: str, truth: Source | None = None, notice: Notice = lambda _: None
+) -> tuple[int, Score | None]:
     """:func:`write_submission`, and what the file that was written scores against ``truth``, in physical units, where it is given.
 
+    ``notice`` is called with one sentence for each of the three sources that is a folder of which files are passed over.
     Raises UserError too for a truth of other rows, before anything is written.
     """
     if truth is None:
-        return write_submission(predictions, sample_submission, destination), None
+        return write_submission(predictions, sample_submission, destination, notice), None
     for source in _urls(truth):
         storage.require_outside(destination, source)
-    match(read_keys(sample_submission), read_keys(truth))
-    rows = write_submission(predictions, sample_submission, destination)
+    match(read_keys(sample_submission), read_keys(truth, notice))
+    rows = write_submission(predictions, sample_submission, destination, notice)
     try:
         return rows, score_files(destination, truth, sample_submission)
     except UserError as error:
         raise UserError(f"{destination} was written, but cannot be scored: {error}") from error
 
 
-def write_submission(predictions: Source, sample_submission: str, destination: str) -> int:
+def write_submission(predictions: Source, sample_submission: str, destination: str, notice: Notice = lambda _: None) -> int:
     """Write a submission, ``.csv`` or ``.parquet``, that appears whole or not at all; returns its rows.
 
     ``predictions`` are in physical units, with at least the sample's ids; others are left out. Numbers keep every bit of a
@@ -52,8 +56,8 @@ def write_submission(predictions: Source, sample_submission: str, destination: s
         raise UserError(f"{destination}: a submission's name must end with .csv or .parquet")
     for source in (*_urls(predictions), sample_submission):
         storage.require_outside(destination, source)
-    sample = read_sample(sample_submission, _TARGETS)
-    places = locate(read_ids(predictions), sample.ids)
+    sample = read_sample(sample_submission, _TARGETS, notice)
+    places = locate(read_ids(predictions, notice), sample.ids)
     missing = np.ones(len(sample.ids), dtype=bool)
     missing[places[places >= 0]] = False
     if missing.any():

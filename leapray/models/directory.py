@@ -15,7 +15,7 @@ from torch import Tensor
 from leapray import provenance, storage
 from leapray.data.transform import Transform
 from leapray.errors import UserError
-from leapray.faults import told
+from leapray.faults import placed, told
 from leapray.models.emulator import Emulator
 from leapray.models.registry import build_network, network_shapes, require_trusted
 from leapray.recipe import Choice, validate
@@ -113,7 +113,7 @@ def load_info(url: str) -> ModelInfo:
     if not storage.exists(info_url):
         inner = storage.join(url, "model")
         hint = f"; {inner} is one" if storage.exists(storage.join(inner, INFO_FILE)) else ""
-        raise UserError(f"{url}: not a model directory ({INFO_FILE} is missing){hint}")
+        raise UserError(f"{placed(url)}: not a model directory ({INFO_FILE} is missing){hint}")
     values = storage.read_json(info_url)
     if isinstance(values, dict) and "network" in values and values.get("format") != ModelInfo.model_fields["format"].default:
         raise UserError(f"{info_url}: of another format, {told(values.get('format'))}, than this leapray's models; train the model again")

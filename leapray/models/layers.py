@@ -3,8 +3,7 @@
 Letters after an underscore name a tensor's axes: b batch, i inputs, l levels (the model top first), c channels.
 """
 
-from __future__ import annotations
-
+# annotations stay objects in this file: TorchScript reads those of the buffers
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal

@@ -87,6 +87,9 @@ def _parsed(content: bytes | str) -> Any:
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:
+        if isinstance(error, yaml.reader.ReaderError) and isinstance(content, bytes) and error.encoding == "utf-8":
+            line = content[: error.position].count(b"\n") + 1
+            raise ValueError(f"line {line} is not in UTF-8; save the file as UTF-8") from error
         raise ValueError(told(" ".join(str(error).split()), 300)) from error
 
 

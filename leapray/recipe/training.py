@@ -16,7 +16,7 @@ Select = Literal["skill", "r2"]
 
 
 class MovingAverage(Section):
-    """An exponential moving average of the weights, which is then what is validated and saved; defaults as in FACTS section 4d."""
+    """An exponential moving average of the weights, which is then what is validated and saved; defaults as in the 5th-place solution."""
 
     decay: float = Field(0.99, gt=0, lt=1)
     every: PositiveInt = 8
@@ -29,7 +29,7 @@ class MovingAverage(Section):
 
 class EqualAverage(Section):
     """Stochastic weight averaging (Izmailov et al. 2018): the mean of the weights at the ends of epochs, which is then what is validated
-    and saved; defaults as in FACTS section 4b. All epochs are trained, whatever ``patience`` says."""
+    and saved; defaults as in the competition's 5th-place solution. All epochs are trained, whatever ``patience`` says."""
 
     start: PositiveInt = 13
     """The first epoch, counted from 1, whose end gives a member."""

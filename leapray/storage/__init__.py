@@ -17,9 +17,11 @@ from leapray.storage.listing import (
     list_folder,
     list_sizes,
     passed_over_in_words,
+    require_folder,
     size,
     walk_data,
 )
+from leapray.storage.locking import locked, require_lock
 from leapray.storage.reading import open_input, read_bytes, read_json, read_range
 from leapray.storage.urls import absolute, ascii_url, filesystem, is_local, join, lies_below, require_outside, short_names
 from leapray.storage.writing import atomic_file, remove, write_bytes, write_json
@@ -43,12 +45,15 @@ __all__ = [
     "list_files",
     "list_folder",
     "list_sizes",
+    "locked",
     "open_input",
     "passed_over_in_words",
     "read_bytes",
     "read_json",
     "read_range",
     "remove",
+    "require_folder",
+    "require_lock",
     "require_outside",
     "short_names",
     "size",

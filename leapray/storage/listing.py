@@ -242,6 +242,12 @@ def _relative(name: str, base: str) -> str:
     return name.removeprefix(base).strip("/") or name.rsplit("/", 1)[-1]
 
 
+def require_folder(url: str) -> None:
+    """Raise UserError where a file has the name of a folder that is to be written to."""
+    if (found := ask(url, _info)) is not None and found["type"] != "directory":
+        raise UserError(f"{shown(url)}: is a file, expected a directory")
+
+
 def list_folder(url: str) -> tuple[dict[str, int | None], list[str]]:
     """Files of one folder with their bytes, None where the listing tells none, and its subfolders, links to folders among them.
 

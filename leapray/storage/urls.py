@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import PurePosixPath
@@ -22,17 +23,27 @@ Pause = Callable[[float], None]
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """File system and bare path of a URL. Raises UserError for an unknown scheme, a missing extra, or a URL that carries credentials."""
+    """File system and bare path of a URL.
+
+    Raises UserError for an unknown scheme, a missing extra, a URL that carries credentials, and a name that this process cannot spell.
+    """
     refuse_secrets(str(url))
     # botocore's older mode waits without jitter and knows fewer errors; the variable reaches its clients wherever they are made
     os.environ.setdefault("AWS_RETRY_MODE", "standard")
     try:
         # other processes write too, so a listing is always asked for anew
-        return url_to_fs(str(url), use_listings_cache=False)
+        fs, path = url_to_fs(str(url), use_listings_cache=False)
+        if isinstance(fs, LocalFileSystem):
+            os.fsencode(path)
+        return fs, path
     except ImportError as error:
         extra = _EXTRAS.get(str(url).partition("://")[0])
         needed = f"needs an extra, pip install 'leapray[{extra}]'" if extra else error
         raise UserError(f"{shown(url)}: {needed}") from error
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{shown(url)}: has letters that the encoding of this locale, {sys.getfilesystemencoding()}, lacks; set LC_ALL=C.UTF-8"
+        ) from error
     except ValueError as error:
         raise UserError(f"{shown(url)}: {error}") from error
 

@@ -16,13 +16,9 @@ from typing import IO, Any, cast
 import fsspec
 
 from leapray.errors import UserError
-from leapray.faults import explained, shown
+from leapray.faults import FULL, JOBS_COPY, explained, shown
 from leapray.storage.listing import TEMPORARY
 from leapray.storage.urls import ask, filesystem, is_local
-
-_JOBS_COPY = "/runtime_resources/working_dir_files/"
-"""Where on a node Ray unpacks what a job was submitted with."""
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
@@ -39,18 +35,10 @@ def atomic_file(url: str) -> Iterator[IO[bytes]]:
             ask(url, lambda fs, path: fs.put_file(upload.name, path), "write")
         return
     target = Path(filesystem(url)[1])
-    if _JOBS_COPY in str(target):
-        raise UserError(
-            f"{target}: is in the job's own copy of the working directory, which goes with Ray's session; give a URL, or an absolute "
-            f"path that all nodes see"
-        )
+    _make_parent(url, target)
     temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{target.name}")
     began = time.time()
     with explained(url, "write"):
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise UserError(f"{shown(url)}: cannot be written, for {target.parent} is a file or lies below one") from error
         file = temporary.open("wb")
     try:
         with _writing(url, str(target.parent)), file:
@@ -65,13 +53,27 @@ def atomic_file(url: str) -> Iterator[IO[bytes]]:
     _clear_leftovers(target, began)
 
 
+def _make_parent(url: str, target: Path) -> None:
+    """Make the folder of a local file. Raises UserError where that cannot be, or the file would not last."""
+    if JOBS_COPY in str(target):
+        raise UserError(
+            f"{target}: is in the job's own copy of the working directory, which goes with Ray's session; give a URL, or an absolute "
+            f"path that all nodes see"
+        )
+    with explained(url, "write"):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"{shown(url)}: cannot be written, for {target.parent} is a file or lies below one") from error
+
+
 @contextmanager
 def _writing(url: str, place: str) -> Iterator[None]:
     """Tell a full disk, also where the block's own code meets it."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
         raise UserError(
             f"{shown(url)}: cannot be written, {place} is full ({error.strerror}); make room or choose another place"
@@ -91,6 +93,41 @@ def _clear_leftovers(target: Path, before: float) -> None:
 def write_bytes(url: str, content: bytes) -> None:
     with atomic_file(url) as file:
         file.write(content)
+
+
+def create_bytes(url: str, content: bytes) -> bool:
+    """Write a file that is not there yet; whether it was not. Of several processes at once only one gets True, as far as the store can."""
+
+    def create(fs: fsspec.AbstractFileSystem, path: str) -> bool:
+        try:
+            fs.pipe_file(path, content, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            # a store without conditional writes
+            if error.errno != errno.ENOSYS:
+                raise
+            if fs.exists(path):
+                return False
+            fs.pipe_file(path, content)
+        return True
+
+    if not is_local(url):
+        return ask(url, create, "write")
+    target = Path(filesystem(url)[1])
+    _make_parent(url, target)
+    with explained(url, "write"), _writing(url, str(target.parent)):
+        try:
+            file = target.open("xb")
+        except FileExistsError:
+            return False
+        try:
+            with file:
+                file.write(content)
+        except OSError:
+            target.unlink(missing_ok=True)
+            raise
+    return True
 
 
 def write_json(url: str, value: Any) -> None:

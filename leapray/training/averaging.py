@@ -91,7 +91,7 @@ class EpochMean(WeightAverage):
 
 
 class MovingAverage(WeightAverage):
-    """An exponential moving average of a network's weights, equal to that of the library which the original used (FACTS 4d).
+    """An exponential moving average of a network's weights, equal to that of the library which the original used.
 
     ema-pytorch (before 0.7; later ones average the first update beyond ``after`` too) counts the steps before an update: after step
     ``t``, from 1, its count is ``t - 1``. Updates come at counts divisible by ``every``. Those up to ``after``, and the first beyond it,

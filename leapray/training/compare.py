@@ -18,6 +18,7 @@ from leapray.data.shards import Prepared, open_prepared
 from leapray.errors import UserError
 from leapray.evaluation.intervals import Difference, Interval, TimedMoments, difference, interval
 from leapray.evaluation.metrics import Score
+from leapray.faults import placed
 from leapray.models.directory import INFO_FILE, ModelInfo, load_info
 from leapray.models.registry import build_network
 from leapray.recipe import Recipe, Resources, load_recipe, parse_recipe
@@ -100,7 +101,7 @@ def compare(runs: Sequence[str], progress: Callable[[int, int], None] | None = N
 def _model(url: str) -> str:
     model = url if storage.exists(storage.join(url, INFO_FILE)) else Run(url).model
     if not storage.exists(storage.join(model, INFO_FILE)):
-        raise UserError(f"{url}: neither a finished run nor a model directory ({INFO_FILE} is missing)")
+        raise UserError(f"{placed(url)}: neither a finished run nor a model directory ({INFO_FILE} is missing)")
     return model
 
 

@@ -115,7 +115,8 @@ def finetune(recipe: Recipe, shown: TrainingsTable | None = None, notice: Notice
     """Train the variants of a recipe, or the rest of them, make its averages, score all, and write ``variants.json`` and a plot.
 
     A variant that fails is reported and stops no other. Raises UserError, before anything starts, for what cannot run: no base, a base of
-    another network or scaling, data missing, a wrong option of any variant, too small a machine; and at the end when all have failed.
+    another network or scaling, data missing, a wrong option of any variant, too small a machine, another process that trains them; and at
+    the end when all have failed.
     """
     recipe = resolve(recipe)
     settings = _settings(recipe)
@@ -127,7 +128,7 @@ def finetune(recipe: Recipe, shown: TrainingsTable | None = None, notice: Notice
     base = {"base": _digest_of_base(settings.base), "transform": prepared.transform.digest()}
     for name in settings.trained:
         variants.check(name, prepared)
-    with session.connected(users_modules(recipe.network.name)):
+    with storage.locked(settings.directory, notice), session.connected(users_modules(recipe.network.name)):
         plan = variants.plan()
         claim(settings.directory, "finetune.json", base, "variants", "model.json")
         variants.take_finished()

@@ -16,7 +16,7 @@ _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class AdamWOptions(Options):
-    """Decoupled weight decay (Loshchilov and Hutter 2019); the reference trains with lr 6.5e-4 and decay 2e-3 (FACTS section 4a).
+    """Decoupled weight decay (Loshchilov and Hutter 2019); the reference trains with lr 6.5e-4 and decay 2e-3.
 
     All trained parameters decay, biases too, as in the reference; those that take no gradient are left out.
     """

@@ -112,7 +112,7 @@ class MultiStepOptions(Options):
 class PlateauOptions(Options):
     """The rate is multiplied by ``factor`` when more than ``patience`` validations in a row brought no better score.
 
-    As torch's ``ReduceLROnPlateau``; factor and patience are the original's (FACTS section 4d), which watched an error.
+    As torch's ``ReduceLROnPlateau``; factor and patience are the original's, which watched an error.
     """
 
     factor: float = Field(10**-0.2, gt=0, lt=1)

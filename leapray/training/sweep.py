@@ -115,8 +115,8 @@ def sweep(recipe: Recipe, shown: TrainingsTable | None = None, notice: Notice = 
     """Train the trials of a recipe, or the rest of them, and write the best one's recipe, ``sweep.json`` and plots.
 
     A trial that fails is reported and stops no other. Raises UserError, before anything starts, for what cannot run: data missing, values
-    that make no good recipe (of a search by Optuna these are trials that fail), too small a machine, a directory of another sweep; and
-    when all trials have failed.
+    that make no good recipe (of a search by Optuna these are trials that fail), too small a machine, a directory of another sweep, one in
+    which another process works; and when all trials have failed.
     """
     recipe, settings = resolve(recipe), _settings(recipe)
     prepared = open_prepared(recipe.data)
@@ -124,6 +124,13 @@ def sweep(recipe: Recipe, shown: TrainingsTable | None = None, notice: Notice = 
     with session.connected(users_modules(recipe.network.name)) if session.joins() else nullcontext():
         # refused before a cluster is started for it, or anything is written
         _plan(foreseen, settings, _count(settings))
+    with storage.locked(settings.directory, notice):
+        return _sweep(recipe, prepared, foreseen, shown, notice)
+
+
+def _sweep(recipe: Recipe, prepared: Prepared, foreseen: Sequence[Recipe], shown: TrainingsTable | None, notice: Notice) -> Swept:
+    """Sweep in a directory that this process holds."""
+    settings = _settings(recipe)
     claim(settings.directory, _SETTINGS, _decisive(recipe), "a sweep", TRIALS)
     trials = Trials(recipe, prepared, shown)
     if trials.left:

@@ -26,6 +26,7 @@ from leapray.data.features import channels_of
 from leapray.data.shards import Prepared, open_prepared
 from leapray.data.stream import Stream
 from leapray.errors import UserError
+from leapray.faults import shown
 from leapray.models.directory import INFO_FILE, load_info, save_model
 from leapray.models.registry import SOLVED, build_network, users_modules
 from leapray.recipe import Recipe, Resources, Start, parse_recipe
@@ -60,13 +61,20 @@ class Trained:
         return ranked(self.history)[0]
 
 
-def train(recipe: Recipe, progress: Callable[[Record], None] | None = None, threads: int | None = None) -> Trained:
+def train(
+    recipe: Recipe,
+    progress: Callable[[Record], None] | None = None,
+    threads: int | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> Trained:
     """Train what a recipe describes, or the rest of it, and write its run directory; a finished run returns at once.
 
     ``progress`` gets the records of ``metrics.jsonl`` as they are logged, from another thread. ``threads`` is what a process may take of
-    the CPUs, by default a worker's share of them all. Raises UserError for
-    anything that cannot run: data missing, unfinished or prepared by another recipe, too few rows, another recipe's run, too small a
-    cluster, a loss that diverges.
+    the CPUs, by default a worker's share of them all. ``notice`` gets a sentence when a run that may be another process's is watched for
+    a while, and one where an epoch leaves out rows that fill no batch, and one on what
+    could not be written beside the model, which is a warning without it. Raises UserError for anything that cannot run: data missing,
+    unfinished or prepared by another recipe, too few rows, another recipe's run, one that another process trains, too small a cluster, a
+    loss that diverges.
     """
     # what else may be made of the recipe is not this run's
     recipe = with_defaults(resolve(recipe)).model_copy(update={"finetune": None, "sweep": None, "ensemble": None})
@@ -75,26 +83,50 @@ def train(recipe: Recipe, progress: Callable[[Record], None] | None = None, thre
     run.check(recipe)
     already = run.finished
     if not already:
-        prepared = open_prepared(recipe.data)
-        Stream.of(recipe, prepared)
-        check_start(recipe, prepared.transform)
-        with session.connected(users_modules(recipe.network.name)):
-            if recipe.network.name in SOLVED:
-                run.claim(recipe)
-                solve(recipe, prepared, run, alone=threads is not None)
-            else:
-                # who gives threads has planned, and knows of the cluster what this process may not (nodes.autoscaled)
-                share = threads or _plan(recipe).threads
-                _require_gpu(recipe.resources)
-                run.claim(recipe)
-                with _watched(run, recipe, progress):
-                    _fit(recipe, run, share if threads or recipe.resources.workers else None)
+        with storage.locked(run.url, notice or (lambda _: None)) as lock:
+            # another process may have finished it meanwhile
+            already = run.finished
+            if not already:
+                _train(recipe, run, progress, threads, notice, lock)
     if not run.finished:
         raise UserError(f"{run.model}: not written where this process can see it; a cluster needs a training.run that all nodes share")
     # one validation is no curve
     if recipe.network.name not in SOLVED and (not already or not storage.exists(run.curve)):
         _Curve(run, recipe.name).draw()
     return Trained(run.url, run.model, load_info(run.model).history)
+
+
+def _train(
+    recipe: Recipe,
+    run: Run,
+    progress: Callable[[Record], None] | None,
+    threads: int | None,
+    notice: Callable[[str], None] | None,
+    lock: str,
+) -> None:
+    """Train in a run that this process holds by ``lock``."""
+    prepared = open_prepared(recipe.data)
+    remainder = Stream.of(recipe, prepared).remainder
+    if notice and remainder and recipe.network.name not in SOLVED:
+        notice(remainder)
+    check_start(recipe, prepared.transform)
+    with session.connected(users_modules(recipe.network.name)):
+        if recipe.network.name in SOLVED:
+            run.claim(recipe)
+            solve(recipe, prepared, run, alone=threads is not None)
+            return
+        # who gives threads has planned, and knows of the cluster what this process may not (nodes.autoscaled)
+        share = threads or _plan(recipe).threads
+        _require_gpu(recipe.resources)
+        run.claim(recipe)
+        try:
+            with _watched(run, recipe, progress):
+                _fit(recipe, run, share if threads or recipe.resources.workers else None, lock)
+        except Exception as error:
+            if not run.finished:
+                raise
+            lost = f"{run.model} is written, but not all that goes with it ({shown(' '.join(str(error).split())[:300])})"
+            (notice or warnings.warn)(lost)
 
 
 @contextmanager
@@ -167,10 +199,10 @@ def _require_gpu(resources: Resources) -> None:
         raise UserError("resources.use_gpu asks for a GPU in this process, which sees none; set resources.workers to 1 or more")
 
 
-def _fit(recipe: Recipe, run: Run, threads: int | None) -> None:
+def _fit(recipe: Recipe, run: Run, threads: int | None, lock: str) -> None:
     for key, value in KEEP_DIRECTORY.items():
         os.environ.setdefault(key, value)
-    resources, config = recipe.resources, {"recipe": recipe.to_dict(), "threads": threads}
+    resources, config = recipe.resources, {"recipe": recipe.to_dict(), "threads": threads, "lock": lock}
     if not resources.workers:
         _work(config, Alone())
         return
@@ -245,7 +277,7 @@ def _work(config: dict[str, Any], place: Alone) -> None:
         _restore(loop, found[0], prepared, recipe.training.start)
     elif recipe.training.start:
         loop.begin_with(starting_weights(recipe.training.start))
-    keeper = _Keeper(run, recipe, prepared, loop) if rank == 0 else None
+    keeper = _Keeper(run, recipe, prepared, loop, config["lock"]) if rank == 0 else None
 
     gauges = Gauges(run.url, rank, world)
 
@@ -263,16 +295,20 @@ def _work(config: dict[str, Any], place: Alone) -> None:
 
 
 class _Keeper:
-    """What rank 0 writes into the run: its log, its checkpoints, and the models of its best validations."""
+    """What rank 0 writes into the run: its log, its checkpoints, and the models of its best validations.
 
-    def __init__(self, run: Run, recipe: Recipe, prepared: Prepared, loop: Loop) -> None:
-        self._run, self._recipe, self._prepared, self._loop = run, recipe, prepared, loop
+    What would matter to another training of the run is only written while ``lock`` holds it; UserError afterwards.
+    """
+
+    def __init__(self, run: Run, recipe: Recipe, prepared: Prepared, loop: Loop, lock: str) -> None:
+        self._run, self._recipe, self._prepared, self._loop, self._lock = run, recipe, prepared, loop, lock
         self._log = RecordLog(run, loop.history)
         self._start = start_digest(recipe.training.start)
 
     def log(self, record: Record) -> None:
         """Log a record; a validation's model is saved when it is among the best or the last ones so far."""
         if record["event"] == "validation":
+            storage.require_lock(self._run.url, self._lock)
             history, training = list(self._loop.history), self._recipe.training
             kept = {self._run.validated_model(one) for one in chosen(history, training.keep_best, training.keep_last)}
             url = self._run.validated_model(record)
@@ -284,6 +320,7 @@ class _Keeper:
 
     def keep(self) -> None:
         """Write a checkpoint of the loop as it is now."""
+        storage.require_lock(self._run.url, self._lock)
         state = {"transform": self._prepared.transform.digest(), "start": self._start, "loop": self._loop.state()}
         # one place for each state, so that a checkpoint is never written over
         url = checkpoint.step_url(self._run.checkpoints, self._loop.done, len(self._loop.history))
@@ -293,6 +330,7 @@ class _Keeper:
 
     def save(self, url: str, weights: Mapping[str, torch.Tensor], history: Sequence[Record]) -> None:
         """Write a model."""
+        storage.require_lock(self._run.url, self._lock)
         save_model(url, weights, self._recipe.network, self._prepared.transform, recipe=self._recipe.to_dict(), history=history)
 
 

@@ -176,6 +176,26 @@ def test_a_start_that_takes_too_long_is_ended_and_one_that_ends_the_process_has_
     assert done.stderr == "error: Ray is dead\n"
 
 
+HANGS = """
+    import signal, time
+    from leapray.cluster import local_ray as ray_start
+
+    ray_start._GRACE_SECONDS = 0.1
+
+    def hangs():
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+        time.sleep(600)
+
+    ray_start.limited(hangs, "Ray hangs")
+"""
+
+
+def test_a_start_that_cannot_be_interrupted_has_a_last_word_too() -> None:
+    environment = os.environ | {"LEAPRAY_RAY_START_SECONDS": "0.1"}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(HANGS)], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: Ray hangs\n")
+
+
 @pytest.mark.parametrize("given", ["soon", "0", "nan"])
 def test_a_limit_that_is_no_number_of_seconds(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     from leapray.cluster import local_ray
@@ -209,3 +229,16 @@ def test_ray_starts_with_a_long_temporary_directory_which_work_still_uses(short:
         [sys.executable, "-c", textwrap.dedent(LONG)], env=environment, cwd=short, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == [str(asked)] * 2
+
+
+def test_names_that_are_not_utf_8_are_refused_before_ray_meets_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["leapray", "predict", "/l\udce4uf"])
+    (found,) = preflight.obstacles()
+    assert found.startswith(r"/l\udce4uf: has letters that are not UTF-8")
+    with pytest.raises(UserError, match="LC_ALL"):
+        preflight.refuse_names()
+    monkeypatch.setattr(sys, "argv", ["leapray"])
+    here = tmp_path / "l\udce4uf"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert ["l\\udce4uf: has letters" in line for line in preflight.obstacles()] == [True]

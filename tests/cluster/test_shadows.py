@@ -1,5 +1,8 @@
 """Files that Ray would import in place of its own modules are found by their names, and no others."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +44,13 @@ def test_what_shadows_nothing_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_working_copy_of_leapray_does_not_shadow_itself() -> None:
     assert found(Path(__file__).parent.parent.parent) == []
+
+
+def test_a_working_directory_that_was_removed_is_told(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    program = f"import os, sys; os.rmdir({str(gone)!r}); from leapray.cli import main; sys.argv[1:] = ['check', 'x']; main()"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+    done = subprocess.run([sys.executable, "-c", program], cwd=gone, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: the working directory was removed; change to another one\n"

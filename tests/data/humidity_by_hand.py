@@ -1,4 +1,4 @@
-"""Saturation specific humidity in kg/kg, written from ClimSim's definition (FACTS section 1) case by case."""
+"""Saturation specific humidity in kg/kg, written from ClimSim's definition case by case."""
 
 import numpy as np
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from leapray.climsim.schema import MISSING
+from leapray.climsim.schema import KAGGLE, MISSING
 from leapray.data.clean import Tally, clean, count_inexact
 from leapray.data.flat import Block
 from leapray.errors import UserError
@@ -51,7 +51,7 @@ def test_bad_rows_are_dropped_and_counted_by_column_and_reason() -> None:
         INPUTS.columns[7]: {"Inf": 1},
         TARGETS.columns[0]: {"fill value": 2},
     }
-    again = Tally.from_dict(tally.to_dict())
+    again = Tally.from_dict(tally.to_dict(), KAGGLE)
     again.add(tally)
     assert (again.bad_rows, again.dropped()[TARGETS.columns[0]]) == (6, {"fill value": 4})
 

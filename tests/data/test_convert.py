@@ -17,7 +17,7 @@ from leapray.cli import app
 from leapray.climsim.calendar import FIRST_MONTH, file_name, month_of_step
 from leapray.climsim.netcdf import Snapshot
 from leapray.climsim.pairs import find_pairs
-from leapray.climsim.schema import row_place
+from leapray.climsim.schema import KAGGLE, row_place
 from leapray.data.convert import INCOMPLETE, Conversion, GroupWriter, Settings, _rows_if_complete, convert, flat_writer, group_pairs
 from leapray.data.flat import flat_schema, list_pieces, read_piece, survey, to_table
 from leapray.data.flat.layout import SNAPSHOT_KEY, content_sums
@@ -361,7 +361,7 @@ def test_the_digest_of_values_is_of_their_bits_weighted_by_row() -> None:
 @pytest.mark.parametrize(("snapshot", "count", "groups"), [(384, 24, [9216]), (10_000, 3, [10_000] * 3), (21_600, 1, [10_800, 10_800])])
 def test_row_groups_are_bounded(tmp_path: Path, snapshot: int, count: int, groups: list[int]) -> None:
     path = str(tmp_path / "a.parquet")
-    schema = flat_schema()
+    schema = flat_schema(KAGGLE)
     table = pa.table([pa.nulls(snapshot, field.type) for field in schema], schema=schema.with_metadata({SNAPSHOT_KEY: ""}))
     with flat_writer(path, b"0") as write:
         for _ in range(count):
@@ -377,7 +377,7 @@ def test_a_file_whose_clock_is_of_another_step_is_refused_by_name(tmp_path: Path
     other = write_pair(tmp_path / "other", 2, columns=2)
     Path(getattr(pairs[1], stream)).write_bytes(Path(getattr(other, stream)).read_bytes())
     sentence = rf"{file_name(stream, 1)}: has ymd 10201 and tod 2400, expected 10201 and 1200 as in its name"
-    write = GroupWriter(Settings("low-res", 2, 1, 0), kind_is_given=False)
+    write = GroupWriter(Settings("low-res", 2, 1, 0, KAGGLE.to_dict()), kind_is_given=False)
     for group in group_pairs(find_pairs(str(tmp_path / "raw")), str(tmp_path / "flat"), write.settings):
         with pytest.raises(UserError, match=sentence):
             write(group)
@@ -393,7 +393,7 @@ def test_a_file_without_a_clock_is_of_the_step_of_its_name(tmp_path: Path) -> No
     for path in (pair.mli, pair.mlo):
         with netCDF4.Dataset(path, "a") as dataset:
             dataset.renameVariable("tod", "second")
-    write = GroupWriter(Settings("low-res", 2, 1, 0), kind_is_given=False)
+    write = GroupWriter(Settings("low-res", 2, 1, 0, KAGGLE.to_dict()), kind_is_given=False)
     (group,) = group_pairs([pair], str(tmp_path / "flat"), write.settings)
     assert write(group)["rows"] == 2
 

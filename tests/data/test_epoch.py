@@ -75,6 +75,18 @@ def test_weights_are_exact_in_every_step_and_a_resumed_plan_is_the_rest(
     assert executed(plan, range(lanes), first) == steps[first:]
 
 
+@pytest.mark.parametrize(
+    ("rows", "words"), [([1000, 536], "536 of 1,536 training rows (35 %) fill no batch of 1,000"), ([1200, 800], None)]
+)
+def test_rows_that_fill_no_batch_are_counted_and_left_out(rows: list[int], words: str | None) -> None:
+    plans = [EpochPlan(rows, [0, 1], batch_size=1000, lanes=8, seed=0, epoch=epoch) for epoch in range(2)]
+    used = [{row for step in executed(plan, range(8)) for row in step} for plan in plans]
+    assert [len(rows) for rows in used] == [plan.steps * 1000 for plan in plans]
+    assert all((words in plan.remainder) if words and plan.remainder else plan.remainder is words for plan in plans)
+    # other rows every time
+    assert (used[0] != used[1]) == bool(words)
+
+
 def test_an_epoch_with_weights_ends_with_the_source_that_is_used_up_first() -> None:
     plan = EpochPlan([100, 1000], [0, 1], batch_size=30, lanes=2, seed=0, epoch=0, shares=[2, 1])
     assert plan.steps == 5

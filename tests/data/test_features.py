@@ -7,14 +7,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from leapray.climsim.grid import figures
+from leapray.climsim.grid import figures, pressure
 from leapray.climsim.schema import LEVELS
 from leapray.data.features import FEATURES, TRACE, EngineeredFeatures, check_features
 from leapray.errors import UserError
 from tests.columns import INPUTS
+from tests.data.humidity_by_hand import saturation
 
 T, Q1, Q2, Q3, U, V = (INPUTS[f"state_{name}"] for name in ("t", "q0001", "q0002", "q0003", "u", "v"))
 OZONE, CH4, N2O = (INPUTS[f"pbuf_{name}"] for name in ("ozone", "CH4", "N2O"))
+PS = INPUTS["state_ps"].start
 FINITE = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
     st.sampled_from([0.0, -0.0, 1e-300, -1e-300, 5e-324, 1e-51, -1e-20, 1e308, -1e308]),
@@ -31,13 +33,15 @@ def column(**values: float) -> np.ndarray:
 
 
 def compute(name: str, x: np.ndarray) -> np.ndarray:
-    return EngineeredFeatures([name])(torch.from_numpy(x))[0].numpy()
+    return EngineeredFeatures([name], INPUTS)(torch.from_numpy(x))[0].numpy()
 
 
 def test_features_equal_numpy_by_hand():
     rng = np.random.default_rng(0)
     x = rng.uniform(1e-6, 1, (7, INPUTS.width))
     x[:, U.start : V.stop] -= 0.5
+    x[:, T] += 250
+    x[:, PS] += 1e5
 
     def differences(of: slice) -> np.ndarray:
         return np.concatenate([-np.diff(x[:, of], axis=1), np.zeros((7, 1))], axis=1)
@@ -54,6 +58,7 @@ def test_features_equal_numpy_by_hand():
         "moisture_transport_reference": x[:, Q1] ** 2 * wind,
         "liquid_partition": x[:, Q2] / (x[:, Q2] + x[:, Q3]),
         "condensate_imbalance": (x[:, Q2] - x[:, Q3]) / (x[:, Q2] + x[:, Q3]),
+        "relative_humidity": x[:, Q1] / np.vectorize(saturation)(x[:, T], pressure(x[:, PS])),
     }
     assert set(expected) == set(FEATURES)
     for name, values in expected.items():
@@ -89,7 +94,9 @@ def test_the_phase_of_condensate(liquid, ice, partition, imbalance):
     np.testing.assert_allclose(compute("liquid_partition", x), partition, rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(compute("condensate_imbalance", x), imbalance, rtol=1e-12, atol=1e-15)
     names = ["liquid_partition", "condensate_imbalance"]
-    for scripted, expected in zip(torch.jit.script(EngineeredFeatures(names))(torch.from_numpy(x)), (partition, imbalance), strict=True):
+    for scripted, expected in zip(
+        torch.jit.script(EngineeredFeatures(names, INPUTS))(torch.from_numpy(x)), (partition, imbalance), strict=True
+    ):
         np.testing.assert_allclose(scripted.numpy(), expected, rtol=1e-12, atol=1e-15)
 
 
@@ -121,7 +128,7 @@ def test_every_feature_of_finite_columns_is_finite(even: np.ndarray, odd: np.nda
     x = np.zeros((1, INPUTS.width))
     for index, variable in enumerate((T, Q1, Q2, Q3, U, V, OZONE, CH4, N2O)):
         x[:, variable][:, ::2], x[:, variable][:, 1::2] = even[:, index], odd[:, index]
-    for name, values in zip(FEATURES, EngineeredFeatures(list(FEATURES))(torch.from_numpy(x)), strict=True):
+    for name, values in zip(FEATURES, EngineeredFeatures(list(FEATURES), INPUTS)(torch.from_numpy(x)), strict=True):
         assert values.shape == (1, LEVELS)
         assert values.isfinite().all(), name
         if name == "liquid_partition":
@@ -133,7 +140,7 @@ def test_every_feature_of_finite_columns_is_finite(even: np.ndarray, odd: np.nda
 def test_features_come_in_the_order_asked_for_and_script_to_the_same_numbers():
     x = torch.rand(4, INPUTS.width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     names = ["air_total", "liquid_partition", "u_difference"]
-    features = EngineeredFeatures(names)
+    features = EngineeredFeatures(names, INPUTS)
     found, scripted = features(x), torch.jit.script(features)(x)
     for name, values, again in zip(names, found, scripted, strict=True):
         np.testing.assert_array_equal(values.numpy(), compute(name, x.numpy()))

@@ -17,6 +17,7 @@ from fsspec.implementations.dirfs import DirFileSystem
 from leapray import cli, faults, storage
 from leapray.climsim.calendar import Month, file_name
 from leapray.climsim.pairs import find_pairs
+from leapray.console import scaled
 from leapray.data import fetch as rooms
 from leapray.data import origin
 from leapray.data.fetch import Fetched, fetch
@@ -262,7 +263,7 @@ def test_the_verb_says_what_was_copied_and_what_was_there(
     asked = ["fetch", source, tmp_path / "d", "--start", "0001-02", "--stop", "0001-04", "--rate", "1000", "--parallel", "2"]
     assert leapray(monkeypatch, *asked) == 0
     files = copied(tmp_path / "d")
-    size = rooms.in_words(sum(map(len, files.values())))
+    size = scaled(sum(map(len, files.values())))
     assert f"copied {len(files)} files ({size}) to {tmp_path / 'd'}\n" in capsys.readouterr().out
     assert leapray(monkeypatch, *asked) == 0
     assert f"copied 0 files (0 B) to {tmp_path / 'd'}; {len(files)} ({size}) were there already" in capsys.readouterr().out
@@ -317,7 +318,7 @@ def test_what_a_web_server_refuses_is_named(status: int, words: str, tmp_path: P
 
 def test_a_disk_without_room_is_refused_before_anything_is_copied(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rooms.shutil, "disk_usage", lambda place: SimpleNamespace(free=1000))
-    with pytest.raises(UserError, match=r"d: 47\.4 kB to copy, 1\.0 kB free, so 46\.4 kB too little; choose fewer months"):
+    with pytest.raises(UserError, match=r"d: 47\.4 kB to copy, 1\.00 kB free, so 46\.4 kB too little; choose fewer months"):
         fetch(str(source), str(tmp_path / "d"), Selection(FEBRUARY, MARCH))
     assert not (tmp_path / "d").exists()
 

@@ -41,7 +41,7 @@ def change(rows: Table, name: str, /, **values: str) -> None:
 
 
 def test_a_csv_gives_the_mean_and_std_that_it_holds(tmp_path):
-    transform = transform_from_statistics(write(tmp_path / "low.csv", table()), STANDARD, ())
+    transform = transform_from_statistics(write(tmp_path / "low.csv", table()), KAGGLE, STANDARD, ())
     values = figures("low_res_columns")
     mean, std = (np.array([float(v) for v in values[key]]) for key in ("mean", "std"))
     # of level 12 to 17 cloud liquid, float32 holds nothing
@@ -60,9 +60,9 @@ def test_a_csv_gives_the_mean_and_std_that_it_holds(tmp_path):
 
 
 def test_order_of_rows_and_fields_and_further_ones_change_nothing(tmp_path):
-    expected = transform_from_statistics(write(tmp_path / "a.csv", table()), STANDARD, ())
+    expected = transform_from_statistics(write(tmp_path / "a.csv", table()), KAGGLE, STANDARD, ())
     rows = [*table()[::-1], {"column": "cam_in_SNOWHICE", "mean": "", "std": "x"}]
-    other = transform_from_statistics(write(tmp_path / "b.csv", rows, ("max", "kind", *FIELDS[:4])), STANDARD, ())
+    other = transform_from_statistics(write(tmp_path / "b.csv", rows, ("max", "kind", *FIELDS[:4])), KAGGLE, STANDARD, ())
     assert other.inputs.to_dict() == expected.inputs.to_dict()
     assert other.targets.to_dict() == expected.targets.to_dict()
 
@@ -70,7 +70,7 @@ def test_order_of_rows_and_fields_and_further_ones_change_nothing(tmp_path):
 def test_ablated_targets_may_be_blank(tmp_path):
     rows = table()
     change(rows, "ptend_u_3", mean="", std="", min="", max="")
-    transform = transform_from_statistics(write(tmp_path / "low.csv", rows), STANDARD, ())
+    transform = transform_from_statistics(write(tmp_path / "low.csv", rows), KAGGLE, STANDARD, ())
     assert transform.targets.constant[TARGETS.columns.index("ptend_u_3")]
 
 
@@ -82,7 +82,7 @@ def test_ablated_targets_may_be_blank(tmp_path):
         ("state_ps", {"mean": "nan"}, "mean of column state_ps is 'nan', expected a finite number"),
         ("state_ps", {"mean": "98 kPa"}, "mean of column state_ps is '98 kPa', expected a finite number"),
         ("state_ps", {"std": "-1"}, "column state_ps has std -1, min "),
-        ("state_ps", {"column": "state_px"}, "column state_ps is missing, expected a row for each of the 924 flat columns"),
+        ("state_ps", {"column": "state_px"}, "column state_ps is missing, expected a row for every column"),
         ("state_ps", {"column": "state_t_0"}, "column state_t_0 stands more than once, expected every column once"),
     ],
 )
@@ -91,12 +91,12 @@ def test_a_figure_that_cannot_be_is_named(tmp_path, column, values, sentence):
     change(rows, column, **values)
     url = write(tmp_path / "low.csv", rows)
     with pytest.raises(UserError, match=re.escape(f"{url}: {sentence}")):
-        transform_from_statistics(url, STANDARD, ())
+        transform_from_statistics(url, KAGGLE, STANDARD, ())
 
 
 def test_the_high_res_table_has_too_few_figures_and_says_which(tmp_path):
     with pytest.raises(UserError, match="std of column ptend_t_0 is '', expected a finite number"):
-        transform_from_statistics(str(files("leapray.climsim") / "figures" / "high_res_columns.csv"), STANDARD, ())
+        transform_from_statistics(str(files("leapray.climsim") / "figures" / "high_res_columns.csv"), KAGGLE, STANDARD, ())
 
 
 @pytest.mark.parametrize(
@@ -106,19 +106,19 @@ def test_the_high_res_table_has_too_few_figures_and_says_which(tmp_path):
         ("a.csv", b"", "field column, mean, std, min, max missing"),
         ("a.csv", b"\xff\xfe\x00", "not a csv ("),
         ("a.nc", b"", "is neither a .json nor a .csv file"),
-        ("a.json", b"[1]", "made for schema None"),
+        ("a.json", b"[1]", "not a transform"),
         ("a.json", b"{", "not valid json"),
     ],
 )
 def test_another_file_is_refused(tmp_path, name, content, sentence):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=re.escape(sentence)):
-        transform_from_statistics(str(tmp_path / name), STANDARD, ())
+        transform_from_statistics(str(tmp_path / name), KAGGLE, STANDARD, ())
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"low\.csv: no such file"):
-        transform_from_statistics(str(tmp_path / "low.csv"), STANDARD, ())
+        transform_from_statistics(str(tmp_path / "low.csv"), KAGGLE, STANDARD, ())
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_missing_file_is_named(tmp_path):
 )
 def test_a_csv_cannot_serve_what_needs_the_rows(tmp_path, scaling, features, why):
     with pytest.raises(UserError, match=re.escape(f"a csv has the statistics of raw columns only, and {why}")):
-        transform_from_statistics(write(tmp_path / "low.csv", table()), Choice(name=scaling), features)
+        transform_from_statistics(write(tmp_path / "low.csv", table()), KAGGLE, Choice(name=scaling), features)
 
 
 def test_a_transform_is_taken_as_it_stands_and_only_for_its_own_recipe(tmp_path):
@@ -140,7 +140,7 @@ def test_a_transform_is_taken_as_it_stands_and_only_for_its_own_recipe(tmp_path)
     transform = fitting.fit(Moments.of(columns), {"months": "0001-02 up to 0008-02"})
     url = str(tmp_path / "transform.json")
     storage.write_json(url, transform.to_dict())
-    assert transform_from_statistics(url, STANDARD, ["air_total"]).to_dict() == transform.to_dict()
+    assert transform_from_statistics(url, KAGGLE, STANDARD, ["air_total"]).to_dict() == transform.to_dict()
     for scaling, features, sentence in (
         (STANDARD, ["u_difference"], "data.features ['air_total'], but the recipe has ['u_difference']"),
         (Choice(name="reference"), ["air_total"], "data.scaling.name standard, but the recipe has reference"),
@@ -151,4 +151,4 @@ def test_a_transform_is_taken_as_it_stands_and_only_for_its_own_recipe(tmp_path)
         ),
     ):
         with pytest.raises(UserError, match=re.escape(f"{url}: was made with {sentence}")):
-            transform_from_statistics(url, scaling, features)
+            transform_from_statistics(url, KAGGLE, scaling, features)

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from leapray.climsim.grid import figures
 from leapray.climsim.schema import KAGGLE, LEVELS
 from leapray.data.features import FEATURES
+from leapray.data.fitting import LOG_VARIABLES, Fitting
 from leapray.data.moments import Moments
 from leapray.data.scaling import ColumnScaling, exp_columns, log_columns
 from leapray.data.statistics import transform_from_statistics
-from leapray.data.transform import CANDIDATES, LOG_VARIABLES, Fitting, Transform
+from leapray.data.transform import Transform, departure_candidates
 from leapray.errors import UserError
 from leapray.recipe import Choice
 from tests.columns import INPUTS, TARGETS
@@ -30,7 +31,7 @@ FEW = ("liquid_partition", "temperature_difference")
 @pytest.fixture(scope="module")
 def real() -> Transform:
     """Fitted on the real low-res statistics: columns from 1e-51 to 1e5, with their true extremes."""
-    return transform_from_statistics(LOW_RES, Choice(name="standard"), ())
+    return transform_from_statistics(LOW_RES, KAGGLE, Choice(name="standard"), ())
 
 
 def extremes(table: str) -> torch.Tensor:
@@ -142,7 +143,7 @@ def test_raw_columns_come_first_and_then_the_features_in_the_recipes_order(mode:
 def test_a_feature_is_standardised_like_any_column() -> None:
     inputs, targets = rows()
     fitting = Fitting(KAGGLE, Choice(name="standard"), ["air_total"])
-    assert fitting.width == FLAT + LEVELS + len(CANDIDATES)
+    assert fitting.width == FLAT + LEVELS + len(departure_candidates(KAGGLE))
     columns = fitting.columns(inputs, targets)
     assert columns.flags.f_contiguous
     total = sum(inputs[:, INPUTS[f"pbuf_{gas}"]] for gas in ("ozone", "CH4", "N2O"))
@@ -318,9 +319,16 @@ def test_an_unknown_scaling_or_option_is_named(choice: Choice, sentence: str) ->
         Fitting(KAGGLE, choice, ())
 
 
-def test_a_transform_of_another_schema_is_refused(real: Transform) -> None:
-    with pytest.raises(UserError, match="made for schema abc"):
-        Transform.from_dict(real.to_dict() | {"schema": "abc"})
+def test_a_transform_of_other_columns_is_refused(real: Transform) -> None:
+    content = real.to_dict()
+    for changed, sentence in (
+        ({"digest": "abc"}, "its columns of v2_kaggle differ"),
+        ({"inputs": ["state_t", "state_x"]}, "unknown variable 'state_x'; did you mean"),
+    ):
+        with pytest.raises(UserError, match=f"x: .*{sentence}"):
+            Transform.from_dict(content | {"variables": content["variables"] | changed}, "x")
+    with pytest.raises(UserError, match="made by an earlier leapray"):
+        Transform.from_dict({key: value for key, value in content.items() if key != "variables"} | {"schema": "abc"})
 
 
 @pytest.mark.parametrize(

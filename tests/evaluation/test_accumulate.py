@@ -25,7 +25,7 @@ CRPS = np.abs(PREDICTION - TRUTH)
 
 def evaluated(parts: list[np.ndarray], scored: np.ndarray | None = None) -> Evaluation:
     """What is found of rows taken in part by part."""
-    truth = Truth(timed=True, weighed=True, grid=GRID)
+    truth = Truth(TARGETS, timed=True, weighed=True, grid=GRID)
     one = Prediction("p", truth, UNIT, scored=scored)
     for rows in parts:
         batch = Batch(TRUTH[rows], STEPS[rows], NCOL[rows], PRESSURE[rows], GRID)
@@ -39,7 +39,7 @@ def parts_of(evaluation: Evaluation) -> dict[str, np.ndarray]:
     found = {name: getattr(evaluation, name) for name in ("mean", "bias", "mae", "crps")}
     for name in ("climsim", "zonal", "joint", "precipitation"):
         found |= {f"{name}.{key}": value for key, value in vars(getattr(evaluation, name)).items()}
-    return found | {f"moments.{key}": value for key, value in evaluation.moments.to_arrays().items() if key != "origin"}
+    return found | {f"moments.{key}": value for key, value in evaluation.moments.to_arrays().items() if key not in ("origin", "targets")}
 
 
 WHOLE = parts_of(evaluated([np.arange(16)]))
@@ -76,7 +76,7 @@ def test_columns_without_weight_are_constant_to_the_competition_alone():
 
 
 def test_without_time_all_rows_are_of_one_block_and_the_rest_is_left_out():
-    truth = Truth(timed=False, weighed=False, grid=None)
+    truth = Truth(TARGETS, timed=False, weighed=False, grid=None)
     one = Prediction("p", truth, UNIT)
     for rows in (slice(0, 5), slice(5, 5), slice(5, 16)):
         batch = Batch(TRUTH[rows])
@@ -89,7 +89,7 @@ def test_without_time_all_rows_are_of_one_block_and_the_rest_is_left_out():
 
 
 def test_evaluations_are_read_as_they_were_written(tmp_path):
-    bare = Truth(timed=False, weighed=False, grid=None)
+    bare = Truth(TARGETS, timed=False, weighed=False, grid=None)
     other = Prediction("other", bare, UNIT, whole=False)
     batch = Batch(TRUTH)
     bare.take(batch)
@@ -105,4 +105,4 @@ def test_evaluations_are_read_as_they_were_written(tmp_path):
 
 def test_no_rows_are_refused():
     with pytest.raises(ValueError, match="no rows"):
-        Prediction("p", Truth(timed=False, weighed=False, grid=None), UNIT).result()
+        Prediction("p", Truth(TARGETS, timed=False, weighed=False, grid=None), UNIT).result()

@@ -11,13 +11,13 @@ RAIN = TARGETS["cam_out_PRECC"].start
 
 
 def test_pairs_of_truth_and_prediction_are_counted_as_numpy_counts_them():
-    edges = scalar_edges()
+    edges = scalar_edges(TARGETS)
     truth, prediction = RNG.uniform(0, 1, (2, TARGETS.width, 500))
     for index in range(len(FLUXES)):
         # a little beyond both ends
         truth[360 + index] = truth[360 + index] * edges[index, -1] * 1.1 - 0.05 * edges[index, -1]
         prediction[360 + index] = prediction[360 + index] * edges[index, -1] * 1.1
-    counts = JointCounts()
+    counts = JointCounts(TARGETS)
     for part in (slice(0, 123), slice(123, 500)):
         counts.update(truth[:, part], prediction[:, part])
     found = counts.result()
@@ -28,7 +28,7 @@ def test_pairs_of_truth_and_prediction_are_counted_as_numpy_counts_them():
 
 
 def test_bins_of_fluxes_are_even_and_those_of_rain_and_snow_logarithmic():
-    edges = scalar_edges()
+    edges = scalar_edges(TARGETS)
     for index, flux in enumerate(FLUXES):
         assert (np.diff(edges[index]) > 0).all()
         if flux.units == "m/s":
@@ -44,7 +44,7 @@ def test_rain_is_counted_in_mm_per_day():
     truth, prediction = np.zeros((2, TARGETS.width, 4))
     truth[RAIN] = np.array([0.0, 0.005, 0.0101, 5000.0]) * MM_PER_DAY
     prediction[RAIN] = np.array([-1.0, 0.02, 0.0101, 0.0101]) * MM_PER_DAY
-    counts = PrecipitationCounts()
+    counts = PrecipitationCounts(TARGETS)
     counts.update(truth, prediction, None)
     found = counts.result()
     assert found.truth[[0, 1, -1]].tolist() == [2, 1, 1]
@@ -59,7 +59,7 @@ def test_moistening_is_a_mean_over_each_bin_of_true_rain():
     truth[TARGETS["ptend_q0001"].start + 50] = [1e-8, -2e-8, -4e-8]
     prediction[TARGETS["ptend_q0003"].start + 50] = [3e-8, 0, -2e-8]
     mass = np.full((60, 3), 200.0)
-    counts = PrecipitationCounts()
+    counts = PrecipitationCounts(TARGETS)
     for row in range(3):
         counts.update(truth[:, [row]], prediction[:, [row]], mass[:, [row]])
     found = counts.result()

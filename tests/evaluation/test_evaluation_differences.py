@@ -5,7 +5,6 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from leapray.evaluation.groups import group_mask
 
 from leapray.errors import UserError
 from leapray.evaluation.comparison import compare_evaluations
@@ -13,7 +12,7 @@ from leapray.evaluation.intervals import TimedMoments, difference, interval
 from leapray.evaluation.results import Evaluation
 from leapray.evaluation.summary import scores
 from leapray.evaluation.worst import worst_columns
-from tests.columns import EXACT, LEARNED, TARGETS
+from tests.columns import EXACT, LEARNED, TARGETS, group_mask
 from tests.target_statistics import UNIT
 
 DAYS = np.repeat(np.arange(6), 5)

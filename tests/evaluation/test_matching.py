@@ -58,7 +58,7 @@ def test_predictions_of_rows_that_were_not_selected_are_left_out(keyed):
 def test_only_what_was_selected_is_taken_streamed_or_not(tmp_path, order):
     names = list("abcdef")
     write_targets(tmp_path / "p.parquet", [names[row] for row in order], VALUES[order])
-    matched = Matched(str(tmp_path), keys(["b", "c", "f"]), lambda: keys(names))
+    matched = Matched(str(tmp_path), keys(["b", "c", "f"]), TARGETS, lambda: keys(names))
     np.testing.assert_array_equal(np.concatenate([matched.take(2), matched.take(1)]), VALUES[[1, 2, 5]])
 
 
@@ -77,7 +77,7 @@ def test_predictions_come_in_the_truth_s_order_in_pieces_of_any_size(tmp_path_fa
         if keyed:
             table = table.append_column("row", pa.array(rows, pa.int64()))
         pq.write_table(table, folder / f"{number}.parquet")
-    matched = Matched(str(folder), keys(ids, list(range(6)) if keyed else None))
+    matched = Matched(str(folder), keys(ids, list(range(6)) if keyed else None), TARGETS)
     left = [*takes, 6 - sum(takes)] if sum(takes) <= 6 else [6]
     np.testing.assert_array_equal(np.concatenate([matched.take(rows) for rows in left]), VALUES)
 

@@ -155,9 +155,9 @@ def test_statistics_of_the_competition_are_those_of_its_training_set():
     loud = LEARNED & (expected > 1e-14)
     np.testing.assert_allclose(np.sqrt(known.variance[loud]), expected[loud], rtol=0.01)
     assert (known.variance[LEARNED] > 0).all()
-    assert TargetStatistics.from_dict(known.to_dict(), "x").origin == known.origin
+    assert TargetStatistics.from_dict(known.to_dict(), TARGETS, "x").origin == known.origin
     with pytest.raises(UserError, match=r"^here: "):
-        TargetStatistics.from_dict({"mean": [1.0], "variance": [1.0], "origin": "x"}, "here")
+        TargetStatistics.from_dict({"mean": [1.0], "variance": [1.0], "origin": "x"}, TARGETS, "here")
 
 
 def test_ablated_columns_do_not_count_whatever_is_predicted():

@@ -9,11 +9,12 @@ from leapray.climsim.grid import pressure
 from leapray.console import digits
 from leapray.evaluation.plots import latitude, levels, rain, surface
 from leapray.evaluation.plots.levels import Curve
-from leapray.evaluation.plots.quantity import PROFILES, SCALARS
+from leapray.evaluation.plots.quantity import profiles, scalars
 from leapray.evaluation.plots.style import LINES, svg
 from leapray.evaluation.results import Joint, Precipitation, Zonal
 from tests.columns import EXACT_LEVELS, LEARNED, TARGETS
 
+PROFILES, SCALARS = profiles(TARGETS), scalars(TARGETS)
 RANDOM = np.random.default_rng(0)
 R2 = RANDOM.uniform(0.2, 1, TARGETS.width)
 
@@ -33,7 +34,7 @@ def test_every_target_variable_is_shown_in_its_own_unit():
 
 
 def test_skill_is_drawn_level_by_level_where_it_is_learned():
-    figure = levels._score_figure([Curve("ours", R2), Curve("other", R2 - 0.1)], "R²")
+    figure = levels._score_figure(TARGETS, [Curve("ours", R2), Curve("other", R2 - 0.1)], "R²")
     temperature, _, liquid, *_ = figure.axes
     np.testing.assert_array_equal(drawn(temperature)[0].get_xdata(), R2[:60])
     np.testing.assert_array_equal(drawn(temperature)[1].get_xdata(), R2[:60] - 0.1)
@@ -43,7 +44,7 @@ def test_skill_is_drawn_level_by_level_where_it_is_learned():
 
 
 def test_the_pressure_axis_runs_down_and_its_marks_stand_at_their_levels():
-    axes = levels._score_figure([Curve("ours", R2)], "skill", R2).axes[0]
+    axes = levels._score_figure(TARGETS, [Curve("ours", R2)], "skill", R2).axes[0]
     low, high = axes.get_ylim()
     assert low > high
     at = dict(zip([text.get_text() for text in axes.get_yticklabels()], axes.get_yticks(), strict=True))
@@ -57,7 +58,7 @@ def test_the_pressure_axis_runs_down_and_its_marks_stand_at_their_levels():
 def test_levels_far_below_are_counted_and_do_not_stretch_the_axis():
     poor = R2.copy()
     poor[TARGETS["ptend_u"].start + 40 : TARGETS["ptend_u"].start + 43] = -1e4
-    axes = levels._score_figure([Curve("ours", poor)], "R²").axes[4]
+    axes = levels._score_figure(TARGETS, [Curve("ours", poor)], "R²").axes[4]
     assert axes.get_xlim()[0] == -0.5
     assert [text.get_text() for text in axes.texts] == ["3 below -0.5, down to -10000"]
     assert [mark.get_ydata().tolist() for mark in axes.lines if mark.get_marker() == "<"] == [[40, 41, 42]]
@@ -66,7 +67,7 @@ def test_levels_far_below_are_counted_and_do_not_stretch_the_axis():
 
 def test_a_mean_and_its_bias_are_drawn_in_the_shown_unit():
     truth, bias = RANDOM.normal(size=(2, TARGETS.width)) * 1e-5
-    figure = levels._bias_figure(truth, [Curve("ours", bias), Curve("other", -bias)])
+    figure = levels._bias_figure(TARGETS, truth, [Curve("ours", bias), Curve("other", -bias)])
     above, below = figure.axes[0], figure.axes[6]
     np.testing.assert_allclose(drawn(above)[0].get_xdata(), truth[:60] * 86400)
     np.testing.assert_allclose(drawn(above)[1].get_xdata(), (truth + bias)[:60] * 86400)
@@ -76,7 +77,7 @@ def test_a_mean_and_its_bias_are_drawn_in_the_shown_unit():
 
 def test_a_difference_has_its_band_about_an_axis_of_both_signs():
     value = RANDOM.normal(size=TARGETS.width) * 0.01
-    axes = levels._difference_figure(Curve("B less A", value, np.stack([value - 0.02, value + 0.02]))).axes[0]
+    axes = levels._difference_figure(TARGETS, Curve("B less A", value, np.stack([value - 0.02, value + 0.02]))).axes[0]
     np.testing.assert_array_equal(drawn(axes)[0].get_xdata(), value[:60])
     low, high = axes.get_xlim()
     assert low == -high
@@ -87,7 +88,7 @@ def test_a_difference_has_its_band_about_an_axis_of_both_signs():
 def test_a_difference_beyond_the_axis_is_marked_at_its_edge():
     value = np.full(TARGETS.width, 0.01)
     value[[30, 40]] = [-5.0, 3.0]
-    axes = levels._difference_figure(Curve("B less A", value)).axes[0]
+    axes = levels._difference_figure(TARGETS, Curve("B less A", value)).axes[0]
     assert max(axes.get_xlim()) < 0.1
     marks = {line.get_marker(): line.get_ydata().tolist() for line in axes.lines if line.get_marker() in ("<", ">")}
     assert marks == {"<": [30], ">": [40]}
@@ -95,14 +96,18 @@ def test_a_difference_beyond_the_axis_is_marked_at_its_edge():
 
 def test_lines_that_could_not_be_told_apart_are_refused():
     curves = [Curve(str(index), R2) for index in range(len(LINES) + 1)]
-    for draw in (lambda: levels.skill_profiles(curves, R2), lambda: levels.r2_profiles(curves), lambda: surface.scalar_bars(curves, R2)):
+    for draw in (
+        lambda: levels.skill_profiles(TARGETS, curves, R2),
+        lambda: levels.r2_profiles(TARGETS, curves),
+        lambda: surface.scalar_bars(TARGETS, curves, R2),
+    ):
         with pytest.raises(ValueError, match="told apart"):
             draw()
 
 
 def test_the_attainable_skill_is_a_line_of_its_own():
     attainable = np.clip(R2 + 0.1, 0, 1)
-    figure = levels._score_figure([Curve("ours", R2), Curve("other", R2 - 0.1)], "skill", attainable)
+    figure = levels._score_figure(TARGETS, [Curve("ours", R2), Curve("other", R2 - 0.1)], "skill", attainable)
     np.testing.assert_array_equal(drawn(figure.axes[0])[0].get_xdata(), attainable[:60])
     np.testing.assert_array_equal(drawn(figure.axes[0])[1].get_xdata(), R2[:60])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "other", "attainable"]
@@ -111,7 +116,7 @@ def test_the_attainable_skill_is_a_line_of_its_own():
 
 def test_names_are_drawn_letter_by_letter():
     names = [r"$\nonsense$", "_hidden", "a$b"]
-    figure = levels._score_figure([Curve(name, R2) for name in names], "R²")
+    figure = levels._score_figure(TARGETS, [Curve(name, R2) for name in names], "R²")
     assert ElementTree.fromstring(svg(figure)) is not None
     assert len(figure.legends[0].get_texts()) == len(names)
 
@@ -125,7 +130,7 @@ def zonal():
 
 def test_skill_maps_lie_between_sines_of_latitude_and_are_read_from_0_to_1():
     found = zonal()
-    figure = latitude._skill_figure(found)
+    figure = latitude._skill_figure(TARGETS, found)
     vapour = figure.axes[1]
     mesh = vapour.collections[0]
     shown = np.ma.filled(mesh.get_array(), np.nan)
@@ -139,7 +144,7 @@ def test_skill_maps_lie_between_sines_of_latitude_and_are_read_from_0_to_1():
 
 def test_bias_maps_are_even_about_0_and_dot_what_is_notably_negative():
     found = zonal()
-    temperature = latitude._bias_figure(found).axes[0]
+    temperature = latitude._bias_figure(TARGETS, found).axes[0]
     low, high = temperature.collections[0].get_clim()
     assert low == -high
     dots = temperature.lines[0].get_xydata()
@@ -150,22 +155,22 @@ def test_maps_without_any_number_are_drawn():
     nothing = np.full((18, TARGETS.width), np.nan)
     empty = Zonal(np.linspace(-90, 90, 19), nothing, nothing, nothing)
     for draw, save in ((latitude._skill_figure, latitude.zonal_skill), (latitude._bias_figure, latitude.zonal_bias)):
-        shown = np.ma.filled(draw(empty).axes[0].collections[0].get_array(), np.nan)
+        shown = np.ma.filled(draw(TARGETS, empty).axes[0].collections[0].get_array(), np.nan)
         assert shown.size
         assert np.isnan(shown).all()
-        assert save(empty)
+        assert save(TARGETS, empty)
 
 
 def test_maps_of_too_few_days_say_so_and_have_no_colour_bar():
     found = zonal()
-    assert len(latitude._skill_figure(found).axes) == 7
-    assert not [text for text in latitude._skill_figure(found).axes[0].texts if "days" in text.get_text()]
-    panels = latitude._skill_figure(replace(found, r2=np.full_like(found.r2, np.nan))).axes
+    assert len(latitude._skill_figure(TARGETS, found).axes) == 7
+    assert not [text for text in latitude._skill_figure(TARGETS, found).axes[0].texts if "days" in text.get_text()]
+    panels = latitude._skill_figure(TARGETS, replace(found, r2=np.full_like(found.r2, np.nan))).axes
     assert len(panels) == 6
     assert all("fewer than 10 days" in axes.texts[0].get_text() for axes in panels)
 
 
-@pytest.mark.parametrize("make", [lambda: latitude._bias_figure(zonal()), lambda: latitude._skill_figure(zonal())])
+@pytest.mark.parametrize("make", [lambda: latitude._bias_figure(TARGETS, zonal()), lambda: latitude._skill_figure(TARGETS, zonal())])
 def test_no_words_of_a_map_lie_on_others(make):
     figure = make()
     figure.canvas.draw()
@@ -182,7 +187,7 @@ def test_no_words_of_a_map_lie_on_others(make):
 def test_bars_are_as_long_as_the_r2_that_stands_beside_them():
     r2 = R2.copy()
     r2[-1] = -7.0
-    axes = surface._bar_figure([Curve("ours", r2), Curve("other", R2)], np.ones(TARGETS.width)).axes[0]
+    axes = surface._bar_figure(TARGETS, [Curve("ours", r2), Curve("other", R2)], np.ones(TARGETS.width)).axes[0]
     lengths = [bar.get_width() for bar in axes.patches]
     np.testing.assert_allclose(lengths, [*r2[-8:-1], -0.5, *R2[-8:]])
     assert [text.get_text() for text in axes.texts] == [digits(value) for value in (*r2[-8:], *R2[-8:])]
@@ -192,14 +197,14 @@ def test_joint_densities_have_the_truth_along_x_and_rain_on_logarithmic_axes():
     even, powers = np.linspace(0, 10, 6), np.append(0, np.geomspace(1e-10, 1e-6, 5))
     edges = np.stack([powers if quantity.unit == "mm/day" else even for quantity in SCALARS])
     counts = RANDOM.integers(0, 50, (len(SCALARS), 5, 5))
-    panels = surface._joint_figure(Joint(edges, counts)).axes
+    panels = surface._joint_figure(TARGETS, Joint(edges, counts)).axes
     for axes, quantity, expected in zip(panels, SCALARS, counts, strict=False):
         shown = np.ma.filled(axes.collections[0].get_array(), 0)
         np.testing.assert_array_equal(shown, expected.T)
         assert axes.get_xscale() == axes.get_yscale() == ("log" if quantity.unit == "mm/day" else "linear")
         assert quantity.unit in axes.get_xlabel()
         assert "truth" in axes.get_xlabel()
-    for axes in surface._joint_figure(Joint(edges, np.zeros_like(counts))).axes[: len(SCALARS)]:
+    for axes in surface._joint_figure(TARGETS, Joint(edges, np.zeros_like(counts))).axes[: len(SCALARS)]:
         assert not axes.collections
 
 

@@ -1,4 +1,8 @@
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import matplotlib.image
 import numpy as np
@@ -112,4 +116,29 @@ def test_epochs_stand_above_the_steps():
 def test_axes_say_what_they_show():
     losses, scores = panels(HISTORY)
     assert losses.get_xlabel() == scores.get_xlabel() == "optimizer steps"
-    assert "293 learned columns" in scores.get_ylabel()
+    assert "the learned columns" in scores.get_ylabel()
+
+
+DRAWS = """
+from pathlib import Path
+from leapray import cli
+
+TITLE = "\u4e2d\u6587 \u0627\u0644\u0646 \u0939\u093f\u0928\u094d\u0926\u0940 \U0001f642"
+
+def verb():
+    from leapray.evaluation.plots import learning_curve
+    from tests.evaluation.test_plots_learning import HISTORY
+    Path("curve.png").write_bytes(learning_curve(HISTORY, TITLE))
+
+cli.app = verb
+cli.main()
+"""
+
+
+def test_a_name_in_any_letters_and_a_home_that_is_not_there_give_a_picture_and_no_warning(tmp_path):
+    root = str(Path(__file__).parents[2])
+    environment = {name: value for name, value in os.environ.items() if name not in {"MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"}}
+    environment |= {"HOME": "/dev/null/none", "PYTHONPATH": root, "TMPDIR": str(tmp_path), "LC_ALL": "C"}
+    done = subprocess.run([sys.executable, "-c", DRAWS], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert matplotlib.image.imread(tmp_path / "curve.png").shape == (576, 1440, 4)

@@ -44,13 +44,13 @@ def test_files_cut_elsewhere_are_streamed_in_step(tmp_path, monkeypatch):
 
 def test_a_weighted_submission_scores_as_its_physical_predictions(tmp_path, truth):
     weights = SCORED / np.maximum(TRUTH.std(axis=0), 1e-15)
-    weights[tables.TARGETS["ptend_q0002"].start + 12] = 0
+    weights[TARGETS["ptend_q0002"].start + 12] = 0
     sample = write_targets(tmp_path / "sample.csv", IDS[::-1], np.tile(weights, (ROWS, 1)))
     submission = write_targets(tmp_path / "submission.csv", IDS, PREDICTION * weights)
     score = score_files(submission, truth, sample)
     expected = r2_score(TRUTH * weights, PREDICTION * weights, multioutput="raw_values")
     np.testing.assert_allclose(score.r2, expected, rtol=1e-10, atol=1e-10)
-    assert score.r2[tables.TARGETS["ptend_q0002"].start + 12] == 1
+    assert score.r2[TARGETS["ptend_q0002"].start + 12] == 1
 
 
 def test_ids_that_differ_are_counted(tmp_path, truth):
@@ -80,7 +80,7 @@ def test_no_rows_are_refused(tmp_path):
 
 def test_a_learned_column_without_weight_neither_gains_nor_costs_skill(tmp_path, truth):
     weights = SCORED.astype(float)
-    column = tables.TARGETS["cam_out_FLWDS"].start
+    column = TARGETS["cam_out_FLWDS"].start
     weights[column] = 0
     sample = write_targets(tmp_path / "sample.csv", IDS, np.tile(weights, (ROWS, 1)))
     score = score_files(write_targets(tmp_path / "s.csv", IDS, PREDICTION * weights), truth, sample)

@@ -23,7 +23,7 @@ def test_columns_are_found_by_name_and_keep_every_bit(tmp_path, suffix):
     url = write_targets(tmp_path / f"t{suffix}", IDS, values, columns)
     assert tables.columns(url) == ["sample_id", *columns]
     assert tables.read_ids(url).to_pylist() == IDS
-    np.testing.assert_array_equal(np.concatenate(list(tables.read_targets(url))), VALUES)
+    np.testing.assert_array_equal(np.concatenate(list(tables.read_targets(url, TARGETS))), VALUES)
 
 
 def test_a_source_may_be_a_directory_or_a_list(tmp_path):
@@ -31,7 +31,7 @@ def test_a_source_may_be_a_directory_or_a_list(tmp_path):
     second = write_targets(tmp_path / "2.csv", IDS[2:], VALUES[2:])
     for source in (str(tmp_path), [first, second]):
         assert tables.read_ids(source).to_pylist() == IDS
-        np.testing.assert_array_equal(tables.gather(source, np.arange(3), 3), VALUES)
+        np.testing.assert_array_equal(tables.gather(source, TARGETS, np.arange(3), 3), VALUES)
 
 
 def test_rows_are_put_where_they_belong(tmp_path, monkeypatch):
@@ -39,13 +39,13 @@ def test_rows_are_put_where_they_belong(tmp_path, monkeypatch):
     url = write_targets(tmp_path / "t.parquet", IDS, VALUES)
     places = tables.locate(tables.read_ids(url), pa.chunked_array([["c"], ["a"]]))
     assert places.tolist() == [1, -1, 0]
-    np.testing.assert_array_equal(tables.gather(url, places, 2), VALUES[[2, 0]])
+    np.testing.assert_array_equal(tables.gather(url, TARGETS, places, 2), VALUES[[2, 0]])
 
 
 def test_numbers_of_other_types_are_taken_and_nulls_are_nan(tmp_path):
     values = [pa.array([1, None, 3], pa.int64()), *(pa.array([0.5, 1.5, 2.5], pa.float32()) for _ in TARGETS.columns[1:])]
     pq.write_table(pa.table([pa.array([7, 8, 9]), *values], names=["sample_id", *TARGETS.columns]), tmp_path / "t.parquet")
-    read = np.concatenate(list(tables.read_targets(str(tmp_path / "t.parquet"))))
+    read = np.concatenate(list(tables.read_targets(str(tmp_path / "t.parquet"), TARGETS)))
     np.testing.assert_array_equal(read[:, 0], [1, np.nan, 3])
     np.testing.assert_array_equal(read[:, 367], [0.5, 1.5, 2.5])
     assert tables.read_ids(str(tmp_path / "t.parquet")).to_pylist() == ["7", "8", "9"]
@@ -53,14 +53,14 @@ def test_numbers_of_other_types_are_taken_and_nulls_are_nan(tmp_path):
 
 def test_an_empty_csv_field_is_nan(tmp_path):
     (tmp_path / "t.csv").write_text(",".join(["sample_id", *TARGETS.columns]) + "\n" + ",".join(["a", "", *["1"] * 367]) + "\n")
-    assert np.isnan(next(tables.read_targets(str(tmp_path / "t.csv")))[0, 0])
+    assert np.isnan(next(tables.read_targets(str(tmp_path / "t.csv"), TARGETS))[0, 0])
 
 
 def test_a_table_without_rows_is_empty(tmp_path):
     (tmp_path / "t.csv").write_text(",".join(["sample_id", *TARGETS.columns]) + "\n")
     write_targets(tmp_path / "t.parquet", [], VALUES[:0])
     assert len(tables.read_ids(str(tmp_path))) == 0
-    assert sum(map(len, tables.read_targets(str(tmp_path)))) == 0
+    assert sum(map(len, tables.read_targets(str(tmp_path), TARGETS))) == 0
 
 
 def bad_csv(path):
@@ -85,7 +85,7 @@ def bad_csv(path):
 )
 def test_a_bad_table_is_refused_by_name(tmp_path, make, words):
     with pytest.raises(UserError) as error:
-        list(tables.read_targets(str(make(tmp_path))))
+        list(tables.read_targets(str(make(tmp_path)), TARGETS))
     assert all(word in str(error.value) for word in words), error.value
 
 
@@ -93,7 +93,7 @@ def test_text_where_numbers_belong_is_refused(tmp_path):
     columns = [pa.array(["x"]), *(pa.array([1.0]) for _ in TARGETS.columns[1:])]
     pq.write_table(pa.table([pa.array(["a"]), *columns], names=["sample_id", *TARGETS.columns]), tmp_path / "t.parquet")
     with pytest.raises(UserError, match="column ptend_t_0 is of type string; expected numbers"):
-        list(tables.read_targets(str(tmp_path)))
+        list(tables.read_targets(str(tmp_path), TARGETS))
 
 
 def test_an_id_that_stands_twice_is_named(tmp_path):

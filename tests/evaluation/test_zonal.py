@@ -13,7 +13,7 @@ GRID = Grid(np.array([-85.0, 5.0, 8.0, 45.0]), np.zeros(4), np.array([1.0, 1.0, 
 
 def evaluated(truth: np.ndarray, prediction: np.ndarray, steps: np.ndarray):
     """Bands of ``(time, 4, 368)``."""
-    accumulated = Truth(timed=True, weighed=False, grid=GRID)
+    accumulated = Truth(TARGETS, timed=True, weighed=False, grid=GRID)
     one = Prediction("p", accumulated, UNIT)
     batch = Batch(truth.reshape(-1, 368), np.repeat(steps, 4), np.tile(np.arange(4), len(steps)), grid=GRID)
     accumulated.take(batch)

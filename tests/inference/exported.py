@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from leapray.climsim.grid import figures
-from leapray.climsim.schema import FLUXES
+from leapray.climsim.schema import FLUXES, KAGGLE
 from leapray.data.scaling import ColumnScaling
 from leapray.data.transform import Transform
 from leapray.models.directory import save_model
@@ -33,11 +33,11 @@ def low_res(clip: float = 30.0) -> Transform:
 
     def scaling(columns: slice, clip: float) -> ColumnScaling:
         mean, std = (torch.from_numpy(table[key][columns]) for key in ("mean", "std"))
-        # what is left of the constant gases' deviation is rounding (FACTS section 3)
+        # what is left of the constant gases' deviation is rounding
         constant = ~(std > 1e-12 * mean.abs())
         return ColumnScaling(mean, std.masked_fill(constant, 1.0), constant, clip)
 
-    return Transform(scaling(slice(INPUTS.width), clip), scaling(slice(INPUTS.width, None), 0.0), "standard", {})
+    return Transform(KAGGLE, scaling(slice(INPUTS.width), clip), scaling(slice(INPUTS.width, None), 0.0), "standard", {})
 
 
 def raw(rows: int, seed: int = 0) -> torch.Tensor:

@@ -21,7 +21,7 @@ from tests.columns import ABLATED, CHANNELS, EXACT, EXACT_SOURCE, INPUTS, TARGET
 from tests.samples import random_rows
 
 CPU = torch.device("cpu")
-ALONE = Combination.of(mean_weights(1))
+ALONE = Combination.of(mean_weights(1, TARGETS))
 ROWS = 600
 X = np.asfortranarray(random_rows(ROWS, seed=3)[:, : INPUTS.width])
 WATER = slice(TARGETS["ptend_q0001"].start, TARGETS["ptend_q0003"].stop)
@@ -44,7 +44,7 @@ def outputs(emulators: list[Emulator]) -> np.ndarray:
 
 
 def with_physics(y: np.ndarray) -> np.ndarray:
-    """The physics by hand (FACTS sections 2 and 4e)."""
+    """The physics by hand."""
     y = y.copy()
     y[:, WATER] = np.maximum(y[:, WATER], -X[:, STATE] / STEP_SECONDS)
     y[:, EXACT] = -X[:, EXACT_SOURCE] / STEP_SECONDS

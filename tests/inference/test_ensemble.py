@@ -194,8 +194,13 @@ def test_older_predictions_in_any_order_count_like_a_model(done: Ensembled, home
     for split, month, name in (("validation", BLEND, "old.csv"), ("test", TEST, "old.parquet")):
         ids, x, _ = truth(home, month)
         order = np.random.default_rng(0).permutation(len(ids))
-        places[split] = write_targets(tmp_path / name, [ids[index] for index in order], tendencies(models(home)[1], x)[order])
-    mixed = ensemble(recipe(home, tmp_path / "ensemble", [models(home)[0], {"name": "old", **places}]))
+        places[split] = str(tmp_path / split)
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "notes.txt").touch()
+        write_targets(tmp_path / split / name, [ids[index] for index in order], tendencies(models(home)[1], x)[order])
+    notices: list[str] = []
+    mixed = ensemble(recipe(home, tmp_path / "ensemble", [models(home)[0], {"name": "old", **places}]), notice=notices.append)
+    assert [place for place in places.values() for notice in notices if place in notice and "notes.txt" in notice] == [*places.values()]
     np.testing.assert_allclose(mixed.weights.matrix(), done.weights.matrix(), atol=1e-6)
     np.testing.assert_allclose(read(f"{mixed.predictions}/low_res")[1], read(f"{done.predictions}/low_res")[1], rtol=1e-4, atol=1e-6)
     assert mixed.weights.figures["test"]["ensemble"] == pytest.approx(done.weights.figures["test"]["ensemble"], abs=1e-6)

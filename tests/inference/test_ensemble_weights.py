@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from leapray.evaluation.groups import GROUPS, group_mask
 
 from leapray.console import digits
 from leapray.evaluation.metrics import TargetStatistics
@@ -11,7 +10,7 @@ from leapray.inference.ensemble.table import show
 from leapray.inference.weights import Weights
 from leapray.recipe import Ensemble
 from leapray.recipe.ensemble import Weighing
-from tests.columns import LEARNED, TARGETS
+from tests.columns import GROUPS, LEARNED, TARGETS, group_mask
 from tests.target_statistics import UNIT
 
 NAMES = ("swa", "ema", "old")
@@ -38,7 +37,7 @@ def skill(weights: Weights) -> float:
 
 
 def test_auto_takes_groups_where_they_do_better_on_days_held_out() -> None:
-    auto, one, groups = (choose(settings(groups=name), MEMBERS, halves()) for name in ("auto", "one", "by-variable"))
+    auto, one, groups = (choose(settings(groups=name), MEMBERS, halves(), TARGETS) for name in ("auto", "one", "by-variable"))
     assert auto.groups == GROUPS
     np.testing.assert_array_equal(auto.matrix(), groups.matrix())
     assert skill(auto) > skill(one) > auto.figures["blend"]["mean"]
@@ -49,7 +48,7 @@ def test_auto_takes_groups_where_they_do_better_on_days_held_out() -> None:
 
 def test_rows_without_days_are_weighed_as_one_group() -> None:
     first, second = halves()
-    weights = choose(settings(), MEMBERS, (ErrorProducts.empty(3, UNIT), first + second))
+    weights = choose(settings(), MEMBERS, (ErrorProducts.empty(3, UNIT), first + second), TARGETS)
     assert set(weights.groups) == {"all"}
     assert weights.figures["blend"]["groups"] == {
         "held_out": None,
@@ -60,10 +59,10 @@ def test_rows_without_days_are_weighed_as_one_group() -> None:
 @pytest.mark.parametrize("weights", ["solved", "mean", {"fixed": {"swa": 0.5, "old": 0.5}}])
 def test_the_worth_of_a_member_is_what_the_others_score_alone_less_what_all_do(weights: str | dict) -> None:
     asked = settings(weights, "by-variable")
-    whole = choose(asked, MEMBERS, halves())
+    whole = choose(asked, MEMBERS, halves(), TARGETS)
     first, second = (half.of_members([0, 2]) for half in halves())
     alone = {"fixed": {"swa": 0.5, "old": 0.5}} if isinstance(weights, dict) else weights
-    without = choose(settings(alone, "by-variable"), [MEMBERS[0], MEMBERS[2]], (first, second))
+    without = choose(settings(alone, "by-variable"), [MEMBERS[0], MEMBERS[2]], (first, second), TARGETS)
     found = whole.figures["blend"]
     assert found["worth"]["ema"] == pytest.approx(without.figures["blend"]["ensemble"] - found["ensemble"], abs=1e-12)
     if weights == "solved":
@@ -71,15 +70,15 @@ def test_the_worth_of_a_member_is_what_the_others_score_alone_less_what_all_do(w
 
 
 def test_given_weights_are_those_of_the_names_and_need_no_months() -> None:
-    weights = choose(settings({"fixed": {"old": 0.25, "swa": 0.75}}), MEMBERS, None)
+    weights = choose(settings({"fixed": {"old": 0.25, "swa": 0.75}}), MEMBERS, None, TARGETS)
     np.testing.assert_array_equal(weights.matrix(), np.repeat([[0.75], [0], [0.25]], TARGETS.width, axis=1))
     assert weights.figures == {}
-    np.testing.assert_allclose(choose(settings("mean"), MEMBERS, None).matrix(), 1 / 3)
+    np.testing.assert_allclose(choose(settings("mean"), MEMBERS, None, TARGETS).matrix(), 1 / 3)
 
 
 def test_a_single_member_has_all_the_weight_and_no_worth_to_tell() -> None:
     first, second = (half.of_members([1]) for half in halves())
-    weights = choose(settings(), MEMBERS[1:2], (first, second))
+    weights = choose(settings(), MEMBERS[1:2], (first, second), TARGETS)
     np.testing.assert_array_equal(weights.matrix(), np.ones((1, TARGETS.width)))
     assert weights.figures["blend"]["worth"] == {"ema": None}
     assert weights.figures["blend"]["correlation"] == [[1.0]]
@@ -89,7 +88,7 @@ def test_the_table_has_every_member_with_its_weights_and_scores(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("leapray.console.terminal.console.width", 160, raising=False)
-    weights = choose(settings(groups="one"), MEMBERS, halves())
+    weights = choose(settings(groups="one"), MEMBERS, halves(), TARGETS)
     show(weights)
     lines = capsys.readouterr().out.splitlines()
     for member in weights.members:
@@ -111,7 +110,7 @@ KNOWN = TargetStatistics(TARGETS, np.linspace(-0.1, 0.1, TARGETS.width), np.ones
 
 def test_a_column_that_no_member_predicts_better_than_the_training_mean_falls_back_to_it(capsys: pytest.CaptureFixture[str]) -> None:
     good = ~TARGETS.mask(["ptend_u"], range(20, 24))
-    weights = choose(settings(), MEMBERS[:2], of_columns(good))
+    weights = choose(settings(), MEMBERS[:2], of_columns(good), TARGETS)
     lost = [f"ptend_u_{level}" for level in range(20, 24)]
     assert weights.fallback == {name: KNOWN.mean[TARGETS.columns.index(name)] for name in lost}
     blend = weights.figures["blend"]
@@ -120,7 +119,7 @@ def test_a_column_that_no_member_predicts_better_than_the_training_mean_falls_ba
     show(weights)
     out = capsys.readouterr().out.replace("\n", " ")
     assert all(name in out for name in lost)
-    assert choose(settings("mean"), MEMBERS[:2], of_columns(good)).fallback == {}
+    assert choose(settings("mean"), MEMBERS[:2], of_columns(good), TARGETS).fallback == {}
 
 
 def test_the_ensemble_is_at_least_its_best_member_where_the_bound_of_skill_counts() -> None:
@@ -133,7 +132,7 @@ def test_the_ensemble_is_at_least_its_best_member_where_the_bound_of_skill_count
     # one column each in which the other member is good, so that none falls back
     predictions[:, 0][..., ruined][:, :, ::2] = truth[..., ruined][..., ::2]
     found = tuple(ErrorProducts.of(y, f, UNIT) for y, f in zip(truth, predictions, strict=True))
-    weights = choose(settings(groups="one"), MEMBERS[:2], found)
+    weights = choose(settings(groups="one"), MEMBERS[:2], found, TARGETS)
     blend = weights.figures["blend"]
     assert blend["ensemble"] >= max(blend["members"].values()) - 1e-12
 
@@ -146,11 +145,11 @@ def test_silent_columns_do_not_decide_the_weights() -> None:
     spread = np.array([np.where(silent, 1e-3, 0.3), np.where(silent, 1e-5, 0.9)])[:, None]
     predictions = truth[:, None] + spread * generator.normal(size=(2, 2, 300, TARGETS.width))
     found = tuple(ErrorProducts.of(y, f, UNIT) for y, f in zip(truth, predictions, strict=True))
-    weights = choose(settings(groups="one"), MEMBERS[:2], found)
+    weights = choose(settings(groups="one"), MEMBERS[:2], found, TARGETS)
     # by R2 the second, whose error is a million times smaller there, would take all
     assert weights.members[0].weights["all"] == pytest.approx(0.9, abs=0.01)
 
 
 def test_methods_are_named_as_the_recipe_names_them() -> None:
-    assert choose(settings("mean"), MEMBERS, None).method == Weighing(method="mean").method
+    assert choose(settings("mean"), MEMBERS, None, TARGETS).method == Weighing(method="mean").method
     assert LEARNED.sum() == sum(group_mask(group).sum() for group in GROUPS)

@@ -55,7 +55,7 @@ def write_predictions(truth: str, url: str, prediction: np.ndarray, members: dic
     """As predict writes them, of all rows of a source in order."""
     members, start = members or {}, 0
     for piece in flat.list_pieces(truth):
-        with part_writer(url, piece.index, list(members)) as write:
+        with part_writer(url, piece.index, TARGETS, list(members)) as write:
             for block in flat.read_piece(piece):
                 rows = slice(start, start + len(block.row))
                 write(block, prediction[rows], [member[rows] for member in members.values()])

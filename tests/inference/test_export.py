@@ -51,7 +51,7 @@ def test_files_run_in_a_process_without_leapray(tmp_path):
             assert_equal_within_float32(found, wanted)
             assert (found[:, EXACT] == (0 - x[:, EXACT_SOURCE]) / 1200).all()
         else:
-            # state_q0002_14 is about 1e-48 and vanishes in float32 (FACTS section 2), which an untrained network does not ignore
+            # state_q0002_14 is about 1e-48 and vanishes in float32, which an untrained network does not ignore
             error = ((found - wanted)[:, LEARNED] / low_res().targets.scale[LEARNED]).square().mean()
             assert 0 < error < 1e-2
         assert (found[:, ABLATED] == 0).all()
@@ -144,7 +144,7 @@ from pydantic import BaseModel
 class Net(torch.nn.Module):
     Options = type("Options", (BaseModel,), {})
 
-    def __init__(self, options, features):
+    def __init__(self, options, channels):
         super().__init__()
         self.layer = torch.nn.Linear(556, 368)
 

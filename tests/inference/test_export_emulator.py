@@ -6,7 +6,7 @@ import torch
 
 from leapray.inference.export.emulator import CoupledEmulator
 from leapray.inference.export.export import FORMATS, export
-from leapray.inference.export.layouts import HOST_LAYOUTS, Kaggle556
+from leapray.inference.export.layouts import HOST_LAYOUTS
 from leapray.inference.weights import Combination
 from leapray.models.directory import load_model
 from leapray.models.emulator import Emulator
@@ -36,7 +36,7 @@ def test_torchscript_of_every_network_is_its_emulator(name, tmp_path):
 @pytest.mark.parametrize("name", NETWORKS.entries)
 def test_torch_export_of_every_network_is_its_emulator(name, tmp_path):
     emulator, x = load_model(saved(tmp_path / "model", name)).emulator, raw(40)
-    coupled = CoupledEmulator([emulator], ALONE, Kaggle556()).eval()
+    coupled = CoupledEmulator([emulator], ALONE, HOST_LAYOUTS["kaggle556"]).eval()
     form = FORMATS["torch-export"]
     run = form.read(io.BytesIO(form.write(coupled, x[:3])))
     for rows in (0, 1, 40):
@@ -90,7 +90,7 @@ def test_what_is_not_finite_counts_as_the_training_mean(exported):
 @pytest.mark.parametrize("scaling", [30.0, 0.0])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_outputs_are_finite_whatever_comes_in(scaling, dtype):
-    coupled = CoupledEmulator([Emulator(low_res(scaling), build_network("mlp", TINY["mlp"], CHANNELS))], ALONE, Kaggle556())
+    coupled = CoupledEmulator([Emulator(low_res(scaling), build_network("mlp", TINY["mlp"], CHANNELS))], ALONE, HOST_LAYOUTS["kaggle556"])
     run = torch.jit.script(coupled.eval())
     largest = torch.finfo(dtype).max
     for value in (largest, -largest, 1e30, 0.0, torch.nan):
@@ -105,7 +105,7 @@ def test_an_ensemble_is_weighted_by_column_before_the_physics(tmp_path):
     combination = Combination.of(np.random.default_rng(0).dirichlet(np.ones(3), TARGETS.width).T)
     # a column that falls back to the training mean
     combination.weights[:, 7], combination.constant[7] = 0.0, 3e-5
-    coupled, x = CoupledEmulator(emulators, combination, Kaggle556()).eval(), raw(50)
+    coupled, x = CoupledEmulator(emulators, combination, HOST_LAYOUTS["kaggle556"]).eval(), raw(50)
     weights = combination.weights
     own = [emulator.tendencies(x) for emulator in emulators]
     mean = torch.from_numpy(combination.constant)

@@ -4,7 +4,7 @@ import torch
 
 from leapray.climsim.grid import figures, pressure
 from leapray.errors import UserError
-from leapray.inference.export.layouts import HOST_LAYOUTS, V2RH557, host_layout
+from leapray.inference.export.layouts import HOST_LAYOUTS, HostInputs, host_layout
 from tests.columns import INPUTS
 from tests.data.humidity_by_hand import saturation
 
@@ -23,7 +23,7 @@ def columns() -> np.ndarray:
 
 
 def by_hand(x: np.ndarray) -> np.ndarray:
-    """v2_rh from flat columns, place by place (FACTS section 1)."""
+    """v2_rh from flat columns, place by place."""
     host = np.full((len(x), 557), 1e30)
     host[:, 0:60] = x[:, 0:60]
     p = pressure(x[:, 360])
@@ -50,14 +50,16 @@ def test_v2_rh_has_the_order_that_the_host_passes():
 
 
 def test_flat_columns_come_back_from_v2_rh(columns):
-    found = V2RH557()(torch.from_numpy(by_hand(columns)), torch.zeros(INPUTS.width, dtype=torch.float64)).numpy()
+    found = HostInputs(HOST_LAYOUTS["v2_rh557"], INPUTS)(
+        torch.from_numpy(by_hand(columns)), torch.zeros(INPUTS.width, dtype=torch.float64)
+    ).numpy()
     others = np.delete(np.arange(INPUTS.width), np.arange(Q1.start, Q1.stop))
     assert (found[:, others] == columns[:, others]).all()
     np.testing.assert_allclose(found[:, Q1], columns[:, Q1], rtol=1e-11)
 
 
 def test_v2_rh_of_columns_is_inverted_to_the_last_digits(columns):
-    layout, x = V2RH557(), torch.from_numpy(columns)
+    layout, x = HostInputs(HOST_LAYOUTS["v2_rh557"], INPUTS), torch.from_numpy(columns)
     host = layout.of_columns(x)
     np.testing.assert_allclose(host, by_hand(columns), rtol=1e-11)
     np.testing.assert_allclose(layout(host, torch.zeros(INPUTS.width)), columns, rtol=1e-12)
@@ -86,7 +88,7 @@ def test_what_is_not_finite_is_substituted_and_nothing_else_changes(name, column
 
 
 def test_a_missing_surface_pressure_leaves_the_humidity_at_the_substitute_pressure(columns):
-    layout, substitute = V2RH557(), torch.from_numpy(columns[7])
+    layout, substitute = HostInputs(HOST_LAYOUTS["v2_rh557"], INPUTS), torch.from_numpy(columns[7])
     x = layout.of_columns(torch.from_numpy(columns[:1]))
     x[0, 540] = torch.nan
     found = layout(x, substitute)[0].numpy()
@@ -98,7 +100,7 @@ def test_a_missing_surface_pressure_leaves_the_humidity_at_the_substitute_pressu
 
 @pytest.mark.parametrize("value", [0.0, 1e30, float("nan"), float("inf")])
 def test_snow_on_ice_is_not_used(value, columns):
-    layout, substitute = V2RH557(), torch.zeros(INPUTS.width, dtype=torch.float64)
+    layout, substitute = HostInputs(HOST_LAYOUTS["v2_rh557"], INPUTS), torch.zeros(INPUTS.width, dtype=torch.float64)
     x = layout.of_columns(torch.from_numpy(columns))
     other = x.clone()
     other[:, 555] = value

@@ -24,7 +24,7 @@ def block(first: int, rows: int) -> Block:
 
 
 def write(destination: str, members: tuple[str, ...] = ("a", "b")) -> None:
-    with part_writer(destination, 3, members) as writer:
+    with part_writer(destination, 3, TARGETS, members) as writer:
         for start, stop in ((0, 2), (2, 5)):
             ensemble, *own = VALUES[: 1 + len(members), start:stop]
             writer(block(start, stop - start), ensemble, own)
@@ -41,7 +41,7 @@ def test_a_piece_has_its_rows_in_order_in_a_file_of_the_ensemble_and_of_each_mem
         assert table.schema.names == [SAMPLE_ID, ROW, *TARGETS.columns]
         assert table[SAMPLE_ID].to_pylist() == [f"s{row}" for row in range(5)]
         assert table[ROW].to_pylist() == [-1, -2, -3, -4, -5]
-        np.testing.assert_array_equal(np.concatenate(list(read_targets(part(directory, 3)))), values)
+        np.testing.assert_array_equal(np.concatenate(list(read_targets(part(directory, 3), TARGETS))), values)
 
 
 def test_members_are_no_part_of_the_predictions(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_the_seal_is_the_last_file_to_appear(tmp_path: Path, monkeypatch: pytest
 
 
 def test_an_error_leaves_no_file_and_no_seal(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="shorter"), part_writer(str(tmp_path), 0, ["a"]) as writer:
+    with pytest.raises(ValueError, match="shorter"), part_writer(str(tmp_path), 0, TARGETS, ["a"]) as writer:
         writer(block(0, 5), VALUES[0], [])
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert sealed_rows(str(tmp_path), 0) is None
@@ -91,7 +91,7 @@ def test_a_number_that_changed_on_the_disk_is_found(tmp_path: Path) -> None:
     content[at + 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"part-000003\.parquet: cannot be read as parquet.*checksum"):
-        list(read_targets(str(path)))
+        list(read_targets(str(path), TARGETS))
 
 
 def test_names_of_parts_are_those_of_the_pieces() -> None:

@@ -2,6 +2,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import r2_score
 
@@ -44,7 +45,7 @@ def test_a_submission_has_the_samples_order_and_weights_to_the_last_bit(tmp_path
     monkeypatch.setattr(submission, "ROWS", 4)
     destination = str(tmp_path / f"submission{suffix}")
     assert write_submission(predictions, write_sample(tmp_path / "sample.csv", weights), destination) == ROWS
-    ids, values = read_ids(destination).to_pylist(), np.concatenate(list(read_targets(destination)))
+    ids, values = read_ids(destination).to_pylist(), np.concatenate(list(read_targets(destination, TARGETS)))
     assert ids == ASKED
     np.testing.assert_array_equal(values, PHYSICAL[[IDS.index(i) for i in ASKED]] * weights)
 
@@ -59,7 +60,7 @@ def test_predictions_in_the_samples_order_are_streamed_to_the_same_file(tmp_path
     streamed = str(tmp_path / f"streamed{suffix}")
     assert write_submission(predictions, sample, streamed) == ROWS
     assert read_ids(streamed).to_pylist() == read_ids(held).to_pylist() == IDS
-    values = [np.concatenate(list(read_targets(url))) for url in (streamed, held)]
+    values = [np.concatenate(list(read_targets(url, TARGETS))) for url in (streamed, held)]
     np.testing.assert_array_equal(values[0], PHYSICAL * INVERSE_STD)
     np.testing.assert_array_equal(values[0], values[1])
 
@@ -92,6 +93,34 @@ def test_a_submission_is_scored_where_the_truth_is_known(tmp_path, predictions):
     assert (rows, score.rows) == (ROWS, ROWS)
     np.testing.assert_allclose(score.r2[SCORED], r2_score(truth_values, PHYSICAL, multioutput="raw_values")[SCORED], rtol=1e-9, atol=1e-9)
     assert (score.r2[~SCORED] == 1).all()
+
+
+def test_files_that_are_passed_over_are_named_and_others_are_not(tmp_path, predictions):
+    notices: list[str] = []
+    sample = write_sample(tmp_path / "sample.csv")
+    submit(predictions, sample, str(tmp_path / "s.csv"), notice=notices.append)
+    assert notices == []
+    for name in ("1.parquet.bak", ".hidden"):
+        Path(predictions, name).touch()
+    assert submit(predictions, sample, str(tmp_path / "s.csv"), notice=notices.append)[0] == ROWS
+    assert [predictions in notice and "1 file: 1.parquet.bak" in notice for notice in notices] == [True]
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv read again", "parquet"])
+def test_an_index_without_a_name_is_no_column_of_a_sample(tmp_path, predictions, kind):
+    sample, destination = Path(write_sample(tmp_path / "sample.csv")), tmp_path / "submission.csv"
+    frame = pd.read_csv(sample)
+    frame.index += 5
+    if kind == "parquet":
+        sample = sample.with_suffix(".parquet")
+        frame.to_parquet(sample)
+    else:
+        frame.to_csv(sample)
+    if kind == "csv read again":
+        pd.read_csv(sample).to_csv(sample, index=False)
+    write_submission(predictions, write_sample(tmp_path / "plain.csv"), str(tmp_path / "expected.csv"))
+    assert write_submission(predictions, str(sample), str(destination)) == ROWS
+    assert destination.read_bytes() == (tmp_path / "expected.csv").read_bytes()
 
 
 def refused(tmp_path, predictions, sample, destination="s.csv") -> str:
@@ -185,7 +214,7 @@ def test_other_suffixes_and_an_empty_sample_are_refused(tmp_path, predictions):
 
 
 def test_a_sample_gives_columns_in_its_order_and_weights_in_the_schemas(tmp_path):
-    sample = read_sample(write_sample(tmp_path / "sample.csv", INVERSE_STD))
+    sample = read_sample(write_sample(tmp_path / "sample.csv", INVERSE_STD), TARGETS)
     assert sample.columns == tuple(COLUMNS)
     assert sample.ids.to_pylist() == ASKED
     np.testing.assert_array_equal(sample.weights, INVERSE_STD)

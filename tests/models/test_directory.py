@@ -5,6 +5,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from leapray.climsim.schema import KAGGLE
 from leapray.data.transform import ColumnScaling, Transform
 from leapray.errors import UserError
 from leapray.models.directory import load_info, load_model, save_model
@@ -20,7 +21,7 @@ def a_transform() -> Transform:
     def scaling(width: int) -> ColumnScaling:
         return ColumnScaling(torch.linspace(-1e-51, 3, width), torch.linspace(1, 2, width), torch.zeros(width), 30.0)
 
-    return Transform(scaling(INPUTS.width), scaling(TARGETS.width), "standard", {"months": ["0001-02"]})
+    return Transform(KAGGLE, scaling(INPUTS.width), scaling(TARGETS.width), "standard", {"months": ["0001-02"]})
 
 
 @pytest.fixture
@@ -82,10 +83,10 @@ def test_weights_of_another_save_are_refused(saved, tmp_path):
         load_model(url)
 
 
-def test_another_schema_is_refused(saved):
+def test_another_format_is_refused(saved):
     url, _ = saved
-    edit(url, schema_hash="0123456789abcdef")
-    with pytest.raises(UserError, match=r"schema 0123456789abcdef; this leapray's schema is"):
+    edit(url, format=1)
+    with pytest.raises(UserError, match=r"model\.json: of another format, 1, than this leapray's models; train the model again"):
         load_info(url)
 
 

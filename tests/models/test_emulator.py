@@ -37,7 +37,7 @@ def emulator() -> Emulator:
         mean, scale = torch.randn(2, width, generator=generator, dtype=torch.float64)
         return ColumnScaling(mean, scale.exp(), torch.zeros(width))
 
-    transform = Transform(scaling(INPUTS.width), scaling(TARGETS.width), "standard", {})
+    transform = Transform(KAGGLE, scaling(INPUTS.width), scaling(TARGETS.width), "standard", {})
     return Emulator(transform, build_network("mlp", {"hidden": [16]}, CHANNELS)).eval()
 
 
@@ -119,7 +119,7 @@ def test_every_scaling_with_every_feature_scripts_and_exports_to_the_same_number
     fitting = Fitting(KAGGLE, Choice(name=scaling), tuple(FEATURES))
     x, y = columns(40), torch.randn(40, TARGETS.width, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     transform = fitting.fit(Moments.of(fitting.columns(x.numpy(), y.numpy())), {})
-    emulator = Emulator(transform, build_network("mlp", {"hidden": [16]}, transform.features)).eval()
+    emulator = Emulator(transform, build_network("mlp", {"hidden": [16]}, transform.channels)).eval()
     torch.jit.script(emulator).save(tmp_path / "emulator.pt")
     rows = torch.export.Dim("rows")
     exported = torch.export.export(emulator, (100 * x,), dynamic_shapes=({0: rows},)).module()

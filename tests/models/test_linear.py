@@ -3,7 +3,7 @@ import torch
 
 from leapray.evaluation.baselines import LinearModel
 from leapray.models.linear import solved
-from tests.columns import INPUTS, TARGETS
+from tests.columns import CHANNELS, INPUTS, TARGETS
 
 
 def test_a_solved_network_predicts_what_the_regression_does() -> None:
@@ -11,5 +11,5 @@ def test_a_solved_network_predicts_what_the_regression_does() -> None:
     model = LinearModel(generator.normal(size=(INPUTS.width, TARGETS.width)), generator.normal(size=TARGETS.width))
     x = generator.normal(size=(5, INPUTS.width))
     with torch.no_grad():
-        z = solved(model)(torch.from_numpy(x).float()).numpy()
+        z = solved(model, CHANNELS)(torch.from_numpy(x).float()).numpy()
     np.testing.assert_allclose(z, model.predict(x), rtol=1e-4, atol=1e-4)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from leapray.models.low_res_aqua import LowResAqua, LowResAquaOptions
-from tests.columns import INPUTS, TARGETS
+from tests.columns import CHANNELS, INPUTS, TARGETS, with_features
 from tests.models import by_hand
 
 SMALL = LowResAquaOptions(encoder=(24, 10), lstm_hidden=6, lstm_layers=2, gru_hidden=3, head=(20,), dropout=0.3)
@@ -13,7 +13,7 @@ SMALL = LowResAquaOptions(encoder=(24, 10), lstm_hidden=6, lstm_layers=2, gru_hi
 @pytest.fixture
 def network() -> LowResAqua:
     torch.manual_seed(0)
-    return LowResAqua(SMALL).eval()
+    return LowResAqua(SMALL, CHANNELS).eval()
 
 
 def columns(rows: int = 4, features: int = 0) -> Tensor:
@@ -37,7 +37,7 @@ def network_by_hand(x: np.ndarray, state: by_hand.State, head: list[str], featur
 )
 def test_full_size_has_the_originals_parameters(options, features, parameters):
     with torch.device("meta"):
-        network = LowResAqua(LowResAquaOptions(**options), features)
+        network = LowResAqua(LowResAquaOptions(**options), with_features(features))
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
 
 
@@ -52,7 +52,7 @@ def test_full_size_has_the_originals_parameters(options, features, parameters):
 )
 def test_equals_an_independent_computation(head, names, features, activation):
     torch.manual_seed(0)
-    network = LowResAqua(SMALL.model_copy(update={"head": head, "activation": activation}), features).eval().double()
+    network = LowResAqua(SMALL.model_copy(update={"head": head, "activation": activation}), with_features(features)).eval().double()
     x = columns(features=features).double()
     state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     expected = network_by_hand(x.numpy(), state, names, features, activation)
@@ -62,7 +62,7 @@ def test_equals_an_independent_computation(head, names, features, activation):
 
 def test_perceptrons_start_xavier_uniform_with_zero_bias():
     torch.manual_seed(0)
-    layer = LowResAqua(SMALL).encoder[0]
+    layer = LowResAqua(SMALL, CHANNELS).encoder[0]
     bound = (6 / (1500 + 24)) ** 0.5
     assert not layer.bias.any()
     assert 0.99 * bound < layer.weight.abs().max() <= bound
@@ -71,7 +71,7 @@ def test_perceptrons_start_xavier_uniform_with_zero_bias():
 
 def test_a_head_of_one_layer_starts_as_pytorchs():
     torch.manual_seed(0)
-    layer = LowResAqua(SMALL.model_copy(update={"head": ()})).head.prediction
+    layer = LowResAqua(SMALL.model_copy(update={"head": ()}), CHANNELS).head.prediction
     bound = 360**-0.5
     for values in (layer.weight, layer.bias):
         assert 0.9 * bound < values.abs().max() <= bound
@@ -83,13 +83,13 @@ def autoencoder_widths(network: LowResAqua) -> list[int]:
 
 def test_the_autoencoder_grows_with_the_channels_unless_its_widths_are_given():
     with torch.device("meta"):
-        assert autoencoder_widths(LowResAqua(LowResAquaOptions(), features=9)) == [510, 272, 136, 272, 510, 2040]
-    assert autoencoder_widths(LowResAqua(SMALL, features=9)) == [24, 10, 24, 2040]
+        assert autoencoder_widths(LowResAqua(LowResAquaOptions(), with_features(9))) == [510, 272, 136, 272, 510, 2040]
+    assert autoencoder_widths(LowResAqua(SMALL, with_features(9))) == [24, 10, 24, 2040]
 
 
 @pytest.mark.parametrize(("place", "channel"), [("first", 0), ("after-state", 6), ("last", 25)])
 def test_engineered_features_are_channels_in_their_place(place, channel):
-    network = LowResAqua(SMALL.model_copy(update={"features_at": place}), features=9).eval()
+    network = LowResAqua(SMALL.model_copy(update={"features_at": place}), with_features(9)).eval()
     x = columns(features=9)
     np.testing.assert_array_equal(network.channels(x).numpy(), by_hand.channels(x.numpy(), 9, channel))
     assert network(x).shape == (4, TARGETS.width)
@@ -98,7 +98,7 @@ def test_engineered_features_are_channels_in_their_place(place, channel):
 
 def test_engineered_features_follow_the_state_by_default():
     x = columns(features=2)
-    torch.testing.assert_close(LowResAqua(SMALL, features=2).channels(x)[:, :, 6], x[:, 556:616])
+    torch.testing.assert_close(LowResAqua(SMALL, with_features(2)).channels(x)[:, :, 6], x[:, 556:616])
 
 
 def test_dropout_acts_in_training_only(network):
@@ -121,7 +121,7 @@ def test_scripted_network_is_the_same(network):
 @pytest.mark.parametrize("confidence", [False, True])
 def test_head_stays_float32_under_autocast(confidence):
     torch.manual_seed(0)
-    network = LowResAqua(SMALL.model_copy(update={"confidence": confidence, "dropout": 0.0}))
+    network = LowResAqua(SMALL.model_copy(update={"confidence": confidence, "dropout": 0.0}), CHANNELS)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         lowered = network(columns())
     assert lowered.dtype == torch.float32

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from leapray.models.low_res_high_res import LowResHighRes, LowResHighResOptions
-from tests.columns import INPUTS
+from tests.columns import CHANNELS, INPUTS, with_features
 from tests.models import by_hand
 
 SMALL = LowResHighResOptions(embedding=7, hidden=5, layers=3, head=9, dropout=0.3)
@@ -12,7 +12,7 @@ SMALL = LowResHighResOptions(embedding=7, hidden=5, layers=3, head=9, dropout=0.
 
 def built(features: int = 0, **options: object) -> LowResHighRes:
     torch.manual_seed(0)
-    return LowResHighRes(SMALL.model_copy(update=options), features).eval()
+    return LowResHighRes(SMALL.model_copy(update=options), with_features(features)).eval()
 
 
 def columns(rows: int = 4, features: int = 0) -> Tensor:
@@ -20,7 +20,7 @@ def columns(rows: int = 4, features: int = 0) -> Tensor:
 
 
 def network_by_hand(x: np.ndarray, state: by_hand.State, features: int, activation: str) -> np.ndarray:
-    """The definition of FACTS section 4d; what is joined stands in the order of the original's code."""
+    """The definition of the competition's 5th-place solution; what is joined stands in the order of the original's code."""
     act = by_hand.ACTIVATIONS[activation]
     embedded = act(by_hand.linear(by_hand.channels(x, features) / 5, state, "embedding"))
     h = by_hand.both_ways(by_hand.lstm, embedded / 5, state, "lstm", layers=3)
@@ -49,7 +49,7 @@ def network_by_hand(x: np.ndarray, state: by_hand.State, features: int, activati
 )
 def test_full_size_has_the_originals_parameters(options, parameters):
     with torch.device("meta"):
-        network = LowResHighRes(LowResHighResOptions(**options))
+        network = LowResHighRes(LowResHighResOptions(**options), CHANNELS)
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
 
 

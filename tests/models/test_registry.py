@@ -8,7 +8,7 @@ from leapray.errors import UserError
 from leapray.models.low_res_aqua import LowResAqua
 from leapray.models.registry import NETWORKS, build_network, network_options, users_modules
 from leapray.recipe import Choice
-from tests.columns import CHANNELS
+from tests.columns import CHANNELS, with_features
 
 OWN = """
 import torch
@@ -18,9 +18,9 @@ class Narrow(torch.nn.Module):
     class Options(BaseModel):
         width: int = 368
 
-    def __init__(self, options, features):
+    def __init__(self, options, channels):
         super().__init__()
-        self.linear = torch.nn.Linear(556 + 60 * features, options.width)
+        self.linear = torch.nn.Linear(channels.inputs.width, options.width)
 
     def forward(self, x):
         return self.linear(x)
@@ -51,7 +51,7 @@ def own_network(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", NETWORKS.entries)
 def test_every_network_maps_scaled_columns_to_scaled_targets(name):
     for features in (0, 1):
-        network = build_network(name, SMALL.get(name, {}), features)
+        network = build_network(name, SMALL.get(name, {}), with_features(features))
         assert network(torch.zeros(2, 556 + 60 * features)).shape == (2, 368)
 
 
@@ -116,7 +116,7 @@ def test_a_wrong_choice_is_named(name, options, words):
 
 
 def test_a_network_of_the_users_own(own_network):
-    network = build_network(f"{own_network}:Narrow", {}, features=1)
+    network = build_network(f"{own_network}:Narrow", {}, with_features(1))
     assert network(torch.zeros(2, 616)).shape == (2, 368)
     assert network.training
 
@@ -146,7 +146,7 @@ from pydantic import BaseModel
 class Base(torch.nn.Module):
     Options = type("Options", (BaseModel,), {})
 
-    def __init__(self, options, features):
+    def __init__(self, options, channels):
         super().__init__()
         self.layer = torch.nn.Linear(556, 368)
 
@@ -154,11 +154,11 @@ class Base(torch.nn.Module):
         return self.layer(x)
 
 class Empty(Base):
-    def __init__(self, options, features):
+    def __init__(self, options, channels):
         torch.nn.Module.__init__(self)
 
 class Misspelt(Base):
-    def __init__(self, options, features):
+    def __init__(self, options, channels):
         self.width = options.widht
 
 class Fixed(Base):
@@ -166,8 +166,8 @@ class Fixed(Base):
         return self.layer(x.view(128, 556))
 
 class Spare(Base):
-    def __init__(self, options, features):
-        super().__init__(options, features)
+    def __init__(self, options, channels):
+        super().__init__(options, channels)
         self.spare = torch.nn.Linear(3, 3)
 """
 

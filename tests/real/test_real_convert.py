@@ -15,8 +15,8 @@ from leapray.climsim.schema import KINDS
 from leapray.data.check import check
 from leapray.data.convert import INCOMPLETE, convert
 from leapray.data.findings import Verdict
+from leapray.data.row_counts import count_rows
 from leapray.errors import UserError
-from leapray.planning.rows import find_rows
 from leapray.recipe import parse_recipe
 from tests.samples import recipe_values
 
@@ -112,5 +112,5 @@ def test_a_plan_counts_the_rows_of_scattered_steps(flat: Path, tmp_path: Path) -
     every = {path.name.split(".")[1] for path in flat.glob("*.parquet")}
     rows = {month: sum(pq.read_metadata(path).num_rows for path in flat.glob(f"*.{month}.*.parquet")) for month in every}
     assert sum(rows.values()) == table.num_rows
-    found = find_rows(parse_recipe(values).data).sources["low_res"]
+    found = count_rows(parse_recipe(values).data, pytest.fail)["low_res"]
     assert found.rows == {"train": sum(rows[f"0008-0{month}"] for month in range(1, 8)), "validation": rows["0008-08"]}

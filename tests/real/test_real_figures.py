@@ -32,7 +32,7 @@ def test_every_column_lies_within_the_known_ranges(rows: np.ndarray) -> None:
 def test_traces_of_condensate_have_a_phase(rows: np.ndarray) -> None:
     inputs = rows[:, : INPUTS.width]
     liquid, ice = (inputs[:, INPUTS[name]] for name in ("state_q0002", "state_q0003"))
-    (partition,) = EngineeredFeatures(["liquid_partition"])(torch.from_numpy(np.ascontiguousarray(inputs)))
+    (partition,) = EngineeredFeatures(["liquid_partition"], INPUTS)(torch.from_numpy(np.ascontiguousarray(inputs)))
     liquid, ice = (np.where(water >= 1e-35, water, 0) for water in (liquid, ice))
     total = liquid + ice
     held = total > 0

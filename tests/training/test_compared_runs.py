@@ -11,13 +11,13 @@ from leapray.cli import app
 from leapray.console import digits
 from leapray.data.prepare import prepare
 from leapray.errors import UserError
-from leapray.evaluation.groups import GROUPS, group_mask
 from leapray.evaluation.intervals import difference
 from leapray.models.directory import load_model
 from leapray.recipe import parse_recipe
 from leapray.training.compare import Compared, compare
 from leapray.training.scoring import score_network
 from leapray.training.trainer import train
+from tests.columns import GROUPS, group_mask
 from tests.samples import recipe_values, write_flat
 
 pytestmark = pytest.mark.ray

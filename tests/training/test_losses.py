@@ -8,7 +8,7 @@ from leapray.climsim.schema import KINDS, LEVELS
 from leapray.errors import UserError
 from leapray.recipe import Choice
 from leapray.training.losses import LOSSES
-from tests.columns import LEARNED, SCORED, TARGETS
+from tests.columns import CHANNELS, LEARNED, SCORED, TARGETS
 
 ROWS = 5
 LOW_RES, AQUA_PLANET, HIGH_RES = (list(KINDS).index(kind) for kind in ("low-res", "aqua-planet", "high-res"))
@@ -22,7 +22,7 @@ def pair():
 
 
 def build(name, **options):
-    return LOSSES.build(Choice(name=name, options=options))
+    return LOSSES.build(Choice(name=name, options=options), CHANNELS)
 
 
 def float64(values):

@@ -50,7 +50,7 @@ def steps(net: nn.Module, batches: list[OnDevice], how: str | None, descend: flo
     torch.set_num_threads(1 if how == "operators" else 3)
     chosen = training(batch_size=len(batches[0].inputs), **settings)
     optimizer = torch.optim.SGD(net.parameters(), descend) if descend else OPTIMIZERS.build(chosen.optimizer, net.parameters())
-    step = Step(net.train(), LOSSES.build(chosen.loss), optimizer, chosen, KIND_OF_SOURCE, cpu_threading=how)
+    step = Step(net.train(), LOSSES.build(chosen.loss, CHANNELS), optimizer, chosen, KIND_OF_SOURCE, cpu_threading=how)
     with step.threads():
         return step, [float(step(one)) for one in batches]
 

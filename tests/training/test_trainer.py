@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -79,6 +80,27 @@ def test_every_run_may_be_profiled_and_goes_on_without(ray_cluster, make, tmp_pa
     events = json.loads((tmp_path / "run" / "profile" / "rank-0.json").read_bytes())["traceEvents"]
     assert sum(event.get("name") == "forward" and event.get("cat") == "user_annotation" for event in events) == 3
     assert train(make()).history == trained.history
+
+
+def test_rows_that_fill_no_batch_are_told_once(ray_cluster, make):
+    told = []
+    trained = train(make(batch_size=40), notice=told.append)
+    assert trained.best["trained_rows"] in (80, 160)
+    assert [sentence.split(" fill")[0] for sentence in told] == ["16 of 96 training rows (17 %)"]
+    train(make("even"), notice=told.append)
+    assert len(told) == 1
+
+
+def test_a_model_that_is_written_is_not_lost_with_its_log(ray_cluster, make):
+    told, full = [], OSError(errno.ENOSPC, "No space left on device")
+
+    def follow(record):
+        if record["event"] == "validation" and record["epoch"] == 2:
+            raise full
+
+    trained = train(make(), follow, notice=told.append)
+    assert [record["epoch"] for record in trained.history] == [1, 2]
+    assert [trained.model_url in sentence and "No space left" in sentence for sentence in told] == [True]
 
 
 @pytest.mark.parametrize(("how", "divided"), [("rows", True), ("operators", False), (None, False)])

@@ -1,6 +1,6 @@
 """Flat parquet and csv in the competition's layout: what a folder holds, which rows of it a split reads, and the rows.
 
-Reads our own files and those that people already have (FACTS section 2): the competition's csv, pandas-written parquet with row
+Reads our own files and those that people already have: the competition's csv, pandas-written parquet with row
 groups of a million rows, integer or float32 columns, columns in any order, further columns.
 """
 

@@ -5,7 +5,6 @@ A row belongs to the range in which the line break before it lies. A line break 
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import pyarrow.csv as pacsv
 from leapray.climsim.schema import SAMPLE_ID
 from leapray.data.flat.places import PLACE
 from leapray.errors import UserError
-from leapray.evaluation.tables import CSV_BLOCK_BYTES
+from leapray.evaluation.tables import CSV_BLOCK_BYTES, HEADER_BYTES, header_names
 
 PIECE_BYTES = 64 << 20
 """Bytes of a csv that make one piece."""
@@ -41,11 +40,12 @@ def read_head(path: str, file: IO[bytes]) -> Head:
     content = file.read(_HEAD_BYTES)
     if not content.strip():
         raise UserError(f"{path}: is empty, expected a line of column names and rows below it")
+    header_names(path, content.split(b"\n", 1)[0])
     end = content.find(b"\n")
-    if end < 0 and (len(content) == _HEAD_BYTES or b"\r" in content):
-        raise UserError(f"{path}: has no line feed in its first {len(content)} bytes, expected lines that end with LF or CRLF")
     whole = content if len(content) < _HEAD_BYTES else content[: content.rfind(b"\n") + 1]
     rows = _parse(path, (0, len(whole)), pa.py_buffer(whole), pacsv.ReadOptions(use_threads=False, block_size=_HEAD_BYTES))
+    if not rows.num_rows and len(content) == _HEAD_BYTES:
+        raise UserError(f"{path}: its header and first row have more than {_HEAD_BYTES} bytes, expected less")
     return Head(rows, (len(whole) - end - 1) / max(rows.num_rows, 1), end, content)
 
 
@@ -60,7 +60,7 @@ def read_span(path: str, file: IO[bytes], span: tuple[int, int], numbers: Sequen
     Raises UserError for a row of another width, pyarrow's errors for text in a number column.
     """
     file.seek(0)
-    names = next(csv.reader([file.readline(_HEAD_BYTES).decode("utf-8-sig").rstrip("\r\n")]))
+    names = header_names(path, file.readline(HEADER_BYTES))
     types = dict.fromkeys(numbers, pa.float64()) | {
         name: type_ for name, type_ in ({SAMPLE_ID: pa.string()} | PLACE).items() if name in names
     }

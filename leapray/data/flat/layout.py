@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from leapray.climsim.netcdf import Snapshot
-from leapray.climsim.schema import SAMPLE_ID, VARIABLES, VariableSet
+from leapray.climsim.schema import SAMPLE_ID, VariableSet
 from leapray.data.flat.places import PLACE
 from leapray.errors import UserError
 
@@ -20,8 +20,6 @@ CONTENT_KEY = b"leapray.content"
 """Under it our files hold, in their footers, a digest of their values."""
 SNAPSHOT_KEY = b"leapray.snapshot"
 """Under it the table of one snapshot holds, in its metadata, a digest of its values."""
-_KNOWN_COLUMNS = frozenset(column for variable in VARIABLES.values() for column in variable.columns)
-"""Columns of other variable sets, which a file may hold too."""
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -80,7 +78,7 @@ def check_columns(path: str, schema: pa.Schema, variables: VariableSet, *, targe
         _check_type(path, schema, name, pa.types.is_integer, "a whole number")
     for name in {SAMPLE_ID, "kind"} & present:
         _check_type(path, schema, name, _is_text, "text")
-    return sorted(present.difference(flat_schema(variables).names, _KNOWN_COLUMNS))
+    return sorted(present.difference(flat_schema(variables).names))
 
 
 def narrow_columns(schema: pa.Schema, variables: VariableSet) -> list[str]:

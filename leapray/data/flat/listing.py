@@ -24,7 +24,7 @@ from leapray.data.flat.places import COMPETITION_ROWS, PLACE, competition_rows, 
 from leapray.data.flat.selection import Selection, Share
 from leapray.errors import UserError
 from leapray.evaluation.tables import SUFFIXES, is_table
-from leapray.faults import shown, told
+from leapray.faults import placed, shown, told
 
 _HEADERS_AT_ONCE = 16
 
@@ -228,7 +228,9 @@ def survey(
         raise UserError(f"{source}: holds netCDF files; run `leapray convert {shown(source)} DEST` first and use DEST")
     if not sizes:
         raise UserError(
-            f"{source}: " + (f"no {' or '.join(SUFFIXES)} files" if storage.exists(place) else "no such file or folder") + listed.remark
+            f"{placed(source)}: "
+            + (f"no {' or '.join(SUFFIXES)} files" if storage.exists(place) else "no such file or folder")
+            + listed.remark
         )
     if notice and listed.notice:
         notice(listed.notice)
@@ -247,7 +249,8 @@ def survey(
         notice(f"{broken[0]}: its last line has no end; it may have broken off in its last number")
     if extra and notice:
         name, path = next(iter(extra.items()))
-        notice(f"{path}: {len(extra)} column(s) that are not of the flat layout are ignored, such as {told(name)}")
+        such = told(name) or "one without a name"
+        notice(f"{path}: {len(extra)} column(s) that are not of variables {variables.name} are ignored, such as {such}")
     if narrow and notice:
         name, path = next(iter(narrow.items()))
         notice(f"{path}: {len(narrow)} column(s) are float32 or less, such as {name}; raw values reach 1e-51, which only float64 holds")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import tempfile
 from types import TracebackType
@@ -11,6 +10,7 @@ from typing import Self
 import numpy as np
 
 from leapray.errors import UserError
+from leapray.faults import FULL
 
 
 class Spool:
@@ -28,7 +28,7 @@ class Spool:
             self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115
             os.posix_fallocate(self._file.fileno(), 0, max(size, 1))
         except (OSError, OverflowError) as error:
-            if isinstance(error, OSError) and error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            if isinstance(error, OSError) and error.errno not in FULL:
                 raise
             raise UserError(
                 f"{directory}: no room for {size / 1e9:.1f} GB, which reading a large row group takes for a while; free some or set TMPDIR"

@@ -113,6 +113,9 @@ class _Work:
 
     def claim(self) -> None:
         """Mark the directory as this ensemble's. Raises UserError when it holds another's weights."""
+        older = [url for member in self.members if member.model is None for url in (member.validation, member.test) if url]
+        for url in dict.fromkeys(older):
+            files(url, self.notice)
         settings = {
             "weights": self.settings.model_dump(mode="json", include={"weights", "groups"}),
             "members": {member.name: _mark(member) for member in self.members},

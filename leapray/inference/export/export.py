@@ -102,10 +102,9 @@ def export(
 
 def _require_own(destination: str) -> None:
     """Raises UserError for a directory that holds other things than an export, or what an interrupted one left."""
+    storage.require_folder(destination)
     files, folders = storage.list_folder(destination) if storage.exists(destination) else ({}, [])
     names = {file.rpartition("/")[2] for file in files}
-    if storage.absolute(destination) in files:
-        raise UserError(f"{destination}: is a file, expected a directory")
     if INFO_FILE in names:
         info = storage.read_json(storage.join(destination, INFO_FILE))
         if not (isinstance(info, dict) and {"layout", "selftest"} <= info.keys()):

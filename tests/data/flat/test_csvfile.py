@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from leapray.data.flat import csvfile, list_pieces, read_piece
 from leapray.errors import UserError
+from leapray.evaluation import tables
 from tests.data.flat.test_flat import NAMES, competition_table, values
 
 
@@ -87,6 +88,12 @@ def spoiled(how: str) -> bytes:
         return lines[0] + b"\n"
     elif how == "CR":
         return content.replace(b"\n", b"\r")
+    elif how == "CR, one LF":
+        return content.rstrip(b"\n").replace(b"\n", b"\r") + b"\n"
+    elif how == "long name":
+        lines = [line + b"," + b"1" * (140_000 if number == 0 else 1) for number, line in enumerate(lines[:-1])]
+    elif how == "long header":
+        lines = [line + b",1" * 4_000 for line in lines[:-1]]
     return b"\n".join(lines)
 
 
@@ -101,7 +108,10 @@ def spoiled(how: str) -> bytes:
         ("semicolons", "columns are separated by ';', not by commas"),
         ("utf-16", "a.csv: "),
         ("header", "a.csv: no rows"),
-        ("CR", "expected lines that end with LF or CRLF"),
+        ("CR", "lines end with CR alone, expected lines that end with LF or CRLF"),
+        ("CR, one LF", "lines end with CR alone, expected lines that end with LF or CRLF"),
+        ("long name", "cannot be read as csv"),
+        ("long header", "header and first row have more than 38000 bytes"),
     ],
 )
 def test_a_spoiled_csv_is_refused_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, sentence: str) -> None:
@@ -112,6 +122,23 @@ def test_a_spoiled_csv_is_refused_in_one_sentence(tmp_path: Path, monkeypatch: p
     with pytest.raises(UserError, match=sentence) as raised:
         read(str(path))
     assert len(str(raised.value)) < 400
+
+
+@pytest.mark.parametrize("how", ["CR", "CR, one LF", "long name"])
+def test_a_table_of_ids_has_the_same_line_ends(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(spoiled(how))
+    with pytest.raises(UserError, match=r"end with LF or CRLF|cannot be read as csv"):
+        tables.read_ids(str(path))
+
+
+def test_a_header_longer_than_one_field_may_be_is_read(tmp_path: Path) -> None:
+    matrix = values(3)
+    lines = text(matrix).splitlines()
+    others = [b"".join(b",%s_%d" % (b"another_column" if line == lines[0] else b"", number) for number in range(8000)) for line in lines]
+    (tmp_path / "a.csv").write_bytes(b"".join(line + more + b"\n" for line, more in zip(lines, others, strict=True)))
+    assert read(str(tmp_path / "a.csv"))[0].tobytes() == matrix.tobytes()
+    assert len(tables.read_ids(str(tmp_path / "a.csv"))) == 3
 
 
 def test_what_pandas_and_arrow_write_is_read(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from leapray.climsim.netcdf import Snapshot, read_pair
 from leapray.data.flat import Selection, read_piece, survey, to_table
 from leapray.errors import UserError
 from leapray.evaluation import tables
+from tests.columns import TARGETS
 from tests.data.flat.test_flat import competition_table, replaced, values
 from tests.official_layout import write_pair
 
@@ -27,7 +28,7 @@ TIMES = 12
 
 def read_table(source: str) -> int:
     """Rows of a file as predictions and truth are read."""
-    return len(tables.read_ids(source)) + sum(len(targets) for targets in tables.read_targets(source))
+    return len(tables.read_ids(source)) + sum(len(targets) for targets in tables.read_targets(source, TARGETS))
 
 
 def read_flat(source: str) -> int:

@@ -13,7 +13,7 @@ import pytest
 from leapray.climsim.calendar import FIRST_MONTH, Month
 from leapray.climsim.grid import figures
 from leapray.climsim.netcdf import Snapshot
-from leapray.climsim.schema import row_key, row_place
+from leapray.climsim.schema import KAGGLE, row_key, row_place
 from leapray.data.flat import Piece, Selection, flat_schema, list_pieces, read_piece, survey, to_table
 from leapray.data.flat.headers import first_id
 from leapray.data.flat.places import month_of_path
@@ -55,7 +55,7 @@ def write(path: Path, table: pa.Table, **options: Any) -> str:
 def test_a_snapshot_is_read_back_bit_for_bit_with_its_place(tmp_path: Path) -> None:
     snapshots = [Snapshot("aqua-planet", step, values(5, step)) for step in (70, 77)]
     table = pa.concat_tables([to_table(snapshot) for snapshot in snapshots])
-    assert table.schema.equals(flat_schema())
+    assert table.schema.equals(flat_schema(KAGGLE))
     source = write(tmp_path / "any.parquet", table, row_group_size=4)
     pieces = list_pieces(source)
     assert [(piece.row_group, piece.rows, piece.index, piece.exact) for piece in pieces] == [
@@ -279,7 +279,7 @@ def test_further_columns_are_ignored_with_one_notice(tmp_path: Path) -> None:
     pieces = list_pieces(str(tmp_path), notice=notices.append)
     assert len(pieces) == 2
     assert len(notices) == 1
-    assert "1 column(s) that are not of the flat layout are ignored, such as cam_in_SNOWHICE" in notices[0]
+    assert "1 column(s) that are not of variables v2_kaggle are ignored, such as cam_in_SNOWHICE" in notices[0]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
@@ -287,7 +287,9 @@ def test_a_missing_or_mistyped_column_is_named(tmp_path: Path, suffix: str) -> N
     good = competition_table(values(2))
     write(tmp_path / f"a{suffix}", good)
     bad = write(tmp_path / f"b{suffix}", good.drop_columns(["state_q0002_17"]))
-    with pytest.raises(UserError, match=rf"b\{suffix}: column state_q0002_17 missing, expected sample_id and the 924 flat columns"):
+    with pytest.raises(
+        UserError, match=rf"b\{suffix}: column state_q0002_17 missing, expected sample_id and the 924 columns of variables v2_kaggle"
+    ):
         list_pieces(str(tmp_path))
     write(Path(bad), good.drop_columns(["sample_id"]))
     with pytest.raises(UserError, match="column sample_id missing"):
