@@ -12,7 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from leapray import storage
-from leapray.cluster import nodes, session
+from leapray.cluster import nodes, ray_compat, session
 from leapray.cluster.capacity import Plan
 from leapray.console import scaled
 from leapray.data.findings import Finding, Verdict
@@ -68,7 +68,6 @@ def _task(node: str, recipe: Recipe | None, visits: Sequence[Visit], marks: Mapp
 
     def look() -> dict[str, Any]:
         # sent by value and returning plain values, so that it runs where leapray is missing or of another version
-        import os
         import platform
 
         try:
@@ -125,10 +124,9 @@ def judge_node(name: str, have: Mapping[str, float], found: Mapping[str, Any], o
 
 def _is_open(address: str) -> bool:
     """Whether a cluster answers a client without a token: ``ray status`` in a process of its own, since Ray reads the token once."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     command = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
     try:
-        said = subprocess.run(command, env=kept | {"RAY_AUTH_MODE": "disabled"}, capture_output=True, timeout=_STATUS_S, check=False)
+        said = subprocess.run(command, env=ray_compat.without_token(), capture_output=True, timeout=_STATUS_S, check=False)
     except (OSError, subprocess.SubprocessError):
         return False
     return said.returncode == 0

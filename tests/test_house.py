@@ -81,6 +81,11 @@ def test_ray_is_imported_only_where_it_is_said_to_be() -> None:
     assert found == RAY_ROOMS
 
 
+def test_only_the_command_line_imports_the_benches() -> None:
+    users = {name.split(".")[0] for name, module in modules().items() if any(t.startswith("leapray.bench") for t in imported(module))}
+    assert users == {"bench", "cli"}
+
+
 PUBLIC_SWITCHES = {"RAY_ADDRESS", "RAY_TMPDIR"}
 
 
@@ -91,7 +96,7 @@ def test_private_interfaces_and_switches_of_ray_stand_in_one_file() -> None:
             continue
         private = [target for target in imported(module) if target.startswith("ray.") and re.search(r"\._|\.impl\b", target)]
         constants = [node.value for node in ast.walk(module) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-        switches = {text for text in constants if re.fullmatch(r"(RAY|TUNE)_\w+", text)} - PUBLIC_SWITCHES
+        switches = {text for text in constants if re.fullmatch(r"(RAY|TUNE)_[A-Za-z_]+", text)} - PUBLIC_SWITCHES
         wrong += [f"{name}: {found}" for found in (*private, *switches)]
     assert wrong == []
 

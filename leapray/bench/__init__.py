@@ -1,1 +1,1 @@
-"""Every stage against a baseline written as its users would write it, run beside it: ratios, never absolute times."""
+"""Stages beside a baseline written as its users would write it, in one run: ratios, never absolute times."""

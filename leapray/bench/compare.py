@@ -1,7 +1,7 @@
-"""Contestants run in turn, and what one figure of ours is to that of a baseline.
+"""Contestants that take turns, and the ratio of our figure to a baseline's.
 
-Only ratios of runs side by side mean anything on a shared machine: every round runs all contestants, the order turning from round
-to round, and the ratio that is told is the median over the rounds.
+Only ratios of runs side by side mean anything on a shared machine: every round runs all contestants, the order turns from round to round,
+and the ratio is the median over the rounds.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ from typing import Any
 from leapray.console import table
 
 Figures = Mapping[str, float]
-"""What one run of a contestant gives: rates, times or bytes, by name."""
-Contestant = Callable[[], Figures]
+"""Rates, times or bytes of one run of a contestant, by name."""
 Rounds = dict[str, dict[str, list[float]]]
 """By a contestant's name and a figure's, its values round by round."""
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where a bench makes its data, how much of it, and how often everything is run."""
+    """Where a bench makes its data, how much of it, and how often everything runs."""
 
     directory: Path
     rows: int | None = None
-    """Rows of the data set; each bench has its own default."""
+    """Rows of the data; each bench has its own default."""
     rounds: int = 5
     quick: bool = False
-    """Only see that everything runs: one round over little data, whose ratios say nothing."""
+    """Only check that everything runs: one round over little data, whose ratios mean nothing."""
+    progress: Callable[[int, int], None] = lambda done, total: None
 
     def size(self, usual: int, quick: int) -> int:
         """Rows to make, given the bench's defaults."""
@@ -55,7 +54,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One line of a bench: our figure, the baseline's, and their ratio in each round."""
+    """Our figure, the baseline's, and their ratio in each round."""
 
     bench: str
     case: str
@@ -81,19 +80,11 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """The row of ``bench --json``."""
-        return {
-            "bench": self.bench,
-            "case": self.case,
-            "ours": self.ours,
-            "baseline": self.baseline,
-            "unit": self.unit,
-            "ratio": self.ratio,
-            "bar": None if self.bar is None else self.bar.value,
-            "met": self.met,
-        }
+        values = {name: getattr(self, name) for name in ("bench", "case", "ours", "baseline", "unit", "ratio")}
+        return values | {"bar": None if self.bar is None else self.bar.value, "met": self.met}
 
 
-def interleave(contestants: Mapping[str, Contestant], settings: Settings, progress: Progress | None = None) -> Rounds:
+def interleave(contestants: Mapping[str, Callable[[], Figures]], settings: Settings) -> Rounds:
     """Figures of every contestant in every round; a round before them, which does not count, fills the caches."""
     found: Rounds = {name: {} for name in contestants}
     names, uncounted = list(contestants), 0 if settings.quick else 1
@@ -102,8 +93,7 @@ def interleave(contestants: Mapping[str, Contestant], settings: Settings, progre
         turn = number % len(names)
         for place, name in enumerate(names[turn:] + names[:turn], start=1):
             figures = contestants[name]()
-            if progress is not None:
-                progress(number * len(names) + place, rounds * len(names))
+            settings.progress(number * len(names) + place, rounds * len(names))
             if number >= uncounted:
                 for figure, value in figures.items():
                     found[name].setdefault(figure, []).append(value)
@@ -111,17 +101,17 @@ def interleave(contestants: Mapping[str, Contestant], settings: Settings, progre
 
 
 def show(comparisons: Sequence[Comparison], judged: bool = True) -> None:
-    """The comparisons of one bench as tables, one for each unit: medians, the median ratio, the lowest and highest, and, if they are to be
+    """Print the comparisons of one bench as a table for each unit: medians, the median ratio, the lowest and the highest, and, if they are
     judged, their bars."""
     for unit, group in groupby(sorted(comparisons, key=lambda c: c.unit, reverse=True), key=lambda c: c.unit):
-        rows: list[tuple[str, ...]] = [(c.case, _short(c.ours), _short(c.baseline), *_verdict(c, judged)) for c in group]
-        table(f"bench {comparisons[0].bench}: {unit}", ("", "ours", "baseline", "ratio", "spread", "bar"), rows)
-
-
-def _verdict(comparison: Comparison, judged: bool) -> tuple[str, str, str]:
-    spread = f"{min(comparison.ratios):.3g}-{max(comparison.ratios):.3g}" if len(comparison.ratios) > 1 else ""
-    bar = f"{comparison.bar} {'met' if comparison.met else 'missed'}" if comparison.bar and judged else ""
-    return f"{comparison.ratio:.3g}", spread, bar
+        rows: list[tuple[str, ...]] = []
+        for one in group:
+            spread = f"{min(one.ratios):.3g}-{max(one.ratios):.3g}" if len(one.ratios) > 1 else ""
+            bar = f"{one.bar} {'met' if one.met else 'missed'}" if one.bar and judged else ""
+            rows.append((one.case, _short(one.ours), _short(one.baseline), f"{one.ratio:.3g}", spread, bar))
+        # what is in ms is a part of a step
+        names = ("ms", "whole step", "share") if unit == "ms" else ("ours", "baseline", "ratio")
+        table(f"bench {comparisons[0].bench}: {unit}", ("", *names, "spread", "bar"), rows)
 
 
 def _short(value: float) -> str:

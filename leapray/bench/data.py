@@ -1,20 +1,23 @@
-"""Data that the benches run on: synthetic low-res pairs in ClimSim's layout, and flat parquet of any length made of them."""
+"""Synthetic low-res pairs in ClimSim's layout, flat parquet of any length made of them, and recipes over it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from leapray import storage
 from leapray.climsim.calendar import FIRST_MONTH, Month, month_of_step
 from leapray.climsim.netcdf import read_pair
 from leapray.climsim.pairs import PairPath, find_pairs
-from leapray.climsim.schema import KINDS
+from leapray.climsim.schema import KAGGLE, KINDS
 from leapray.climsim.synthetic import chosen_steps, synthesize
 from leapray.data.convert import flat_writer
 from leapray.data.flat.layout import to_table
+from leapray.recipe import Recipe, parse_recipe
 
-KIND = "low-res"
+KIND, VARIABLES = "low-res", KAGGLE
 COLUMNS = KINDS[KIND].columns
 STRIDE = 7
 """Of the steps, as the competition takes them."""
@@ -45,7 +48,7 @@ class Flat:
 def make_flat(directory: Path, rows: int, start: Month = FIRST_MONTH) -> Flat:
     """Flat parquet as ``convert`` writes it, of at least ``rows`` rows from month ``start`` on.
 
-    The values of at most 24 snapshots come again under other steps: a bench reads them from other files all the same.
+    The values of at most 24 snapshots come again under other steps; a bench reads them from other files all the same.
     """
     count = -(-rows // COLUMNS)
     steps = chosen_steps(str(start), count, STRIDE)
@@ -57,3 +60,20 @@ def make_flat(directory: Path, rows: int, start: Month = FIRST_MONTH) -> Flat:
             for step, snapshot in zip(part, snapshots, strict=False):
                 write(to_table(replace(snapshot, step=step)))
     return Flat(str(flat), count * COLUMNS, start, month_of_step(steps[-1]) + 1)
+
+
+def make_recipe(directory: Path, rows: int, network: Mapping[str, Any], training: Mapping[str, Any], **more: Any) -> Recipe:
+    """A recipe that trains on new flat files of ``rows`` rows and validates on a snapshot after them, all in ``directory``.
+
+    ``more`` are values of its section data, and a section ``resources``.
+    """
+    flat = make_flat(directory / "training", rows)
+    held_out = make_flat(directory / "held-out", COLUMNS, start=flat.stop)
+    sources = {
+        name: {"kind": KIND, "path": one.url, split: {"start": str(one.start), "stop": str(one.stop)}}
+        for name, one, split in (("train", flat, "train"), ("held_out", held_out, "validation"))
+    }
+    resources = more.pop("resources", {})
+    data = {"prepared": str(directory / "prepared"), "sources": sources} | more
+    training = {"run": str(directory / "run"), "epochs": 1} | dict(training)
+    return parse_recipe({"name": "bench", "data": data, "network": dict(network), "training": training, "resources": resources})

@@ -14,22 +14,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from leapray.climsim.schema import INPUTS, TARGETS
+from leapray.bench.data import VARIABLES
 from leapray.data.moments import Moments
-from leapray.data.transform import Transform
-from leapray.evaluation.tables import ROWS
 
 FILE_ROWS, BATCH_FILES = 1000, 4
-"""Rows of one of the original's files, and files of its batch (FACTS section 4a)."""
+"""Rows of a file of the competition's 5th-place solution, and files of its batch."""
+WIDTH = VARIABLES.raw.width
 
 Batch = tuple[Tensor, Tensor]
 """Scaled float32 inputs ``(b, i)`` and targets ``(b, t)``."""
 
 
 def save_blocks(rows: Iterable[np.ndarray], directory: Path) -> None:
-    """The original's files: tensors of 1 000 consecutive rows of all 924 columns in float64; rows that are left over are dropped."""
+    """The original's files: tensors of 1 000 consecutive rows of inputs and targets in float64; rows that are left over are dropped."""
     directory.mkdir(parents=True, exist_ok=True)
-    waiting, number = np.empty((0, INPUTS.width + TARGETS.width)), 0
+    waiting, number = np.empty((0, len(VARIABLES.columns))), 0
     for part in rows:
         waiting = np.concatenate([waiting, part])
         while len(waiting) >= FILE_ROWS:
@@ -51,8 +50,8 @@ class BlockFiles(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         rows = torch.load(self._paths[index], weights_only=True).numpy()
-        x, y = rows[:, : INPUTS.width], rows[:, INPUTS.width :] * self._y_weight
-        x, y = (x - self._x_mean) / self._x_std, (y - self._y_mean) / self._y_std
+        x = (rows[:, :WIDTH] - self._x_mean) / self._x_std
+        y = (rows[:, WIDTH:] * self._y_weight - self._y_mean) / self._y_std
         return torch.from_numpy(x).float(), torch.from_numpy(y).float()
 
 
@@ -73,38 +72,27 @@ class ShardRows(IterableDataset[Batch]):
         index, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         order = np.random.default_rng(self._seed).permutation(len(self._paths))[index::workers]
         generator = np.random.default_rng([self._seed, index])
-        parts: list[tuple[np.ndarray, np.ndarray]] = []
+        parts: list[list[np.ndarray]] = []
         rows = 0
         for path in (self._paths[shard] for shard in order):
-            inputs, targets = _read_shard(path)
-            waiting = generator.permutation(len(inputs))
+            arrays = _read_shard(path)
+            waiting = generator.permutation(len(arrays[0]))
             while len(waiting):
                 chosen, waiting = np.split(waiting, [self._batch_size - rows])
-                parts.append((inputs[chosen], targets[chosen]))
+                parts.append([array[chosen] for array in arrays])
                 rows += len(chosen)
                 if rows == self._batch_size:
-                    whole = (column[0] if len(column) == 1 else np.concatenate(column) for column in zip(*parts, strict=True))
-                    x, y = (torch.from_numpy(column) for column in whole)
+                    x, y = (torch.from_numpy(np.concatenate(column)) for column in zip(*parts, strict=True))
                     yield x, y
                     parts, rows = [], 0
 
 
-def _read_shard(path: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_shard(path: str) -> list[np.ndarray]:
     table = pq.read_table(path, columns=["inputs", "targets"], use_threads=False)
-    inputs, targets = (np.frombuffer(table.column(name).combine_chunks().buffers()[1], np.float32) for name in ("inputs", "targets"))
-    return inputs.reshape(len(table), -1), targets.reshape(len(table), -1)
+    flat = (np.frombuffer(column.combine_chunks().buffers()[1], np.float32) for column in table.columns)
+    return [values.reshape(len(table), -1) for values in flat]
 
 
 def arrow_loader(rows: ShardRows, workers: int) -> Iterator[Batch]:
     """Its batches, made by ``workers`` processes ahead of their use."""
     yield from DataLoader(rows, batch_size=None, num_workers=workers, prefetch_factor=4)
-
-
-def flat_batches(paths: Sequence[str], transform: Transform) -> Iterator[Batch]:
-    """Flat parquet read by pyarrow, its columns packed side by side, and scaled by the same float64 transform, in this thread."""
-    columns = [*INPUTS.columns, *TARGETS.columns]
-    for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(ROWS, columns=columns, use_threads=False):
-            rows = torch.from_numpy(np.stack([column.to_numpy() for column in batch.columns]).T)
-            inputs = rows[:, : INPUTS.width]
-            yield transform.scale_inputs(inputs), transform.scale_targets(rows[:, INPUTS.width :], inputs)

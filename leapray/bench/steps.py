@@ -1,141 +1,115 @@
-"""A training step and what it is measured against: the original's step, the network alone, and the device's matrix product.
+"""What takes the steps of ``bench train-step``: our loop, the original's step, the network alone, and the device's matrix product.
 
-All of them have the same network, rows and device. What runs on a GPU is timed from when it has done everything before to when it
-has done the last step, with nothing in between waiting for it that a training would not wait for.
+All have the same network, rows and device. What runs on a GPU is timed from when it has done everything before to when it has done the last
+step.
 """
 
 from __future__ import annotations
 
-import time
-from abc import ABC, abstractmethod
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle, islice
-from threading import get_ident
-from typing import Any, Literal
+from itertools import chain, count, cycle, islice
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from leapray.bench.compare import Figures
-from leapray.climsim.schema import INPUTS, SCORED, TARGETS
-from leapray.data.transform import Transform
-from leapray.models.cost import cost_of
+from leapray.data.features import channels_of
 from leapray.models.registry import build_network
-from leapray.recipe import Choice, CpuThreading, Training
+from leapray.recipe import Choice, Recipe, Training
 from leapray.training.feed import Batch
-from leapray.training.loop import Loop, Record
+from leapray.training.loop import Batches, Loop, Record
+from leapray.training.pace import Peers
+from leapray.training.phases import UNTIMED, Phases, now
 
 WARM_STEPS = 5
 """Steps before the clock starts; a loop has taken them after its first two records."""
-_HELD = 8
+HELD = 8
 """Distinct batches that come again and again."""
-_TRIED = 3
-"""Steps after which it is known how many take the time of a round."""
 _NEVER = 1e9
 """Seconds between records, so that the loop waits for the device as seldom as it can."""
 _SMALL: dict[str, Any] = {"encoder": (64, 32), "lstm_hidden": 32, "lstm_layers": 2, "gru_hidden": 8, "head": (128,)}
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-Precision = Literal["float32", "bf16"]
-_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+
+def network_here(device: torch.device) -> Choice:
+    """The base network on a GPU, a small one on a CPU."""
+    return Choice(name="low-res-aqua", options=_SMALL if device.type == "cpu" else {})
+
+
+class FewSteps:
+    """So many steps of other batches, or of a few that lie in memory and come again and again, and one batch to validate on."""
+
+    def __init__(self, batches: Batches, steps: int, held: Sequence[Batch] = ()) -> None:
+        self.sources, self.kinds, self.transform = batches.sources, batches.kinds, batches.transform
+        self.steps, self._batches, self._held = steps, batches, held
+        self._last: Batch = held[0] if held else next(iter(batches.train(0)))
+        self.validation_rows = len(self._last["inputs"])
+
+    def train(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        epochs = chain.from_iterable(self._batches.train(number) for number in count())
+        yield from islice(cycle(self._held) if self._held else epochs, self.steps)
+
+    def validate(self) -> Iterator[Batch]:
+        yield self._last
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What is trained, where, and how long a round of it takes."""
+class Work:
+    """The steps of one worker of a recipe."""
 
+    recipe: Recipe
+    batches: Batches
+    held: Sequence[Batch]
     device: torch.device
-    network: Choice
-    precision: Precision
-    batch_size: int
-    matrix: int
-    """Rows and columns of the matrices whose product is timed."""
-    seconds: float
-    steps: int = 0
+    steps: int = 3
     """Of a round; every contestant takes as many."""
-    cpu_threading: CpuThreading | None = None
-    """What the threads of a CPU divide in our step (``resources.cpu_threading``)."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, batches: Batches) -> Work:
+        """On the device that the recipe asks for."""
+        device = torch.device("cuda" if recipe.resources.use_gpu else "cpu")
+        return cls(recipe, batches, list(islice(batches.train(0), HELD)), device)
+
+    def lasting(self, seconds: float) -> Work:
+        """The same with as many steps as take about so long."""
+        return replace(self, steps=max(self.steps, round(seconds * bare(self)["rows/s"] / self.rows)))
+
+    @property
+    def rows(self) -> int:
+        """Of a step of this worker."""
+        return len(self.held[0]["inputs"])
 
     @property
     def training(self) -> Training:
-        """One epoch by the original's optimizer and loss (FACTS section 4a)."""
-        optimizer = {"name": "adamw", "options": {"lr": 6.5e-4, "weight_decay": 2e-3}}
-        return Training.model_validate(
-            {"run": "bench", "epochs": 1, "batch_size": self.batch_size, "precision": self.precision, "optimizer": optimizer}
-        )
-
-    def steps_in(self, seconds: float) -> int:
-        """Steps that take about so long."""
-        return round(seconds * self.steps / self.seconds)
+        """The recipe's, of one epoch with one validation."""
+        once = {"epochs": 1, "validations": 1, "patience": None, "swa": None, "schedule": Choice(name="constant")}
+        return self.recipe.training.model_copy(update=once)
 
     def build(self) -> nn.Module:
         torch.manual_seed(0)
-        return build_network(self.network.name, self.network.options).to(self.device).train()
+        network = self.recipe.network
+        return build_network(network.name, network.options, channels_of(self.recipe.data)).to(self.device).train()
+
+    def loop(self, batches: Batches, phases: Phases = UNTIMED) -> Loop:
+        """A training of the recipe's network on other batches."""
+        resources = self.recipe.resources
+        peers = Peers(world=resources.processes)
+        return Loop(self.build(), batches, self.training, self.device, peers, resources.cpu_threading, phases)
 
 
-def setup_here(quick: bool) -> Setup:
-    """The base network in the original's batches on a GPU; a small one, in batches to match, on a CPU."""
-    seconds = 0.2 if quick else 2.0
-    if torch.cuda.is_available():
-        setup = Setup(torch.device("cuda"), Choice(name="low-res-aqua"), "bf16", 4000, 8192, seconds)
-    else:
-        rows, matrix = (64, 512) if quick else (256, 2048)
-        setup = Setup(torch.device("cpu"), Choice(name="low-res-aqua", options=_SMALL), "float32", rows, matrix, seconds)
-    per_s = Bare(setup).steps_per_s(_TRIED)
-    return replace(setup, steps=max(_TRIED, round(seconds * per_s)))
-
-
-class InMemory:
-    """:class:`leapray.training.loop.Batches` of one epoch of ``steps``, whose batches lie in memory and come again when all were given."""
-
-    sources: tuple[str, ...] = ("low-res",)
-    kinds: tuple[str, ...] = ("low-res",)
-    transform = Transform.identity()
-
-    def __init__(self, held: Sequence[Batch], steps: int) -> None:
-        self.held, self.steps = held, steps
-        self.validation_rows = len(held[0]["inputs"])
-
-    def train(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        yield from islice(cycle(self.held), self.steps)
-
-    def validate(self) -> Iterator[Batch]:
-        yield self.held[0]
-
-
-def random_batches(rows: int, inputs: int = INPUTS.width) -> list[Batch]:
-    """Batches of scaled rows without meaning, ``inputs`` wide."""
-    generator = np.random.default_rng(0)
-
-    def normal(width: int) -> np.ndarray:
-        return generator.standard_normal((rows, width), np.float32)
-
-    return [
-        {"inputs": normal(inputs), "targets": normal(TARGETS.width), "source": np.zeros(rows, np.int16), "row": np.arange(rows)}
-        for _ in range(_HELD)
-    ]
-
-
-class Ours:
+def ours(work: Work) -> Figures:
     """The loop of a training over batches in memory: copies, random numbers, forward, loss, backward, update, and the watch for faults."""
-
-    def __init__(self, setup: Setup, held: Sequence[Batch]) -> None:
-        self._setup, self._held, self._network = setup, held, setup.build()
-
-    def __call__(self) -> Figures:
-        records: list[Record] = []
-        batches = InMemory(self._held, WARM_STEPS + self._setup.steps)
-        setup = self._setup
-        loop = Loop(self._network, batches, setup.training, setup.device, cpu_threading=setup.cpu_threading)
-        loop.fit(records.append, report_seconds=_NEVER)
-        return steady(records)
+    records: list[Record] = []
+    work.loop(FewSteps(work.batches, WARM_STEPS + work.steps, work.held)).fit(records.append, report_seconds=_NEVER)
+    found = steady(records, WARM_STEPS)
+    return found | {"rows/s": found["rows/s"] / work.recipe.resources.processes}
 
 
-def steady(records: Sequence[Record]) -> Figures:
-    """Rows a second, and seconds of waiting for data in a second, of a loop's records once it is warm; nothing if none came since."""
-    counted = [record for record in records if record["event"] == "step" and record["step"] > WARM_STEPS]
+def steady(records: Sequence[Record], warm: int) -> dict[str, float]:
+    """Rows a second, and seconds of waiting for data in a second, of a loop's records after ``warm`` steps; nothing if none came since."""
+    counted = [record for record in records if record["event"] == "step" and record["step"] > warm]
     if not counted:
         return {}
     seconds = sum(record["seconds"] for record in counted)
@@ -143,146 +117,60 @@ def steady(records: Sequence[Record]) -> Figures:
     return {"rows/s": rows / seconds, "wait": sum(record["data_wait_s"] for record in counted) / seconds}
 
 
-class _Timed(ABC):
-    """Something that is done over and over."""
+def bare(work: Work) -> Figures:
+    """The network's forward and backward in our precision, on rows and a gradient of the output that are on the device already."""
+    network, dtype = work.build(), DTYPES[work.training.precision]
+    inputs, targets = (torch.from_numpy(work.held[0][name].copy()).to(work.device) for name in ("inputs", "targets"))
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
+    def step() -> None:
+        with torch.autocast(work.device.type, dtype, enabled=dtype is not torch.float32):
+            prediction = network(inputs)
+        # of a network that gives more than the targets, those are the first
+        prediction[:, : targets.shape[1]].backward(targets.to(prediction.dtype))
+        network.zero_grad(set_to_none=True)
 
-    @abstractmethod
-    def step(self) -> None:
-        """Do it once."""
-
-    def steps_per_s(self, steps: int) -> float:
-        for _ in range(WARM_STEPS):
-            self.step()
-        started = _now(self.setup.device)
-        for _ in range(steps):
-            self.step()
-        return steps / (_now(self.setup.device) - started)
-
-    def __call__(self) -> Figures:
-        return {"rows/s": self.steps_per_s(self.setup.steps) * self.setup.batch_size}
+    return {"rows/s": work.rows * steps_per_s(step, work.device, work.steps)}
 
 
-class Original(_Timed):
-    """The step as the original takes it: fp16 with a scaler on a GPU, columns masked by multiplication, the loss read in every step."""
+def original(work: Work) -> Figures:
+    """The step of the competition's 5th-place solution: fp16 with a scaler on a GPU, columns masked by multiplication, the loss read in
+    every step."""
+    return {"rows/s": work.rows * steps_per_s(original_step(work, work.build()), work.device, work.steps)}
 
-    def __init__(self, setup: Setup, held: Sequence[Batch]) -> None:
-        super().__init__(setup)
-        self._batches = cycle([tuple(torch.from_numpy(batch[name]) for name in ("inputs", "targets")) for batch in held])
-        self._network = setup.build()
-        self._optimizer = torch.optim.AdamW(self._network.parameters(), **setup.training.optimizer.options)
-        self._half = setup.device.type == "cuda"
-        self._scaler = torch.amp.GradScaler(setup.device.type, enabled=self._half)
-        self._loss = nn.HuberLoss(delta=1.0)
-        self._mask = torch.from_numpy(SCORED).float().to(setup.device)
 
-    def step(self) -> None:
-        inputs, targets = (tensor.to(self.setup.device) for tensor in next(self._batches))
-        with torch.autocast(self.setup.device.type, torch.float16, enabled=self._half):
-            loss = self._loss(self._network(inputs) * self._mask, targets * self._mask)
-        self._optimizer.zero_grad()
-        self._scaler.scale(loss).backward()
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
+def original_step(work: Work, network: nn.Module) -> Callable[[], None]:
+    batches = cycle([tuple(torch.from_numpy(batch[name].copy()) for name in ("inputs", "targets")) for batch in work.held])
+    optimizer = torch.optim.AdamW(network.parameters(), lr=6.5e-4, weight_decay=2e-3)
+    half = work.device.type == "cuda"
+    scaler, huber = torch.amp.GradScaler(work.device.type, enabled=half), nn.HuberLoss(delta=1.0)
+    mask = torch.from_numpy(work.batches.transform.variables.targets.scored).float().to(work.device)
+
+    def step() -> None:
+        inputs, targets = (tensor.to(work.device) for tensor in next(batches))
+        with torch.autocast(work.device.type, torch.float16, enabled=half):
+            loss = huber(network(inputs) * mask, targets * mask)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         # what its progress bar shows
         loss.item()
 
-
-class Bare(_Timed):
-    """The network's forward and backward in our precision, on rows and a gradient of the output that lie on the device already."""
-
-    def __init__(self, setup: Setup) -> None:
-        super().__init__(setup)
-        self._network = setup.build()
-        self._inputs, self._gradient = (torch.randn(setup.batch_size, side.width, device=setup.device) for side in (INPUTS, TARGETS))
-
-    def step(self) -> None:
-        dtype = _DTYPES[self.setup.precision]
-        with torch.autocast(self.setup.device.type, dtype, enabled=dtype is not torch.float32):
-            prediction = self._network(self._inputs)
-        prediction.backward(self._gradient)
-        self._network.zero_grad(set_to_none=True)
+    return step
 
 
-class MatrixProduct(_Timed):
+def product(work: Work) -> Figures:
     """The product of two large square matrices in our precision."""
-
-    def __init__(self, setup: Setup) -> None:
-        super().__init__(setup)
-        shape = (setup.matrix, setup.matrix)
-        self._a, self._b = (torch.randn(shape, device=setup.device, dtype=_DTYPES[setup.precision]) for _ in range(2))
-
-    def step(self) -> None:
-        torch.mm(self._a, self._b)
-
-    def __call__(self) -> Figures:
-        flop = 2 * self.setup.matrix**3
-        return {"FLOP/s": flop * self.steps_per_s(max(_TRIED, round(self.setup.seconds * self.steps_per_s(_TRIED))))}
+    size = 8192 if work.device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=work.device, dtype=DTYPES[work.training.precision]) for _ in range(2))
+    return {"FLOP/s": 2 * size**3 * steps_per_s(lambda: torch.mm(a, b), work.device, 10)}
 
 
-def forward_flop(network: nn.Module, inputs: int = INPUTS.width) -> int:
-    """Floating-point operations of one row's way forward: two for each weight of a linear or recurrent layer at each position it is used.
-
-    The row has so many ``inputs``. A training takes three times as many: the way back is taken for the inputs of a layer and for its
-    weights.
-    """
-    return cost_of(network, inputs).forward_flop
-
-
-def phases(setup: Setup, held: Sequence[Batch]) -> Mapping[str, float]:
-    """Milliseconds that each phase of our step takes where everything waits for the device, so that nothing runs beside anything else.
-
-    Of threads that divide the rows, these are the phases of the first; that it waits for the others is ``rest``.
-    """
-    clock, own = _Clock(setup.device), get_ident()
-
-    class Marked(InMemory):
-        def train(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-            for step, batch in enumerate(super().train(epoch, first_step)):
-                clock.mark("rest")
-                if step == WARM_STEPS:
-                    clock.seconds.clear()
-                yield batch
-
-    def mark(phase: str) -> Callable[..., None]:
-        def hook(*_: object) -> None:
-            # a validation passes here as well
-            if network.training and get_ident() == own:
-                clock.mark(phase)
-
-        return hook
-
-    network = setup.build()
-    loop = Loop(network, Marked(held, WARM_STEPS + setup.steps), setup.training, setup.device, cpu_threading=setup.cpu_threading)
-    network.register_forward_pre_hook(mark("data and copy"))
-    network.register_forward_hook(mark("forward"))
-    loop.loss.register_forward_hook(mark("loss"))
-    for parameter in network.parameters():
-        # the last of them ends the backward pass
-        parameter.register_hook(mark("backward"))  # type: ignore[no-untyped-call]
-    loop.optimizer.register_step_pre_hook(mark("rest"))
-    loop.optimizer.register_step_post_hook(mark("optimizer"))
-    loop.fit(report_seconds=_NEVER)
-    return {phase: 1000 * seconds / setup.steps for phase, seconds in clock.seconds.items()}
-
-
-class _Clock:
-    """Seconds between marks, added up by what they are the end of."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._device, self._last = device, _now(device)
-
-    def mark(self, phase: str) -> None:
-        now = _now(self._device)
-        self.seconds[phase] += now - self._last
-        self._last = now
-
-
-def _now(device: torch.device) -> float:
-    """The time when the device has done all that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+def steps_per_s(step: Callable[[], object], device: torch.device, steps: int) -> float:
+    """Of so many steps after the warm ones."""
+    for _ in range(WARM_STEPS):
+        step()
+    started = now(device)
+    for _ in range(steps):
+        step()
+    return steps / (now(device) - started)

@@ -7,6 +7,7 @@ import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Annotated
 
 import typer
@@ -79,18 +80,24 @@ def show(recipe: RecipeFile, overrides: Overrides = []) -> None:  # noqa: B006
 @app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="convert, statistics, ingest, train-step or predict")],
+    recipe: Annotated[str | None, typer.Argument(help="With train-step: take the step of this recipe apart, on its prepared data")] = None,
+    overrides: Overrides = [],  # noqa: B006
     json: Annotated[str | None, typer.Option(help="Also write the comparisons to this file")] = None,
     rows: Annotated[int | None, typer.Option(help="Rows of the data that is made; each bench has its own default")] = None,
     rounds: Annotated[int, typer.Option(help="Rounds in which ours and the baselines take turns")] = 5,
     directory: Annotated[Path | None, typer.Option("--dir", help="Where the data lies meanwhile; default: the temporary directory")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Only see that it runs: one round over little data")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Only check that it runs: one round over little data")] = False,
 ) -> None:
-    """Measure a stage beside its baseline, on this machine."""
+    """Measure a stage beside its baseline, or the training step of a recipe, on this machine."""
     from leapray.bench.benches import run_bench
+    from leapray.bench.compare import Settings
     from leapray.bench.compare import show as show_comparisons
+    from leapray.recipe import load_recipe
 
+    loaded = load_recipe(recipe, overrides) if recipe else None
     with bar(f"bench {name}") as update:
-        found = run_bench(name, json=json, rows=rows, rounds=rounds, quick=quick, directory=directory, progress=update)
+        settings = Settings(directory or Path(gettempdir()), rows, rounds, quick, update)
+        found = run_bench(name, settings, loaded, json)
     show_comparisons(found, judged=not quick)
     if json is not None:
         say(f"wrote {len(found)} comparisons to {json}")

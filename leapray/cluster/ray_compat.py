@@ -109,32 +109,9 @@ def other_version(error: BaseException) -> bool:
     return "ersion mismatch" in str(error)
 
 
-def check_token(address: str, seconds: float) -> None:
-    """Ask the head at an address whether it accepts this process's token, which ``ray.init`` reports only after 20 s.
-
-    Raises ray.exceptions.AuthenticationError if it does not.
-    """
-    from ray._private.authentication import authentication_token_setup as setup
-
-    # as ray.init does, which uses a token that is there although RAY_AUTH_MODE is not set
-    setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-    setup.ensure_token_if_auth_enabled(create_token_if_missing=False)
-    if address.rpartition(":")[2].isdigit():
-        known_nodes(address, seconds)
-
-
-def known_nodes(address: str, seconds: float) -> int:
-    """The number of nodes that the head at HOST:PORT knows, asked without joining the cluster."""
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-
-    return len(GcsClient(address=address).get_all_node_info(timeout=seconds))
-
-
-def forget_token() -> None:
-    """Make this process a client without a token; to be called before it uses Ray, which reads the mode once."""
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        os.environ.pop(name, None)
-    os.environ["RAY_AUTH_MODE"] = "disabled"
+def without_token() -> dict[str, str]:
+    """The environment of a process that uses Ray as a client without a token."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")} | {"RAY_AUTH_MODE": "disabled"}
 
 
 def drain_command(address: str, node: str, message: str, seconds: int) -> list[str]:

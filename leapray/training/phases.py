@@ -77,14 +77,19 @@ class StepProfiler(Phases):
 
 
 class PhaseTimer(Phases):
-    """Seconds of each phase, added up. The device finishes its work at the beginning and the end of a phase, so that phases do not overlap.
+    """Seconds of each phase, added up over whole steps but for the first ``warm`` ones.
 
-    Only the thread that made the timer is timed.
+    The device finishes its work at the beginning and the end of a phase, so that phases do not overlap. Only the thread that made the
+    timer is timed.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._device, self._thread = device, get_ident()
+    def __init__(self, device: torch.device, warm: int = 0) -> None:
+        self.steps, self.whole = 0, 0.0
+        """Steps that were timed, and their seconds."""
+        self.seconds: dict[str, float] = {}
+        self._device, self._warm, self._thread = device, warm, get_ident()
+        self._running: dict[str, float] = defaultdict(float)
+        self._began = 0.0
 
     def __call__(self, name: str) -> AbstractContextManager[Any]:
         return self._timed(name) if get_ident() == self._thread else nullcontext()
@@ -93,7 +98,14 @@ class PhaseTimer(Phases):
     def _timed(self, name: str) -> Iterator[None]:
         started = now(self._device)
         yield
-        self.seconds[name] += now(self._device) - started
+        self._running[name] += now(self._device) - started
+
+    def step_begins(self, done: int) -> None:
+        if done == self._warm:
+            self._began = now(self._device)
+            self._running.clear()
+        elif done > self._warm:
+            self.steps, self.whole, self.seconds = done - self._warm, now(self._device) - self._began, dict(self._running)
 
 
 def now(device: torch.device) -> float:

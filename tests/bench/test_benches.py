@@ -8,13 +8,15 @@ import pytest
 from typer.testing import CliRunner
 
 from leapray.bench.benches import BENCHES, run_bench
+from leapray.bench.compare import Settings
 from leapray.cli import app
 from leapray.errors import UserError
+from tests.samples import sample_recipe
 
 BARS = {
     "convert": {"cdf5, to disk": 10, "hdf5, to disk": 10},
     "statistics": {"time, files of ours": 1.3, "time, files of pandas": 1.3, "memory, 8x rows against 1x": 1.1},
-    "ingest": {"shards, original": 3, "shards, arrow": 1, "flat parquet, a core": 0.8},
+    "ingest": {"shards, original": 3, "shards, arrow": 1},
     "train-step": {
         "step, network alone": 0.95,
         "Ray Train, loop without Ray": 0.95,
@@ -42,9 +44,16 @@ def test_a_bench_compares_every_row_of_its_bars(ray_cluster: None, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
 
 
-def test_mistakes_are_told_before_anything_is_made(tmp_path: Path) -> None:
+def test_mistakes_are_told_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="bench 'conver' is not one of convert, statistics, ingest, train-step, predict"):
-        run_bench("conver", directory=tmp_path)
+        run_bench("conver", Settings(tmp_path))
     with pytest.raises(UserError, match="rounds = 0 is not 1 or more"):
-        run_bench("convert", rounds=0, directory=tmp_path)
+        run_bench("convert", Settings(tmp_path, rounds=0))
+    with pytest.raises(UserError, match="bench convert takes no recipe"):
+        run_bench("convert", Settings(tmp_path), sample_recipe(tmp_path))
+    with pytest.raises(UserError, match="not a directory that can be written to"):
+        run_bench("convert", Settings(tmp_path / "none"))
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
+    with pytest.raises(UserError, match="bench measures this machine alone; unset RAY_ADDRESS"):
+        run_bench("convert", Settings(tmp_path))
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
 """Ratios of contestants that take turns, and the bars that they are held to."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,7 @@ from leapray.bench.compare import Bar, Comparison, Settings, interleave, show
 from leapray.console import console
 
 
-def settings(**values: int) -> Settings:
+def settings(**values: Any) -> Settings:
     return Settings(Path("unused"), **values)
 
 
@@ -46,7 +47,9 @@ def test_contestants_take_turns_and_the_first_round_does_not_count() -> None:
         calls.append(name)
         return {"calls": len(calls)}
 
-    found = interleave({name: lambda name=name: contestant(name) for name in "ab"}, settings(rounds=2), lambda *at: done.append(at))
+    found = interleave(
+        {name: lambda name=name: contestant(name) for name in "ab"}, settings(rounds=2, progress=lambda *at: done.append(at))
+    )
     assert calls == ["a", "b", "b", "a", "a", "b"]
     assert found == {"a": {"calls": [4, 5]}, "b": {"calls": [3, 6]}}
     assert done == [(number, 6) for number in range(1, 7)]

@@ -19,5 +19,5 @@ def test_a_rate_is_of_the_rows_that_came_however_few_of_those_there_are() -> Non
 
 
 def test_two_batches_tell_no_rate() -> None:
-    with pytest.raises(UserError, match="2 batches do not tell a rate; give it more --rows"):
+    with pytest.raises(UserError, match="2 batches are too few for a rate; give it more --rows"):
         drain(batches(2))

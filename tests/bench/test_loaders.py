@@ -10,24 +10,20 @@ import torch
 
 from leapray.bench.convert import stack_pair
 from leapray.bench.data import make_flat, make_pairs
-from leapray.bench.loaders import BlockFiles, ShardRows, flat_batches, original_loader, save_blocks
+from leapray.bench.loaders import BlockFiles, ShardRows, original_loader, save_blocks
 from leapray.climsim.netcdf import read_pair
-from leapray.climsim.schema import KAGGLE, KINDS
-from leapray.data.fitting import Fitting
-from leapray.data.flat import list_pieces, read_piece
+from leapray.climsim.schema import KINDS
 from leapray.data.moments import Moments
 from leapray.data.shards import write_shard
-from leapray.recipe import Choice
 from tests.samples import random_rows
 
 COLUMNS = KINDS["low-res"].columns
 
 
-@pytest.mark.parametrize("as_published", [True, False])
 @pytest.mark.parametrize("container", ["cdf5", "hdf5"])
-def test_xarray_stacks_the_rows_that_we_read(tmp_path: Path, container: str, as_published: bool) -> None:
+def test_xarray_stacks_the_rows_that_we_read(tmp_path: Path, container: str) -> None:
     (pair,) = make_pairs(tmp_path, container, 1)
-    inputs, targets = stack_pair(pair, as_published=as_published)
+    inputs, targets = stack_pair(pair)
     np.testing.assert_array_equal(np.hstack([inputs, targets]), read_pair(pair).rows)
 
 
@@ -59,18 +55,6 @@ def test_the_arrow_loader_gives_each_row_once_in_full_batches(tmp_path: Path) ->
     assert len(seen.unique()) == 72
     assert not torch.equal(seen, seen.sort().values)
     assert all(torch.equal(x, -y) for x, y in batches)
-
-
-def test_flat_batches_are_scaled_as_ours(tmp_path: Path) -> None:
-    flat = make_flat(tmp_path, 3 * COLUMNS)
-    assert flat.rows == 3 * COLUMNS
-    (block,) = (block for piece in list_pieces(flat.url) for block in read_piece(piece))
-    assert block.targets is not None
-    fitting = Fitting(KAGGLE, Choice(name="standard"), ())
-    transform = fitting.fit(Moments.of(fitting.columns(block.inputs, block.targets)), {})
-    ((x, y),) = flat_batches(flat.paths, transform)
-    assert torch.equal(x, transform.scale_inputs(torch.from_numpy(block.inputs)))
-    assert torch.equal(y, transform.scale_targets(torch.from_numpy(block.targets), torch.from_numpy(block.inputs)))
 
 
 def test_flat_data_of_any_length_has_its_own_steps(tmp_path: Path) -> None:

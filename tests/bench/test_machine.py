@@ -1,15 +1,29 @@
 """One core, and the memory of a process."""
 
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from leapray.bench.machine import _family, cores, memory_taken, one_busy_process, one_core
+from leapray.bench.machine import cores, memory_taken, one_busy_process, one_core
 
 linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+
+
+def stat(process: str) -> list[str]:
+    """State, parent and more of a process."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+
+
+def children() -> set[str]:
+    found = set()
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            found |= {process} if stat(process)[1] == str(os.getpid()) else set()
+    return found
 
 
 @linux
@@ -24,10 +38,10 @@ def test_every_thread_is_kept_on_one_core_for_the_block() -> None:
 
 @linux
 def test_the_busy_process_lasts_for_the_block() -> None:
-    before = set(_family(os.getpid()))
+    before = children()
     with one_busy_process():
-        (busy,) = set(_family(os.getpid())) - before
-        assert Path(f"/proc/{busy}/stat").read_text().rpartition(")")[2].split()[0] == "R"
+        (busy,) = children() - before
+        assert stat(busy)[0] == "R"
     assert not Path(f"/proc/{busy}").exists()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from leapray.bench.notebook import Notebook, write_csv
+from leapray.bench.predict import predict_in_loop, write_csv
 from leapray.climsim.schema import FLUXES, KAGGLE
 from leapray.data.fitting import Fitting
 from leapray.data.flat import list_pieces, read_piece
@@ -31,14 +31,14 @@ def test_its_submission_is_ours(tmp_path: Path) -> None:
     save_model(model, build_network(network.name, network.options, CHANNELS).state_dict(), network, transform)
 
     (block,) = (block for piece in list_pieces(str(flat)) for block in read_piece(piece, targets=False))
-    with part_writer(str(tmp_path / "ours"), 0) as write, torch.inference_mode():
+    with part_writer(str(tmp_path / "ours"), 0, TARGETS) as write, torch.inference_mode():
         write(block, load_model(model).emulator(torch.from_numpy(block.inputs)).numpy(), [])
     asked = block.sample_id.to_pylist()[::-1]
     sample = write_targets(tmp_path / "sample.parquet", asked, np.tile(SCORED.astype(np.int64), (len(asked), 1)))
     write_submission(str(tmp_path / "ours"), sample, str(tmp_path / "ours.csv"))
 
-    ids, predictions = Notebook.load(model, CPU).predict([str(path) for path in flat.glob("*.parquet")])
-    write_csv(ids, predictions, sample, str(tmp_path / "notebook.csv"))
+    frame = predict_in_loop(load_model(model).emulator, [str(path) for path in flat.glob("*.parquet")], CPU)
+    write_csv(frame, sample, str(tmp_path / "notebook.csv"))
 
     files = [str(tmp_path / f"{name}.csv") for name in ("ours", "notebook")]
     assert [read_ids(file).to_pylist() for file in files] == [asked, asked]
