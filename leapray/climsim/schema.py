@@ -171,7 +171,8 @@ VARIABLES = {v.name: v for v in (*_RAW_ORDER, RELATIVE_HUMIDITY, *TENDENCIES, *F
 WATER = ("q0001", "q0002", "q0003")
 """Water vapour, cloud liquid and cloud ice, as the names of their states and tendencies end."""
 _MOISTURE_AND_WIND = ("ptend_q0001", "ptend_q0002", "ptend_q0003", "ptend_u", "ptend_v")
-_NOT_MOVED, _TOO_COLD = range(0, 12), range(12, 27)
+NOT_MOVED, TOO_COLD = range(0, 12), range(12, 27)
+"""Levels on which water and wind do not change in a step, and those that are too cold for cloud liquid."""
 _GROUPS = {
     "temperature": ("ptend_t",),
     "vapour": ("ptend_q0001",),
@@ -191,8 +192,8 @@ class Targets(Layout):
 
     def __init__(self, variables: Iterable[Variable]) -> None:
         super().__init__(variables)
-        self.zero = self.mask((name for name in _MOISTURE_AND_WIND if name in self), _NOT_MOVED)
-        self.exact = self.mask((name for name in ("ptend_q0002",) if name in self), _TOO_COLD)
+        self.zero = self.mask((name for name in _MOISTURE_AND_WIND if name in self), NOT_MOVED)
+        self.exact = self.mask((name for name in ("ptend_q0002",) if name in self), TOO_COLD)
         self.scored = ~self.zero
         self.learned = self.scored & ~self.exact
         self.groups: dict[str, tuple[str, ...]] = {
@@ -390,14 +391,3 @@ def row_place(row: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     row = np.asarray(row, np.int64)
     step = (row >> COLUMN_BITS) & ((1 << STEP_BITS) - 1)
     return row >> (COLUMN_BITS + STEP_BITS), step, row & ((1 << COLUMN_BITS) - 1)
-
-
-# for the rooms that still take the competition's columns for granted
-INPUTS, TARGETS = KAGGLE.raw, KAGGLE.targets
-ABLATED, EXACT, SCORED, LEARNED = TARGETS.zero, TARGETS.exact, TARGETS.scored, TARGETS.learned
-ABLATED_LEVELS, EXACT_LEVELS = _NOT_MOVED, _TOO_COLD
-EXACT_SOURCE = INPUTS.mask(["state_q0002"], EXACT_LEVELS)
-
-
-def schema_hash() -> str:
-    return KAGGLE.digest

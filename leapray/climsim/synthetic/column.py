@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from leapray.climsim.grid import layer_mass
-from leapray.climsim.schema import ABLATED_LEVELS, STEP_SECONDS
+from leapray.climsim.schema import NOT_MOVED, STEP_SECONDS
 from leapray.climsim.synthetic.thermo import GAS_DRY, HEAT_CAPACITY, LATENT_FUSION, LATENT_VAPOUR, saturation
 
-TOP = ABLATED_LEVELS.stop
+TOP = NOT_MOVED.stop
 """First level where the physics moves water and momentum; above it only radiation acts, and these targets are constant in the real data."""
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leapray.climsim.schema import ABLATED_LEVELS, LEVELS
+from leapray.climsim.schema import LEVELS, NOT_MOVED
 from leapray.climsim.synthetic.thermo import ALL_ICE, liquid_fraction
 
 
@@ -24,7 +24,7 @@ def knots(**values: float) -> np.ndarray:
 
 HUMIDITY_TOP = 20
 """First level whose humidity is a relative humidity; above it is a nearly passive trace."""
-HAZE_TOP, _CLOUD_TOP = ABLATED_LEVELS.stop, 16
+HAZE_TOP, _CLOUD_TOP = NOT_MOVED.stop, 16
 """First levels where ice settles out of saturated air, and where weather makes clouds; above is a trace that the physics never touches."""
 _DENSEST = 3e-4
 """The most cloud that air may hold, kg/kg."""
