@@ -42,7 +42,7 @@ _HDF5_SECONDS = 60.0
 class Snapshot:
     """All columns of one kind at one absolute step.
 
-    ``rows`` is ``(n, 924)`` float64, 556 inputs then 368 targets, row r being ``ncol`` r. It lies in memory column by
+    ``rows`` is ``(n, i + t)`` float64, raw inputs then targets, row r being ``ncol`` r. It lies in memory column by
     column, as netCDF and parquet hold it, so that a flat column is a contiguous vector. ``clocks`` are ``ymd`` and ``tod`` as the input
     and the output file have them, if they do; time is taken from the names, as official code takes it, and compared with these
     (:func:`require_clocks`).

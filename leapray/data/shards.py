@@ -2,7 +2,7 @@
 
     PREPARED/prepare.json  transform.json  <split>/<source>/manifest.json  <split>/<source>/shard-….parquet
 
-A shard holds ``inputs`` float32 [556 + 60 F], ``targets`` float32 [368], both scaled, as the bytes of each row, and ``row``, the int64
+A shard holds ``inputs`` float32 [s], ``targets`` float32 [t], both scaled, as the bytes of each row, and ``row``, the int64
 key that leads back to kind, step and column. A manifest is written last: without one, a split is not there.
 """
 

@@ -33,7 +33,7 @@ _NUMBER = "number"
 class Stream:
     """Batches of one worker: rank ``rank`` of ``world``, which all make the same Stream and ask for the same epochs.
 
-    A batch holds ``inputs`` (n, 556 + 60 F) and ``targets`` (n, 368), float32, ``row`` int64 (n,) and ``source`` int16 (n,), the number
+    A batch holds ``inputs`` (n, s) and ``targets`` (n, t), float32, ``row`` int64 (n,) and ``source`` int16 (n,), the number
     of the row's source among ``Stream.sources``, whose ``kinds`` are told too. Training takes the rows of ``sources``, by default all;
     with ``shares``, by source, those of one stand together, in that order.
     """

@@ -1,7 +1,7 @@
 """Networks by name. A new architecture is one file and one line of ``NETWORKS``; a user's own is named ``package.module:Class``.
 
-A network is an ``nn.Module`` class built as ``Network(options, features)``, which maps scaled inputs ``(B, 556 + 60 * features)``
-in flat order to scaled targets ``(B, 368)``. One with a confidence head gives ``(B, 736)`` in training: the targets, then what it
+A network is an ``nn.Module`` class built as ``Network(options, channels)``, which maps scaled inputs ``(B, i)``
+in flat order to scaled targets ``(B, t)``. One with a confidence head gives ``(B, 2 t)`` in training: the targets, then what it
 expects each one's loss to be. A user's class names the pydantic model of its options as its ``Options``.
 
 Naming a user's class runs its module, so it is found where only the user puts code: in the working directory and among what is

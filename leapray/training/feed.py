@@ -14,14 +14,14 @@ from torch import Tensor
 from leapray.training.phases import COPY, DATA_WAIT, UNTIMED, Phases
 
 Batch = Mapping[str, np.ndarray]
-"""``inputs`` (b, i) and ``targets`` (b, 368), float32, scaled, ``source`` int16 (b,) and ``row`` int64 (b,), the rows' keys."""
+"""``inputs`` (b, i) and ``targets`` (b, t), float32, scaled, ``source`` int16 (b,) and ``row`` int64 (b,), the rows' keys."""
 
 _IN_FLIGHT = 4
 """Batches that may wait for a GPU at a time."""
 
 
 class OnDevice(NamedTuple):
-    """A batch on the device: ``inputs`` (b, i) and ``targets`` (b, 368), float32, and ``source`` int64 (b,)."""
+    """A batch on the device: ``inputs`` (b, i) and ``targets`` (b, t), float32, and ``source`` int64 (b,)."""
 
     inputs: Tensor
     targets: Tensor

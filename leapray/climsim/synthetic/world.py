@@ -48,7 +48,7 @@ class World:
         return step_physics(self._state(step), coefficients(), self._noise(realization).at(step))
 
     def targets(self, step: int, realization: int = 0) -> np.ndarray:
-        """The flat targets ``(n, 368)`` of a step, tendencies ``(after - before) / 1200 s``."""
+        """The flat targets ``(n, t)`` of a step, tendencies ``(after - before) / 1200 s``."""
         before, after = self._state(step), self.outputs(step, realization)
         flat = np.empty((self.columns, KAGGLE.targets.width))
         for state, tendency in zip(STATE, TENDENCIES, strict=True):
@@ -58,7 +58,7 @@ class World:
         return flat
 
     def ceiling(self, steps: Sequence[int]) -> np.ndarray:
-        """Attainable R2 ``(368,)`` on the given steps, pooled over time and column; 1 where a target is constant.
+        """Attainable R2 ``(t,)`` on the given steps, pooled over time and column; 1 where a target is constant.
 
         What no model can explain is the variance between two sub-grid draws on equal inputs: ``mean((y1 - y2)^2) / 2``.
         """

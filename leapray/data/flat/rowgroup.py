@@ -1,7 +1,7 @@
 """One row group of a parquet file as float64 columns in bounded memory, however large it is.
 
 Three ways, chosen by what the footer says: a small row group is read whole; a large one of few bytes is streamed; of any other the
-columns are decoded a few at a time into a temporary file, because streaming 924 columns holds a page and a dictionary of each.
+columns are decoded a few at a time into a temporary file, because streaming hundreds of columns holds a page and a dictionary of each.
 Shapes: n rows of a batch, c columns.
 """
 
