@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from leapray import storage
 from leapray.cli import app
-from leapray.climsim.schema import TARGETS
 from leapray.evaluation.tables import read_ids
+from tests.columns import TARGETS
 from tests.samples import recipe_values
 from tests.target_tables import write_targets
 
