@@ -10,7 +10,8 @@ import xarray as xr
 from leapray.climsim.calendar import Moment, file_name, month_of_step
 from leapray.climsim.grid import figures
 from leapray.climsim.pairs import PairPath
-from leapray.climsim.schema import KINDS, MISSING, MLI_VARIABLES, MLO_VARIABLES, STEP_SECONDS
+from leapray.climsim.row_keys import KINDS
+from leapray.climsim.schema import MISSING, MLI_VARIABLES, MLO_VARIABLES, STEP_SECONDS
 
 CONTAINERS = ("NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET", "NETCDF3_64BIT_DATA", "NETCDF4")
 COLUMN_NAMES = figures("low_res_columns")["column"]

@@ -15,7 +15,7 @@ from leapray.cli import app
 from leapray.climsim.calendar import Month
 from leapray.climsim.netcdf import Snapshot
 from leapray.climsim.pairs import find_archive
-from leapray.climsim.schema import row_place
+from leapray.climsim.row_keys import row_place
 from leapray.data.check import check
 from leapray.data.fetch import fetch
 from leapray.data.flat import Selection, list_pieces, read_piece, survey, to_table

@@ -11,7 +11,8 @@ from leapray import storage
 from leapray.climsim.calendar import FIRST_MONTH, Month, month_of_step
 from leapray.climsim.netcdf import read_pair
 from leapray.climsim.pairs import PairPath, find_pairs
-from leapray.climsim.schema import KAGGLE, KINDS
+from leapray.climsim.row_keys import KINDS
+from leapray.climsim.schema import KAGGLE
 from leapray.climsim.synthetic import chosen_steps, synthesize
 from leapray.data.convert import flat_writer
 from leapray.data.flat.layout import to_table

@@ -193,7 +193,7 @@ def export(
 
 
 def _known(kind: str | None) -> str | None:
-    from leapray.climsim.schema import KINDS
+    from leapray.climsim.row_keys import KINDS
 
     if kind is not None and kind not in KINDS:
         raise UserError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")

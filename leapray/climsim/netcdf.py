@@ -20,7 +20,8 @@ from leapray import storage
 from leapray.climsim import schema
 from leapray.climsim.calendar import Moment, file_name
 from leapray.climsim.pairs import PairPath
-from leapray.climsim.schema import KAGGLE, KINDS, MLO_VARIABLES, STATE, STEP_SECONDS, Variable, VariableSet
+from leapray.climsim.row_keys import KINDS
+from leapray.climsim.schema import KAGGLE, MLO_VARIABLES, STATE, STEP_SECONDS, Variable, VariableSet
 from leapray.errors import UserError
 
 _LAND_AND_ICE = ("cam_in_LANDFRAC", "cam_in_ICEFRAC", schema.SNOWHLAND.name)

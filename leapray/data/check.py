@@ -14,7 +14,8 @@ from leapray import storage
 from leapray.climsim.calendar import Month, file_name, is_file_name, month_of_step, parse_file_name
 from leapray.climsim.netcdf import Clock, clock_differs, read_pair
 from leapray.climsim.pairs import REMEDY, STREAMS, Archive, archive, incomplete_in_words
-from leapray.climsim.schema import KAGGLE, KINDS, row_place
+from leapray.climsim.row_keys import KINDS, row_place
+from leapray.climsim.schema import KAGGLE
 from leapray.data.findings import Finding, Sample, Verdict, judge
 from leapray.data.flat import Block, Piece, read_piece, survey
 from leapray.data.flat.places import COMPETITION_ID, month_of_path, named_as_competition

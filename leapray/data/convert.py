@@ -22,7 +22,8 @@ from leapray import storage
 from leapray.climsim.calendar import Month, file_name, month_of_step, parse_file_name
 from leapray.climsim.netcdf import read_pair, require_clocks
 from leapray.climsim.pairs import PairPath, find_archive
-from leapray.climsim.schema import KAGGLE, KINDS, VariableSet
+from leapray.climsim.row_keys import KINDS
+from leapray.climsim.schema import KAGGLE, VariableSet
 from leapray.cluster import session
 from leapray.data.flat import ROW_GROUP_ROWS, flat_schema, to_table
 from leapray.data.flat.layout import CONTENT_KEY, SNAPSHOT_KEY

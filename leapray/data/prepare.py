@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from leapray import storage
-from leapray.climsim.schema import SAMPLE_ID, row_place
+from leapray.climsim.row_keys import row_place
+from leapray.climsim.schema import SAMPLE_ID
 from leapray.cluster import nodes, session
 from leapray.data import flat
 from leapray.data.clean import Tally, clean, count_inexact, scale, stack

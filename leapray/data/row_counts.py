@@ -12,7 +12,7 @@ import numpy as np
 from leapray import storage
 from leapray.climsim.calendar import is_file_name
 from leapray.climsim.pairs import archive
-from leapray.climsim.schema import KINDS
+from leapray.climsim.row_keys import KINDS
 from leapray.data import flat
 from leapray.data.flat import Selection
 from leapray.data.shards import open_prepared

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leapray.climsim.calendar import Month, month_of_step
-from leapray.climsim.schema import SAMPLE_ID, Targets, month_of_key, row_place
+from leapray.climsim.row_keys import month_of_key, row_place
+from leapray.climsim.schema import SAMPLE_ID, Targets
 from leapray.errors import UserError
 from leapray.evaluation.tables import Keys, Source, gather, locate, name, read_keys, read_targets, require_finite, some
 

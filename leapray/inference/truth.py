@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from leapray.climsim.grid import Grid, low_res_grid
 from leapray.climsim.gridfile import read_grid
-from leapray.climsim.schema import KINDS, SNOWHICE, VARIABLES, Layout, Targets, VariableSet, row_place
+from leapray.climsim.row_keys import KINDS, row_place
+from leapray.climsim.schema import SNOWHICE, VARIABLES, Layout, Targets, VariableSet
 from leapray.data import flat
 from leapray.data.clean import good_rows
 from leapray.data.flat.blocks import Chosen

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from leapray.climsim.schema import KAGGLE, KINDS, VariableSet, variable_set
+from leapray.climsim.row_keys import KINDS
+from leapray.climsim.schema import KAGGLE, VariableSet, variable_set
 from leapray.errors import UserError
 from leapray.recipe.sections import FOLDER_NAME, Choice, MonthField, Months, Section, Seed
 

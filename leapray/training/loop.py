@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from leapray.climsim.schema import KINDS
+from leapray.climsim.row_keys import KINDS
 from leapray.data.transform import Transform
 from leapray.errors import UserError
 from leapray.evaluation.metrics import ErrorMoments, Score

@@ -18,7 +18,8 @@ import torch.nn.functional as F  # noqa: N812
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from leapray.climsim.schema import KINDS, Channels, Targets
+from leapray.climsim.row_keys import KINDS
+from leapray.climsim.schema import Channels, Targets
 from leapray.registry import Options, Registry
 
 _LARGEST_SQUARED = 1e18

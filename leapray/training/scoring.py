@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leapray.climsim.schema import row_place
+from leapray.climsim.row_keys import row_place
 from leapray.data.ahead import map_ahead
 from leapray.data.reading import read_file
 from leapray.data.shards import Prepared, Rows

@@ -12,7 +12,7 @@ from leapray.bench.convert import stack_pair
 from leapray.bench.data import make_flat, make_pairs
 from leapray.bench.loaders import BlockFiles, ShardRows, original_loader, save_blocks
 from leapray.climsim.netcdf import read_pair
-from leapray.climsim.schema import KINDS
+from leapray.climsim.row_keys import KINDS
 from leapray.data.moments import Moments
 from leapray.data.shards import write_shard
 from tests.samples import random_rows

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import leapray.climsim
-from leapray.climsim.schema import KINDS, row_key, row_place
+from leapray.climsim.row_keys import KINDS, row_key, row_place
 from tests.columns import ABLATED, EXACT, EXACT_SOURCE, INPUTS, LEARNED, SCORED, TARGETS
 
 FIGURES = Path(leapray.climsim.__file__).parent / "figures"

@@ -17,7 +17,8 @@ from leapray.cli import app
 from leapray.climsim.calendar import FIRST_MONTH, file_name, month_of_step
 from leapray.climsim.netcdf import Snapshot
 from leapray.climsim.pairs import find_pairs
-from leapray.climsim.schema import KAGGLE, row_place
+from leapray.climsim.row_keys import row_place
+from leapray.climsim.schema import KAGGLE
 from leapray.data.convert import INCOMPLETE, Conversion, GroupWriter, Settings, _rows_if_complete, convert, flat_writer, group_pairs
 from leapray.data.flat import flat_schema, list_pieces, read_piece, survey, to_table
 from leapray.data.flat.layout import SNAPSHOT_KEY, content_sums

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from leapray.climsim.schema import row_place
+from leapray.climsim.row_keys import row_place
 from leapray.data import tasks
 from leapray.data.flat import list_pieces, read_piece
 from leapray.data.prepare import prepare

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from leapray.climsim.calendar import Month, month_range
-from leapray.climsim.schema import KINDS
+from leapray.climsim.row_keys import KINDS
 from leapray.data import flat
 from leapray.data.flat import read_piece
 from leapray.data.parts import cut

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from leapray.climsim.calendar import file_name, parse_file_name
-from leapray.climsim.schema import KINDS
+from leapray.climsim.row_keys import KINDS
 from leapray.data.check import check
 from leapray.data.convert import INCOMPLETE, convert
 from leapray.data.findings import Verdict

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leapray.climsim.schema import KINDS, LEVELS
+from leapray.climsim.row_keys import KINDS
+from leapray.climsim.schema import LEVELS
 from leapray.errors import UserError
 from leapray.recipe import Choice
 from leapray.training.losses import LOSSES

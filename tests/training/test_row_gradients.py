@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.parametrizations import spectral_norm
 
-from leapray.climsim.schema import KINDS
+from leapray.climsim.row_keys import KINDS
 from leapray.errors import UserError
 from leapray.models.registry import build_network
 from leapray.training import checkpoint

@@ -11,7 +11,8 @@ from sklearn.metrics import r2_score
 from torch import nn
 
 from leapray.climsim.calendar import STEPS_PER_DAY
-from leapray.climsim.schema import KAGGLE, row_key
+from leapray.climsim.row_keys import row_key
+from leapray.climsim.schema import KAGGLE
 from leapray.data.fitting import Fitting
 from leapray.data.moments import Moments
 from leapray.data.shards import Manifest, Prepared, Rows, ShardFile, write_shard

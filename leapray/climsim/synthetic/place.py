@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from leapray.climsim.grid import Grid, low_res_grid
-from leapray.climsim.schema import KINDS
+from leapray.climsim.row_keys import KINDS
 from leapray.climsim.synthetic.weather import WaveField
 from leapray.errors import UserError
 

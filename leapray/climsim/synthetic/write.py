@@ -11,7 +11,8 @@ import numpy as np
 
 from leapray import storage
 from leapray.climsim.calendar import Moment, Month, file_name, month_of_step
-from leapray.climsim.schema import GASES, KINDS, LEVELS, MLI_VARIABLES, MLO_VARIABLES, Variable
+from leapray.climsim.row_keys import KINDS
+from leapray.climsim.schema import GASES, LEVELS, MLI_VARIABLES, MLO_VARIABLES, Variable
 from leapray.climsim.synthetic.world import World
 from leapray.errors import UserError
 from leapray.settings import claim

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from leapray import storage
 from leapray.climsim.calendar import Month
-from leapray.climsim.schema import SAMPLE_ID, STEP_BITS
+from leapray.climsim.row_keys import STEP_BITS
+from leapray.climsim.schema import SAMPLE_ID
 from leapray.data.flat import csvfile
 from leapray.data.flat.layout import CONTENT_KEY
 from leapray.data.flat.places import month_of_path

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leapray.climsim.calendar import Month
-from leapray.climsim.schema import COLUMN_BITS, KINDS, MONTH_SHIFT, SAMPLE_ID, STEP_BITS, row_key, row_place
+from leapray.climsim.row_keys import COLUMN_BITS, KINDS, MONTH_SHIFT, STEP_BITS, row_key, row_place
+from leapray.climsim.schema import SAMPLE_ID
 from leapray.errors import UserError
 from leapray.faults import told
 
@@ -100,7 +101,7 @@ class Position:
 
 
 def row_keys(batch: pa.RecordBatch, path: str, position: Position, kind: str | None) -> np.ndarray:
-    """int64 ``(n,)``: :func:`schema.row_key` where kind, step and ncol are known, else a negative number that is the row's own.
+    """int64 ``(n,)``: the key of each row where kind, step and ncol are known, else a negative number that is the row's own.
 
     That is made of its file and the number in its id ``train_<r>``, by which a row that stands twice is found, or without such an id
     of its place in the file. ``kind`` is what rows without a column kind are taken for. Ids tell steps only in the competition's

@@ -13,7 +13,8 @@ import pytest
 from leapray.climsim.calendar import FIRST_MONTH, Month
 from leapray.climsim.grid import figures
 from leapray.climsim.netcdf import Snapshot
-from leapray.climsim.schema import KAGGLE, row_key, row_place
+from leapray.climsim.row_keys import row_key, row_place
+from leapray.climsim.schema import KAGGLE
 from leapray.data.flat import Piece, Selection, flat_schema, list_pieces, read_piece, survey, to_table
 from leapray.data.flat.headers import first_id
 from leapray.data.flat.places import month_of_path
