@@ -33,7 +33,7 @@ class Chosen:
 class Block:
     """Some rows of a piece, in file order: float64 inputs ``(n, i)`` and targets ``(n, t)``, string ids, int64 keys.
 
-    Inputs and targets lie in memory column by column (F-contiguous), as files hold them. ``row`` is :func:`leapray.climsim.row_keys.row_key`
+    Inputs and targets lie in memory column by column (F-contiguous), as files hold them. ``row`` is the row key
     where the place of a row is known: from the columns kind, step and ncol, or from the ids of the competition. Elsewhere it is
     negative, and the row's own among the selected pieces. Ids are null where a file has none, and targets ``(n, 0)`` where they are
     not asked for.
