@@ -11,7 +11,7 @@ import torch
 from leapray import demo
 from leapray.data.flat import list_pieces, read_piece
 from leapray.errors import UserError
-from leapray.evaluation.score import score_files
+from leapray.inference.submission import score_files
 from leapray.inference.weights import read_weights
 from leapray.models.registry import build_network
 from leapray.recipe.experiment import load_experiment

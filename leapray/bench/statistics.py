@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from leapray.bench.compare import Bar, Comparison, Figures, Settings, interleave
 from leapray.bench.data import COLUMNS, FILE_STEPS, KIND, VARIABLES, Flat, make_flat
 from leapray.bench.machine import memory_taken, one_core
-from leapray.data.fit import piece_moments
 from leapray.data.fitting import Fitting
 from leapray.data.flat import list_pieces
 from leapray.data.moments import Moments
+from leapray.data.statistics import piece_moments
 from leapray.evaluation.tables import ROWS
 from leapray.recipe import Choice
 

@@ -19,6 +19,7 @@ import numpy as np
 from leapray import storage
 from leapray.climsim import schema
 from leapray.climsim.calendar import Moment, file_name
+from leapray.climsim.grid import Grid
 from leapray.climsim.pairs import PairPath
 from leapray.climsim.row_keys import KINDS
 from leapray.climsim.schema import KAGGLE, MLO_VARIABLES, STATE, STEP_SECONDS, Variable, VariableSet
@@ -239,3 +240,19 @@ def _infer_kind(path: str, ne: int | None, inputs: dict[str, np.ndarray]) -> str
 
 def _is_aqua(inputs: dict[str, np.ndarray]) -> bool:
     return not any(inputs[name].any() for name in _LAND_AND_ICE)
+
+
+def read_grid(url: str) -> Grid:
+    """Latitude and longitude in degrees and area of every column. Raises UserError for a file that is no netCDF or lacks one of them."""
+    content = storage.read_bytes(url)
+    try:
+        with netCDF4.Dataset("grid", memory=content) as file:
+            missing = [name for name in ("lat", "lon", "area") if name not in file.variables]
+            if missing:
+                raise UserError(f"{url}: variable {', '.join(missing)} is missing, expected lat, lon and area of every column")
+            lat, lon, area = (np.asarray(file[name][:], np.float64).ravel() for name in ("lat", "lon", "area"))
+    except OSError as error:
+        raise UserError(f"{url}: cannot be read as netCDF ({error})") from error
+    if not len(lat) == len(lon) == len(area) or not (np.abs(lat) <= 90).all() or not (area > 0).all():
+        raise UserError(f"{url}: expected lat from -90 to 90, lon and area above 0, one of each for every column")
+    return Grid(lat, lon, area)

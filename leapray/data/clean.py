@@ -19,6 +19,7 @@ from leapray.data.moments import Moments
 from leapray.data.shards import Rows
 from leapray.data.transform import Transform
 from leapray.errors import UserError
+from leapray.evaluation.tables import require_finite
 
 REASONS = ("NaN", "Inf", "fill value")
 """Why a row is not used."""
@@ -172,3 +173,20 @@ def scale(block: Block, transform: Transform) -> Rows:
 def stack(parts: Sequence[Rows]) -> Rows:
     """Several parts one after another."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if len(parts) != 1 else parts[0]
+
+
+def finite(block: Block, path: str, bad_rows: str, variables: VariableSet) -> Block:
+    """The rows of a block whose inputs are finite: fewer where others are to ``drop``.
+
+    Targets are not looked at, so that every row that :func:`leapray.data.clean.clean` keeps is among them. Raises UserError for others
+    under ``refuse``.
+    """
+    # a sum of finite numbers may overflow, but one of others is never finite
+    if np.isfinite(block.inputs.sum()):
+        return block
+    good = np.isfinite(block.inputs).all(axis=1)
+    if good.all():
+        return block
+    if bad_rows == "refuse":
+        require_finite(block.inputs, block.sample_id, variables.raw.columns, path)
+    return Block(np.asfortranarray(block.inputs[good]), block.targets[good], block.sample_id.filter(pa.array(good)), block.row[good])

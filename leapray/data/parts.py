@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from leapray import storage
 from leapray.data import flat
@@ -90,3 +91,22 @@ def _groups(pieces: list[flat.Piece], most: int) -> tuple[tuple[tuple[flat.Piece
         groups[-1].append(piece)
         size, total = size + rows, total + rows
     return tuple(tuple(group) for group in groups), total
+
+
+def once(url: str, work: Callable[[], Any], files: Callable[[Any], list[str]] = lambda _: []) -> Any:
+    """The json value noted at ``url``, or else what ``work`` gives, noted there when it returns.
+
+    ``files`` names what the work of a result wrote: where one is gone, or the note is not whole, it is done again. What ``work`` writes
+    must be the same each time.
+    """
+    if storage.exists(url):
+        try:
+            result = storage.read_json(url)
+            if all(storage.exists(file) for file in files(result)):
+                return result
+        except UserError:
+            # a note that a crash of the machine left empty
+            pass
+    result = work()
+    storage.write_json(url, result)
+    return result

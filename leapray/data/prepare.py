@@ -14,16 +14,13 @@ from typing import Any
 import numpy as np
 
 from leapray import storage
-from leapray.climsim.row_keys import row_place
+from leapray.climsim.row_keys import first_twice, key_runs, row_place
 from leapray.climsim.schema import SAMPLE_ID
 from leapray.cluster import nodes, session
 from leapray.data import flat
 from leapray.data.clean import Tally, clean, count_inexact, scale, stack
-from leapray.data.fit import make_transform
 from leapray.data.fitting import Fitting
-from leapray.data.keys import first_twice, key_runs
-from leapray.data.parts import WORK, Notice, Part, Progress, cut
-from leapray.data.receipts import once
+from leapray.data.parts import WORK, Notice, Part, Progress, cut, once
 from leapray.data.shards import (
     INPUTS_KEY,
     MANIFEST,
@@ -41,6 +38,7 @@ from leapray.data.shards import (
     write_shard,
 )
 from leapray.data.shuffle import DuplicateRowError, checksum, gather, scatter
+from leapray.data.statistics import make_transform
 from leapray.data.tasks import run_tasks
 from leapray.data.transform import Transform
 from leapray.errors import UserError

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from leapray import storage
-from leapray.data.hashing import row_hash
+from leapray.climsim.row_keys import row_hash
 from leapray.data.shards import Rows, rows_to_table, table_to_rows
 from leapray.errors import UserError
 

@@ -1,4 +1,7 @@
-"""Statistics made elsewhere: a ``transform.json`` as it stands, or a csv of every column's mean, std, min and max."""
+"""The transform of prepared data: fitted by a pass over the training rows of one source, or from statistics made elsewhere.
+
+Those are a ``transform.json`` as it stands, or a csv of every column's mean, std, min and max.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,22 @@ import hashlib
 import io
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from leapray import storage
 from leapray.climsim.schema import VariableSet
+from leapray.data import flat
+from leapray.data.clean import Tally, clean, usable
 from leapray.data.fitting import Fitting
 from leapray.data.moments import Moments
+from leapray.data.parts import WORK, Part, Progress, once
+from leapray.data.shards import TRANSFORM, load_transform
+from leapray.data.tasks import run_tasks
 from leapray.data.transform import Transform
 from leapray.errors import UserError
-from leapray.recipe import Choice
+from leapray.recipe import Choice, Data
 
 _NAME = "column"
 _FIGURES = ("mean", "std", "min", "max")
@@ -106,3 +115,46 @@ def _number(url: str, name: str, key: str, text: str) -> float:
     if not math.isfinite(value):
         raise UserError(f"{url}: {key} of column {name} is {text!r}, expected a finite number")
     return value
+
+
+def make_transform(data: Data, fitting: Fitting, parts: Sequence[Part], prepared: str, notify: Progress) -> Transform:
+    """The transform of a prepared directory: the one that lies there, the one that the recipe carries in, or one fitted now.
+
+    Raises UserError for statistics that cannot serve, unreadable data, and months without usable rows.
+    """
+    url = storage.join(prepared, TRANSFORM)
+    if not storage.exists(url):
+        if data.statistics is not None:
+            transform = transform_from_statistics(data.statistics, data.variable_set, data.scaling, data.features)
+        else:
+            fit = next(part for part in parts if part.source == data.fit_source and part.split == "train")
+            transform = _fit(data, fitting, fit, storage.join(prepared, WORK), notify)
+        storage.write_json(url, transform.to_dict())
+    return load_transform(prepared)
+
+
+def _fit(data: Data, fitting: Fitting, part: Part, work: str, notify: Progress) -> Transform:
+    def moments(group: int) -> dict[str, Any]:
+        def take() -> dict[str, Any]:
+            found = (piece_moments(piece, part.kind, fitting, data.bad_rows) for piece in part.groups[group])
+            return Moments.merge_all(found, fitting.width).to_dict()
+
+        return once(storage.join(work, f"moments-{group:06d}.json"), take)
+
+    groups = run_tasks(moments, len(part.groups), lambda done, count: notify("statistics", done, count))
+    total = Moments.merge_all((Moments.from_dict(values, fitting.width) for values in groups), fitting.width)
+    if total.count == 0:
+        raise UserError(f"{part.key}: no usable rows in months {part.months}")
+    return fitting.fit(total, {"source": part.source, "kind": part.kind, "months": part.months, "rows": total.count})
+
+
+def piece_moments(piece: flat.Piece, kind: str, fitting: Fitting, bad_rows: str) -> Moments:
+    """Moments of a piece's usable rows, as the transform is fitted on them."""
+    if fitting.raw and piece.selection is None:
+        total = Moments.merge_all(
+            (Moments.of_columns(fitting.raw_columns(columns)) for columns in flat.read_columns(piece, fitting.variables)), fitting.width
+        )
+        if usable(total):
+            return total
+    blocks = clean(flat.read_piece(piece, fitting.variables, kind=kind), piece.path, bad_rows, Tally.empty(fitting.variables))
+    return Moments.merge_all((Moments.of(fitting.columns(block.inputs, block.targets)) for block in blocks), fitting.width)

@@ -16,9 +16,8 @@ import pyarrow as pa
 import ray.data
 
 from leapray.cluster.nodes import autoscaled, parallelism
-from leapray.data.ahead import map_ahead
 from leapray.data.epoch import EpochPlan
-from leapray.data.reading import read_file
+from leapray.data.reading import map_ahead, read_file
 from leapray.data.shards import FlatFile, Manifest, Prepared, Rows, ShardFile, rows_to_table, table_to_rows
 from leapray.data.transform import Transform
 from leapray.errors import UserError

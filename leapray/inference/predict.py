@@ -23,12 +23,12 @@ from leapray import storage
 from leapray.climsim.schema import VariableSet, common
 from leapray.cluster import nodes, session
 from leapray.data import flat
-from leapray.data.ahead import map_ahead
+from leapray.data.clean import finite
+from leapray.data.reading import map_ahead
 from leapray.errors import UserError
 from leapray.inference.actors import Actors, plan_actors
 from leapray.inference.apart import Apart, released
 from leapray.inference.emulators import Emulators, Members, Predicted
-from leapray.inference.inputs import finite
 from leapray.inference.parts import part, part_writer, sealed_rows, write_statistics
 from leapray.inference.weights import Combination, mean_weights
 from leapray.models.directory import INFO_FILE, WEIGHTS_FILE, load_model

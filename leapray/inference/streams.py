@@ -13,7 +13,7 @@ import torch
 
 from leapray.climsim.schema import Targets
 from leapray.evaluation.accumulate import Batch, Prediction, Truth
-from leapray.evaluation.crps import fair_crps
+from leapray.evaluation.distributions import fair_crps
 from leapray.evaluation.matching import Matched
 from leapray.evaluation.metrics import TargetStatistics
 from leapray.evaluation.results import Evaluation

@@ -14,10 +14,9 @@ import pyarrow.parquet as pq
 from leapray import storage
 from leapray.climsim.schema import KAGGLE, SAMPLE_ID
 from leapray.errors import UserError
-from leapray.evaluation.matching import match
-from leapray.evaluation.metrics import Score
+from leapray.evaluation.matching import Matched, match
+from leapray.evaluation.metrics import ErrorMoments, Score, TargetStatistics
 from leapray.evaluation.sample import SampleSubmission, read_sample
-from leapray.evaluation.score import score_files
 from leapray.evaluation.tables import ROWS, Source, gather, locate, name, read_ids, read_keys, read_targets, require_finite, some
 
 Notice = Callable[[str], None]
@@ -110,3 +109,24 @@ def _writer(file: IO[bytes], destination: str, columns: tuple[str, ...]) -> Iter
     options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="needed")
     with pyarrow.csv.CSVWriter(file, _schema(columns), write_options=options) as writer:
         yield writer
+
+
+def score_files(predictions: Source, truth: Source, sample_submission: str | None = None) -> Score:
+    """Scores of predictions against truth, each a parquet or csv source with ``sample_id`` and the targets of the LEAP competition.
+
+    Truth is in physical units; so are predictions, unless they are a submission: then ``sample_submission`` gives the weights that they are
+    divided by. Skill is measured against the competition's training rows. Predictions in truth's order are streamed, others are held in
+    memory once. Raises UserError when ids differ, stand twice or are none, and when a number is not finite.
+    """
+    targets = KAGGLE.targets
+    weights = read_sample(sample_submission, targets).weights if sample_submission else np.ones(targets.width)
+    keys = read_keys(truth)
+    matched = Matched(predictions, keys, targets)
+    moments, done = ErrorMoments.empty(targets), 0
+    for expected in read_targets(truth, targets):
+        require_finite(expected, keys.ids[done : done + len(expected)], targets.columns, name(truth))
+        done += len(expected)
+        # a column without weight is 0 in truth and prediction
+        given = matched.take(len(expected)) / np.where(weights > 0, weights, 1.0)
+        moments.update(np.where(weights > 0, expected, 0.0), np.where(weights > 0, given, 0.0))
+    return moments.score(TargetStatistics.of_competition().of(weights > 0))

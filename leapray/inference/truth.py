@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from leapray.climsim.grid import Grid, low_res_grid
-from leapray.climsim.gridfile import read_grid
+from leapray.climsim.netcdf import read_grid
 from leapray.climsim.row_keys import KINDS, row_place
 from leapray.climsim.schema import SNOWHICE, VARIABLES, Layout, Targets, VariableSet
 from leapray.data import flat

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from leapray.climsim.row_keys import row_place
-from leapray.data.ahead import map_ahead
-from leapray.data.reading import read_file
+from leapray.data.reading import map_ahead, read_file
 from leapray.data.shards import Prepared, Rows
 from leapray.data.transform import Transform
 from leapray.evaluation.intervals import TimedMoments, time_blocks

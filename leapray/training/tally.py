@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leapray.data.hashing import row_hash
+from leapray.climsim.row_keys import row_hash
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leapray.data.ahead import map_ahead
+from leapray.data.reading import map_ahead
 
 WAIT = 10
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from leapray import storage
-from leapray.data import fit
+from leapray.data import statistics as fit
 from leapray.data import prepare as room
 from leapray.errors import UserError
 from leapray.recipe import Recipe, parse_recipe

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leapray.data.keys import first_twice, key_runs
+from leapray.climsim.row_keys import first_twice, key_runs
 
 keys = st.lists(st.integers(-20, 20), max_size=30)
 

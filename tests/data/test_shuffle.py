@@ -4,8 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leapray.climsim.row_keys import row_key
-from leapray.data.hashing import row_hash
+from leapray.climsim.row_keys import row_hash, row_key
 from leapray.data.shards import Rows, read_shard, write_shard
 from leapray.data.shuffle import DuplicateRowError, checksum, gather, scatter
 from leapray.errors import UserError

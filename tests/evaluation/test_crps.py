@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leapray.evaluation.crps import fair_crps
+from leapray.evaluation.distributions import fair_crps
 
 
 def brute(truth: float, members: list[float]) -> float:

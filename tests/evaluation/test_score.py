@@ -6,7 +6,7 @@ from sklearn.metrics import r2_score
 
 from leapray.errors import UserError
 from leapray.evaluation import tables
-from leapray.evaluation.score import score_files
+from leapray.inference.submission import score_files
 from tests.columns import SCORED, TARGETS
 from tests.target_tables import write_targets
 

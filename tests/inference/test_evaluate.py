@@ -11,13 +11,12 @@ from sklearn.metrics import r2_score
 from leapray import storage
 from leapray.climsim.calendar import STEPS_PER_DAY
 from leapray.climsim.grid import layer_mass, low_res_grid
-from leapray.climsim.gridfile import read_grid
-from leapray.climsim.netcdf import Snapshot
+from leapray.climsim.netcdf import Snapshot, read_grid
 from leapray.climsim.schema import STEP_SECONDS
 from leapray.data import flat
 from leapray.data.flat import Selection, to_table
 from leapray.errors import UserError
-from leapray.evaluation.crps import fair_crps
+from leapray.evaluation.distributions import fair_crps
 from leapray.evaluation.results import read_evaluations
 from leapray.inference.evaluate import evaluate
 from leapray.inference.parts import part_writer

@@ -8,10 +8,9 @@ from sklearn.metrics import r2_score
 
 from leapray.errors import UserError
 from leapray.evaluation.sample import read_sample
-from leapray.evaluation.score import score_files
 from leapray.evaluation.tables import read_ids, read_targets
 from leapray.inference import submission
-from leapray.inference.submission import submit, write_submission
+from leapray.inference.submission import score_files, submit, write_submission
 from tests.columns import SCORED, TARGETS
 from tests.target_tables import write_targets
 

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from leapray.climsim.calendar import Month
-from leapray.data.hashing import row_hash
+from leapray.climsim.row_keys import row_hash
 from leapray.errors import UserError
 
 _SALT = np.int64(0x1D8E4E27C47D124F)

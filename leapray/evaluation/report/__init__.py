@@ -1,7 +1,7 @@
 """Evaluations as an HTML page that opens without a network, and two of them side by side."""
 
 from leapray.evaluation.report.comparison import compare_report, compare_reports
-from leapray.evaluation.report.material import Material
+from leapray.evaluation.report.making import Material
 from leapray.evaluation.report.skill import require_drawable
 from leapray.evaluation.report.write import FILE as REPORT
 from leapray.evaluation.report.write import write_report

@@ -1,13 +1,13 @@
-"""Sections on how predictions were made: learning curves, variants, the ensemble, provenance."""
+"""What a report shows beside evaluations, and sections on how predictions were made: learning curves, variants, the ensemble, provenance."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from leapray.evaluation.intervals import LEVEL
 from leapray.evaluation.plots import Ranked, ensemble_overview, learning_curve, ranking
-from leapray.evaluation.report.material import Material, Record
 from leapray.evaluation.report.page import Cell, Picture, Section, Table, count, figure, score, span, text, written
 from leapray.evaluation.results import Evaluation
 
@@ -161,3 +161,21 @@ def _weight_table(found: Mapping[str, Any], blend: Mapping[str, Any]) -> Table:
         for member in found["members"]
     ]
     return Table("Members and their weights", header, rows)
+
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that is not known leaves its section out."""
+
+    title: str = "Evaluation"
+    runs: Mapping[str, Sequence[Record]] = field(default_factory=dict)
+    """Records of ``metrics.jsonl`` by the run's name."""
+    variants: Mapping[str, Any] | None = None
+    """What ``variants.json`` holds."""
+    ensemble: Mapping[str, Any] | None = None
+    """What ``ensemble.json`` holds."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """What was predicted and from what: truth, months, versions, revision, command, by their names."""

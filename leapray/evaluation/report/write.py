@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from leapray import storage
-from leapray.evaluation.report.making import ensemble, provenance, training, variants
-from leapray.evaluation.report.material import Material
+from leapray.evaluation.report.making import Material, ensemble, provenance, training, variants
 from leapray.evaluation.report.page import Section, counted, render, written
 from leapray.evaluation.report.physics import biases, maps, own_metrics, rain, scalars
 from leapray.evaluation.report.skill import levels, ordered, pictured, summary, worst

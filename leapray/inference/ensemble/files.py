@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from leapray import storage
 from leapray.climsim.schema import Targets, VariableSet
 from leapray.data import flat
+from leapray.data.clean import finite
 from leapray.errors import UserError
 from leapray.evaluation.tables import ROW, Keys, locate, read_keys, read_targets, readable
 from leapray.inference.ensemble.months import Portion
-from leapray.inference.inputs import finite
 from leapray.inference.parts import part, part_writer
 
 BLOCK_ROWS = 2048

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from leapray.climsim.calendar import FIRST_MONTH, Month
 from leapray.climsim.netcdf import Snapshot
-from leapray.climsim.row_keys import row_key, row_place
+from leapray.climsim.row_keys import row_hash, row_key, row_place
 from leapray.data.flat import Piece, Selection, list_pieces, read_piece, survey, to_table
 from leapray.data.flat.selection import Share
-from leapray.data.hashing import row_hash
 from leapray.errors import UserError
 from tests.data.flat.test_flat import competition_table, values
 
