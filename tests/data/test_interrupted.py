@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from leapray import storage
-from leapray.data import statistics as fit
 from leapray.data import prepare as room
+from leapray.data import statistics as fit
 from leapray.errors import UserError
 from leapray.recipe import Recipe, parse_recipe
 from tests.samples import recipe_values, write_flat

@@ -1,4 +1,4 @@
-"""What a report shows beside evaluations, and sections on how predictions were made: learning curves, variants, the ensemble, provenance."""
+"""What a report shows beside evaluations, and sections on how predictions were made: learning curves, variants, ensemble, provenance."""
 
 from __future__ import annotations
 
