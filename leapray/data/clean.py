@@ -63,7 +63,7 @@ class Tally:
 
     @classmethod
     def from_dict(cls, values: dict, variables: VariableSet) -> Tally:
-        return cls(np.array(values["bad"]), values["bad_rows"], np.array(values["inexact"]), variables)
+        return cls(np.array(values["bad"], np.int64), values["bad_rows"], np.array(values["inexact"], np.int64), variables)
 
 
 def clean(blocks: Iterable[Block], path: str, policy: str, tally: Tally) -> Iterator[Block]:

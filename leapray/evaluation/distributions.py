@@ -81,7 +81,7 @@ class PrecipitationCounts:
         rains = _bin(edges, truth[self._place])
         self.truth += np.bincount(rains, minlength=_BINS)
         self.prediction += np.bincount(_bin(edges, prediction[self._place]), minlength=_BINS)
-        if mass is not None:
+        if mass is not None and self._targets.water:
             self._weighed = True
             for index, values in enumerate((truth, prediction)):
                 self._water[:, index] += np.bincount(rains, column_moistening(self._targets, values, mass), _BINS)

@@ -1,5 +1,7 @@
 """Variable sets: published widths and orders, derived inputs by hand, and what is refused."""
 
+import json
+
 import netCDF4
 import numpy as np
 import pyarrow as pa
@@ -170,3 +172,10 @@ def test_rows_for_models_of_several_sets_hold_what_each_needs():
         common([KAGGLE, other])
     with pytest.raises(UserError, match="is of variables v2_rh, expected v2_kaggle; inputs differ in cam_in_SNOWHICE"):
         KAGGLE.require(V2_RH, "m")
+
+
+def test_counts_of_a_set_without_exact_columns_add_up_after_json():
+    dry = variable_set("dry", ["state_t", "state_ps"], ["ptend_t"])
+    tally = Tally.empty(dry)
+    tally.add(Tally.from_dict(json.loads(json.dumps(tally.to_dict())), dry))
+    assert tally.inexact_rows() == {}

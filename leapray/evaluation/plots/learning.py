@@ -120,7 +120,7 @@ def _draw_scores(axes: Axes, validations: Sequence[Record]) -> None:
     axes.axhline(attainable, color=LIGHT, linewidth=4, zorder=1, label=f"{digits(attainable)}  attainable")
     axes.plot(steps, skill, color=DARK, linewidth=2.4, marker="o", markersize=4, zorder=3, label=f"{digits(skill[best])}  all learned")
     mark_outside(axes, steps, skill, DARK)
-    for (name, values), (color, dashes) in zip(groups.items(), _GROUP_LINES, strict=True):
+    for (name, values), (color, dashes) in zip(groups.items(), _GROUP_LINES, strict=False):
         marker = "." if len(steps) == 1 else None
         axes.plot(steps, values, color=color, linewidth=1.1, linestyle=dashes, marker=marker, label=f"{digits(values[best])}  {name}")
         mark_outside(axes, steps, values, color, written=0)
