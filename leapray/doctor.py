@@ -26,7 +26,6 @@ from leapray.climsim.calendar import is_file_name
 from leapray.climsim.pairs import REMEDY, archive, incomplete_in_words
 from leapray.cluster import capacity, preflight, ray_compat, shadows
 from leapray.console import scaled
-from leapray.data.features import channels_of
 from leapray.data.findings import Finding, Verdict
 from leapray.data.row_bytes import flat_row_bytes, shard_row_bytes
 from leapray.errors import UserError
@@ -160,6 +159,9 @@ def check_machine(recipe: Recipe | None) -> Iterator[Finding]:
             yield ok(f"{told} sees {torch.cuda.device_count()}")
     yield from _check_disks()
     if recipe and recipe.data.stream_from == "shards":
+        # it imports torch
+        from leapray.data.features import channels_of
+
         task = _SHUFFLE_COPIES * recipe.data.shuffle_rows * shard_row_bytes(channels_of(recipe.data))
         told = f"prepare takes up to {cores} tasks x {scaled(task)} = {scaled(cores * task)} memory"
         yield ok(told) if cores * task <= _CROWDED * free_memory else note(f"{told}, which is too much; lower data.shuffle_rows")
@@ -374,6 +376,9 @@ def judge_recipe(recipe: Recipe, visits: Iterable[Visit]) -> Iterator[Finding]:
     held_by = {seen.place.key: seen for seen in visits if seen.trouble is None}
     prepared = held_by.get(_PREPARED)
     sources = [(held_by.get(f"{_SOURCES}{name}.path"), source.fraction) for name, source in recipe.data.sources.items()]
+    # it imports torch
+    from leapray.data.features import channels_of
+
     # flat files are float64
     shards = int(
         sum(seen.bytes * part for seen, part in sources if seen)

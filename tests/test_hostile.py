@@ -195,7 +195,7 @@ def edit(model: Path, value: object, *keys: str) -> None:
         (("network", "name"), ESCAPE),
         (("network", "options"), {"x" * 10**6: 1}),
         (("history",), 5),
-        (("transform", "schema"), ESCAPE),
+        (("transform", "variables"), {"name": ESCAPE, "inputs": [ESCAPE], "targets": [ESCAPE]}),
         (("transform", "scaling"), {}),
         (("transform", "features"), 5),
         (("transform", "fitted_on"), 5),

@@ -87,12 +87,12 @@ def test_sizes_by_hand() -> None:
 
 
 def test_operations_and_kernels_are_those_of_the_recipes_network() -> None:
-    base = cost_of(build_network("low-res-aqua", {}), 556)
+    base = cost_of(build_network("low-res-aqua", {}, CHANNELS), 556)
     assert base.parameters == 18_525_030
     assert base.training_flop == pytest.approx(5.4e9, rel=0.01)
     # three layers of LSTM and one of GRU by level, four linear layers of the encoder and two of the head
     assert base.kernels == 2 * 60 * 4 + 3 * (
-        len([m for m in build_network("low-res-aqua", {}).modules() if isinstance(m, torch.nn.Linear)])
+        len([m for m in build_network("low-res-aqua", {}, CHANNELS).modules() if isinstance(m, torch.nn.Linear)])
     )
     # an LSTM's gates, state and output at least, of both directions of its three layers; weights do not count
     assert 60 * 6 * 512 * 4 * 6 < base.activation_bytes < 4 * base.parameters
@@ -102,7 +102,7 @@ def test_operations_and_kernels_are_those_of_the_recipes_network() -> None:
 
 
 def test_counting_leaves_the_network_as_it_was() -> None:
-    network = build_network("low-res-aqua", {"encoder": (8,), "lstm_hidden": 4, "lstm_layers": 1, "gru_hidden": 2, "head": ()})
+    network = build_network("low-res-aqua", {"encoder": (8,), "lstm_hidden": 4, "lstm_layers": 1, "gru_hidden": 2, "head": ()}, CHANNELS)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     assert cost_of(network, 556) == cost_of(network, 556)
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from leapray.climsim.schema import KAGGLE
+from leapray.data.features import channels_of
 from leapray.data.fitting import Fitting
 from leapray.data.prepare import prepare
 from leapray.models.directory import load_model
@@ -16,7 +16,6 @@ from leapray.models.registry import build_network
 from leapray.recipe import load_recipe
 from leapray.training.choices import check_choices
 from leapray.training.trainer import train
-from tests.columns import CHANNELS
 from tests.samples import random_rows, write_flat
 
 FILES = sorted((Path(__file__).parent.parent / "jobs" / "recipes").glob("*.yaml"))
@@ -60,10 +59,10 @@ def test_every_recipe_is_good_and_so_is_what_it_offers_to_set(name: str) -> None
     for overrides in ([], *offered(name)):
         recipe = load_recipe(str(RECIPES[name]), overrides)
         assert recipe.name == name
-        Fitting(KAGGLE, recipe.data.scaling, recipe.data.features)
+        Fitting(recipe.data.variable_set, recipe.data.scaling, recipe.data.features)
         check_choices(recipe)
         with torch.device("meta"):
-            build_network(recipe.network.name, recipe.network.options, len(recipe.data.features), CHANNELS)
+            build_network(recipe.network.name, recipe.network.options, channels_of(recipe.data))
 
 
 def test_every_recipe_has_the_parameters_that_it_says() -> None:
@@ -71,7 +70,7 @@ def test_every_recipe_has_the_parameters_that_it_says() -> None:
     for name, path in RECIPES.items():
         recipe = load_recipe(str(path))
         with torch.device("meta"):
-            network = build_network(recipe.network.name, recipe.network.options, len(recipe.data.features), CHANNELS)
+            network = build_network(recipe.network.name, recipe.network.options, channels_of(recipe.data))
         found[name] = sum(parameter.numel() for parameter in network.parameters())
         assert name == "demo" or f"{found[name]:,} parameters".replace(",", " ") in path.read_text()
     assert found == PARAMETERS

@@ -101,6 +101,8 @@ def convert(
     from leapray.data.convert import INCOMPLETE
     from leapray.data.convert import convert as run
 
+    first, last = (Month.parse(month) if month else None for month in (start, stop))
+    asked = variable_set(variables)
     with under_way(), bar("convert") as update:
         done = run(
             src,
@@ -108,10 +110,10 @@ def convert(
             stride=stride,
             phase=phase,
             kind=kind,
-            start=Month.parse(start) if start else None,
-            stop=Month.parse(stop) if stop else None,
+            start=first,
+            stop=last,
             skip_incomplete=incomplete is Incomplete.SKIP,
-            variables=variable_set(variables),
+            variables=asked,
             progress=update,
             notice=notice,
         )

@@ -154,7 +154,7 @@ FLUXES = (
 TENDENCIES = tuple(_profile(v.name.replace("state", "ptend"), f"{v.units}/s", f"tendency of {v.long_name}") for v in STATE)
 
 MLI_VARIABLES = (*STATE, PRESSURE, *SURFACE, SNOWHICE, SNOWHLAND, *GASES)
-"""Variables of an input file; ``state_pmid`` and ``cam_in_SNOWHICE`` are not columns."""
+"""Variables of an input file; ``state_pmid`` is no column of a row."""
 MLO_VARIABLES = (*STATE, *FLUXES)
 """Variables of an output file; its ``state_*`` are the state after the physics."""
 
@@ -166,7 +166,7 @@ _KAGGLE = (*STATE, *SURFACE, SNOWHLAND, *GASES)
 _RAW_ORDER = (*STATE, *SURFACE, SNOWHICE, SNOWHLAND, *GASES)
 """Raw variables in the order in which a row holds those that a set needs: the order of ClimSim's v2."""
 DERIVED = {RELATIVE_HUMIDITY.name: ("state_t", "state_q0001", "state_ps")}
-"""Variables that are computed from raw ones, with those that they need; :mod:`leapray.data.derived` computes them."""
+"""Variables that are computed from raw ones, with those that they need; :mod:`leapray.data.features` computes them."""
 VARIABLES = {v.name: v for v in (*_RAW_ORDER, RELATIVE_HUMIDITY, *TENDENCIES, *FLUXES)}
 WATER = ("q0001", "q0002", "q0003")
 """Water vapour, cloud liquid and cloud ice, as the names of their states and tendencies end."""

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from leapray.climsim import grid
-from leapray.climsim.schema import GASES, LEVELS, SNOWHICE, SNOWHLAND, STATE, SURFACE, Layout
+from leapray.climsim.schema import GASES, LEVELS, SNOWHICE, SNOWHLAND, STATE, SURFACE, UNREAL, Layout
 from leapray.data.humidity import SaturationHumidity
 
 
 class Column(NamedTuple):
     """Raw variables of a batch, float64; of no width where a row has none. Units are those of the raw variables.
 
+    ``snowhice``, snow depth over sea ice, is 0 where the file has the fill value because there is no sea ice.
     ``pressure`` is the mid-layer pressure in Pa, ``rh`` the relative humidity from 0 to about 1; both are there for what asks for them.
     """
 
@@ -77,6 +78,7 @@ class ColumnOf(nn.Module):
         self.register_buffer("a_mid", torch.from_numpy(levels.a_mid * grid.REFERENCE_PRESSURE), persistent=False)
         self.register_buffer("b_mid", torch.from_numpy(levels.b_mid.copy()), persistent=False)
         assert len(self.a_mid) == LEVELS
+        self.unreal = UNREAL
 
     def forward(self, x_bi: Tensor) -> Column:
         """Raw columns ``(b, i)`` of any float type."""
@@ -87,9 +89,10 @@ class ColumnOf(nn.Module):
             pressure = self.a_mid + self.b_mid * p[9]
         if self.with_rh:
             rh = p[1] / self.saturation(p[0], pressure)
+        snowhice = torch.where(p[24].abs() < self.unreal, p[24], 0.0)
         # fmt: off
         return Column(
             p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15], p[16], p[17], p[18],
-            p[19], p[20], p[21], p[22], p[23], p[24], p[25], pressure, rh,
+            p[19], p[20], p[21], p[22], p[23], snowhice, p[25], pressure, rh,
         )
         # fmt: on

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from leapray.climsim.schema import LEVELS, RELATIVE_HUMIDITY, SNOWHICE, UNREAL, Channels, Layout, Variable, VariableSet
+from leapray.climsim.schema import LEVELS, RELATIVE_HUMIDITY, SNOWHICE, Channels, Layout, Variable, VariableSet
 from leapray.data.column import Column, ColumnOf, sources
 from leapray.errors import UserError
 from leapray.recipe import Data
@@ -140,9 +140,9 @@ def relative_humidity(c: Column) -> Tensor:
     return c.rh
 
 
-def _snow_over_ice(c: Column, unreal: float = UNREAL) -> Tensor:
-    """Snow depth over sea ice in m, 0 where the file has the fill value because there is no sea ice."""
-    return torch.where(c.snowhice.abs() < unreal, c.snowhice, 0.0)
+def _snow_over_ice(c: Column) -> Tensor:
+    """Snow depth over sea ice in m."""
+    return c.snowhice
 
 
 _COMPUTED = {

@@ -106,7 +106,7 @@ class Truth:
         self.rows = 0
         self.sum = np.zeros(targets.width)
         self.columns = TruthByColumn(targets, len(grid.area)) if grid and timed and weighed else None
-        self.bands = (BandSums(1), BandSums(targets.width)) if grid and timed else None
+        self.bands = (BandSums(1), BandSums(targets.width)) if grid and timed and targets.profiles else None
 
     def take(self, batch: Batch) -> None:
         """Take in a batch."""
@@ -139,7 +139,7 @@ class Prediction:
         self._crps: np.ndarray | None = None
         self._columns = None if truth.columns is None else ErrorByColumn(targets, len(truth.columns.count))
         self._bands = BandSums(targets.width) if whole and truth.bands is not None else None
-        self._joint = JointCounts(targets) if whole else None
+        self._joint = JointCounts(targets) if whole and targets.scalars else None
         self._precipitation = PrecipitationCounts(targets) if whole and with_precipitation(targets) else None
 
     def take(self, batch: Batch, prediction: np.ndarray) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from leapray.climsim.calendar import STEPS_PER_DAY
 from leapray.climsim.grid import competition_columns
-from leapray.climsim.schema import STEP_SECONDS, Targets
+from leapray.climsim.schema import STEP_SECONDS, WATER, Targets
 from leapray.evaluation.climsim import WATER_DENSITY, column_moistening
 from leapray.evaluation.results import Joint, Precipitation
 
@@ -76,12 +76,15 @@ class PrecipitationCounts:
         self._weighed = False
 
     def update(self, truth: np.ndarray, prediction: np.ndarray, mass: np.ndarray | None) -> None:
-        """Take in targets ``(t, n)`` in physical units, and the mass of layers ``(l, n)`` in kg/m2 where it is known."""
+        """Take in targets ``(t, n)`` in physical units, and the mass of layers ``(l, n)`` in kg/m2 where it is known.
+
+        Without the tendencies of all three water species a column's moistening is not known.
+        """
         edges = precipitation_edges() / _MM_PER_DAY
         rains = _bin(edges, truth[self._place])
         self.truth += np.bincount(rains, minlength=_BINS)
         self.prediction += np.bincount(_bin(edges, prediction[self._place]), minlength=_BINS)
-        if mass is not None and self._targets.water:
+        if mass is not None and len(self._targets.water) == len(WATER):
             self._weighed = True
             for index, values in enumerate((truth, prediction)):
                 self._water[:, index] += np.bincount(rains, column_moistening(self._targets, values, mass), _BINS)

@@ -1,6 +1,7 @@
 """From raw physical columns to physical tendencies: the transform, the network, its inverse, and the physics that is known exactly."""
 
 # annotations stay objects in this file: TorchScript reads those of the buffers
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,9 +27,12 @@ class Physics(nn.Module):
         self.step_seconds = float(STEP_SECONDS)
         targets = variables.targets
         water = [column for name in targets.water for column in targets.columns[targets[name]]]
-        places = torch.from_numpy(targets.places(water))
+        self.has_water = len(water) > 0
+        # the first column where there is no water, since torch.export cannot load an empty tensor again
+        places = torch.from_numpy(targets.places(water or targets.columns[:1]))
         self.register_buffer("water", places, persistent=False)
-        self.register_buffer("state", torch.from_numpy(variables.source_of(water)), persistent=False)
+        sources = variables.source_of(water) if water else np.zeros(1, dtype=int)
+        self.register_buffer("state", torch.from_numpy(sources), persistent=False)
         self.register_buffer("zero", torch.from_numpy(targets.zero.copy()), persistent=False)
         self.register_buffer("exact", torch.from_numpy(targets.exact.copy())[places], persistent=False)
         self.register_buffer("flux", torch.from_numpy(targets.mask(one.name for one in targets.scalars)), persistent=False)
@@ -36,9 +40,10 @@ class Physics(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Predictions ``y (b, t)`` for raw columns ``x (b, i)``, corrected, as float64; neither argument is changed."""
         y = y.double()
-        removal = (0.0 - x.index_select(1, self.state).double()) / self.step_seconds
-        water = torch.maximum(y.index_select(1, self.water), removal)
-        y = y.index_copy(1, self.water, torch.where(self.exact, removal, water))
+        if self.has_water:
+            removal = (0.0 - x.index_select(1, self.state).double()) / self.step_seconds
+            water = torch.maximum(y.index_select(1, self.water), removal)
+            y = y.index_copy(1, self.water, torch.where(self.exact, removal, water))
         y = torch.where(self.flux, y.clamp_min(0.0), y)
         return y.masked_fill(self.zero, 0.0)
 

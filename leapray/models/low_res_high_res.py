@@ -12,6 +12,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from leapray.climsim.schema import Channels, Layout
+from leapray.errors import UserError
 from leapray.models.layers import ACTIVATIONS, Activation, FeaturesAt, Head, LevelChannels
 from leapray.registry import Options
 
@@ -71,7 +72,10 @@ class LowResHighRes(nn.Module):
         )
         self.neighbours = nn.AvgPool1d(_NEIGHBOURS, stride=1, padding=_NEIGHBOURS // 2, count_include_pad=True)
         self.joined = nn.Linear(3 * 2 * options.hidden + options.embedding, options.head)
-        self.head = Head(lambda: LevelHeads(channels.targets, options.head, options.pooling, options.activation), options.confidence)
+        self.head = Head(
+            lambda: LevelHeads(channels.targets, self.channels.levels, options.head, options.pooling, options.activation),
+            options.confidence,
+        )
 
     def forward(self, x_bi: Tensor) -> Tensor:
         embedded_blh = self.activation(self.embedding(self.channels(x_bi) / self.divisor))
@@ -91,10 +95,12 @@ class LevelHeads(nn.Module):
     in the original they are the weights of linear layers from t to 1; the biases of those, which it never uses, are left out.
     """
 
-    def __init__(self, targets: Layout, width: int, pooling: Literal["attention", "mean"], activation: Activation) -> None:
+    def __init__(self, targets: Layout, levels: int, width: int, pooling: Literal["attention", "mean"], activation: Activation) -> None:
         super().__init__()
         if targets.variables != (*targets.profiles, *targets.scalars):
-            raise ValueError("low-res-high-res gives profiles first; list the targets so")
+            raise UserError("network low-res-high-res gives profiles before scalars; list data.variables.targets in that order")
+        if targets.profiles and levels != targets.levels:
+            raise UserError("network low-res-high-res needs a profile among data.variables.inputs to predict profiles")
         self.divisor = _OUTER
         self.profiles = nn.Linear(width, len(targets.profiles))
         self.attention = nn.Linear(width, 1) if pooling == "attention" else None

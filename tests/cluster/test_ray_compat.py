@@ -65,8 +65,11 @@ def test_the_object_store_has_the_size_that_ray_gives_it(available: int, shared:
 
 @pytest.mark.ray
 def test_a_session_lies_in_the_given_folder_with_the_socket_and_the_logs_that_are_expected(ray_cluster: None) -> None:
+    import ray
+
     folder = Path(preflight.ray_folder().path)
-    session = (folder / "session_latest").resolve()
+    # another Ray of this user may have begun after it
+    session = Path(ray._private.worker._global_node.get_session_dir_path()).resolve()
     assert session.parent == folder
     socket = session / "sockets" / "plasma_store"
     assert socket.is_socket()

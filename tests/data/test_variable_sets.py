@@ -1,5 +1,6 @@
 """Variable sets: published widths and orders, derived inputs by hand, and what is refused."""
 
+import io
 import json
 
 import netCDF4
@@ -14,13 +15,14 @@ from leapray.climsim.pairs import find_pairs
 from leapray.climsim.schema import KAGGLE, V2_RH, VARIABLE_SETS, Layout, VariableSet, common, variable_set
 from leapray.climsim.synthetic import synthesize
 from leapray.data.clean import Tally, clean
-from leapray.data.features import check_features
+from leapray.data.column import ColumnOf
+from leapray.data.features import channels, check_features
 from leapray.data.fitting import Fitting
 from leapray.data.flat import Block
 from leapray.data.moments import Moments
 from leapray.data.transform import Transform, departure_candidates
 from leapray.errors import UserError
-from leapray.models.emulator import Physics
+from leapray.models.emulator import Emulator, Physics
 from leapray.models.registry import build_network
 from leapray.recipe import Choice
 from tests.data.humidity_by_hand import saturation
@@ -179,3 +181,50 @@ def test_counts_of_a_set_without_exact_columns_add_up_after_json():
     tally = Tally.empty(dry)
     tally.add(Tally.from_dict(json.loads(json.dumps(tally.to_dict())), dry))
     assert tally.inexact_rows() == {}
+
+
+SMALL = {
+    "no water": (["state_t", "state_ps"], ["ptend_t"]),
+    "scalars only": (["state_ps", "pbuf_SOLIN"], ["cam_out_NETSW", "cam_out_FLWDS"]),
+    "cloud liquid only": (["state_t", "state_q0002"], ["ptend_q0002"]),
+    "all inputs computed": (["state_rh", "cam_in_SNOWHICE"], ["ptend_u"]),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_an_emulator_of_a_small_set_is_the_same_in_every_form(name):
+    own = variable_set("own", *SMALL[name])
+    rng = np.random.default_rng(0)
+    raw, targets = rng.uniform(0.1, 1, (30, own.raw.width)), rng.normal(size=(30, own.targets.width))
+    raw[:, own.raw["state_ps"]] = 1e5
+    fitting = Fitting(own, Choice(name="standard"))
+    transform = fitting.fit(Moments.of(fitting.columns(raw, targets)), {})
+    emulator = Emulator(transform, build_network("mlp", {"hidden": [4]}, transform.channels)).eval()
+    x = torch.from_numpy(raw)
+    with torch.no_grad():
+        expected = emulator(x)
+        assert torch.equal(torch.jit.script(emulator)(x), expected)
+        file = io.BytesIO()
+        torch.export.save(torch.export.export(emulator, (x,)), file)
+        file.seek(0)
+        torch.testing.assert_close(torch.export.load(file).module()(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_feature_sees_no_fill_value_of_snow_over_ice():
+    own = variable_set("own", ["cam_in_SNOWHICE"], ["ptend_t"])
+    at = own.raw["cam_in_SNOWHICE"].start
+    raw = torch.zeros(3, own.raw.width, dtype=torch.float64)
+    raw[:, at] = torch.tensor([0.5, 1e30, float(np.float32(1e30))])
+    assert ColumnOf(own.raw, ["snowhice"])(raw).snowhice.flatten().tolist() == [0.5, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "sentence"),
+    [
+        (["state_t"], ["cam_out_PRECC", "ptend_t"], "profiles before scalars"),
+        (["state_ps"], ["ptend_t"], "needs a profile among data.variables.inputs"),
+    ],
+)
+def test_a_network_that_cannot_give_a_set_says_so(inputs, targets, sentence):
+    with pytest.raises(UserError, match=sentence):
+        build_network("low-res-high-res", {}, channels(variable_set("own", inputs, targets)))

@@ -12,6 +12,7 @@ PROCESS = """
 import json, sys, time
 import numpy as np, ray, torch
 from leapray.cluster import session
+from leapray.climsim.schema import KAGGLE
 from leapray.inference.actors import plan_actors
 from leapray.inference.apart import released
 from leapray.inference.weights import Combination, mean_weights

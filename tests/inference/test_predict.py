@@ -213,7 +213,7 @@ def test_models_rows_and_destinations_that_are_taken_for_each_other_are_told(
     with pytest.raises(UserError, match="is given twice, and would count twice"):
         predict([*models, f"{models[0]}/"], str(flat), str(tmp_path / "predictions"))
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="/file is a file"):
+    with pytest.raises(UserError, match="/file: is a file"):
         predict(models[:1], str(flat), str(tmp_path / "file"))
     assert not (flat / "predictions").exists()
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from leapray.climsim.schema import LEVELS
+from leapray.climsim.schema import Channels
 from leapray.registry import Options
-from tests.columns import INPUTS, TARGETS
 
 _CHECKED_ROWS = 2
 """Rows that a network is tried with when it is built."""
@@ -25,10 +24,10 @@ class WaitingOptions(Options):
 class Waiting(nn.Module):
     Options = WaitingOptions
 
-    def __init__(self, options: WaitingOptions, features: int = 0) -> None:
+    def __init__(self, options: WaitingOptions, channels: Channels) -> None:
         super().__init__()
         self.calls, self.gate = Path(options.calls), Path(options.gate)
-        self.linear = nn.Linear(INPUTS.width + LEVELS * features, TARGETS.width)
+        self.linear = nn.Linear(channels.inputs.width, channels.targets.width)
 
     def forward(self, x: Tensor) -> Tensor:
         if len(x) > _CHECKED_ROWS:
@@ -49,13 +48,13 @@ class Dying(nn.Module):
 
     Options = DyingOptions
 
-    def __init__(self, options: DyingOptions, features: int = 0) -> None:
+    def __init__(self, options: DyingOptions, channels: Channels) -> None:
         super().__init__()
         self.rows = options.loading is None
         if options.loading and options.loading.exists() and options.loading.read_text() != str(os.getpid()):
             options.loading.unlink()
             os._exit(1)
-        self.linear = nn.Linear(INPUTS.width + LEVELS * features, TARGETS.width)
+        self.linear = nn.Linear(channels.inputs.width, channels.targets.width)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.rows and len(x) > _CHECKED_ROWS:

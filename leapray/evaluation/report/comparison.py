@@ -90,15 +90,13 @@ def _levels(base: Evaluation, other: Evaluation, found: Comparison) -> Section:
     band = np.stack([found.columns.low, found.columns.high])
     both = f"{base.name} and {other.name}"
     gained = Curve(f"{other.name} less {base.name}", found.columns.value, band)
-    pictures = [
-        Picture(
-            skill_profiles(base.targets, curves, attainable), f"Skill and attainable skill against pressure of the tendencies, for {both}"
-        ),
-        Picture(
-            difference_profiles(base.targets, gained), f"Difference in skill against pressure, {gained.name}, with the band of its interval"
-        ),
-        Picture(scalar_bars(base.targets, curves, attainable), f"Skill of the surface fluxes as bars, for {both}"),
-    ]
+    targets, pictures = base.targets, []
+    if targets.profiles:
+        told = f"Skill and attainable skill against pressure of the tendencies, for {both}"
+        difference = f"Difference in skill against pressure, {gained.name}, with the band of its interval"
+        pictures += [Picture(skill_profiles(targets, curves, attainable), told), Picture(difference_profiles(targets, gained), difference)]
+    if targets.scalars:
+        pictures.append(Picture(scalar_bars(targets, curves, attainable), f"Skill of the surface fluxes as bars, for {both}"))
     words = [f"Bands hold {LEVEL:.0%} for each level by itself: of many levels a few lie beyond by chance."]
     return Section("levels", "Skill by variable and level", words, pictures)
 

@@ -42,12 +42,10 @@ def biases(evaluations: Sequence[Evaluation], shown: Sequence[Evaluation]) -> Se
     subject = evaluations[0]
     curves = [Curve(evaluation.name, evaluation.bias) for evaluation in shown]
     names = ", ".join(curve.name for curve in curves)
-    content: list[Table | Picture] = [
-        Picture(
-            bias_profiles(subject.targets, subject.mean, curves),
-            f"Mean profiles of truth and {subject.name}, and below them biases of {names}",
-        )
-    ]
+    content: list[Table | Picture] = []
+    if subject.targets.profiles:
+        told = f"Mean profiles of truth and {subject.name}, and below them biases of {names}"
+        content.append(Picture(bias_profiles(subject.targets, subject.mean, curves), told))
     if subject.zonal is not None:
         content.append(Picture(zonal_bias(subject.targets, subject.zonal), f"Bias of {subject.name} by latitude and pressure, by tendency"))
     rows = [
@@ -60,7 +58,8 @@ def biases(evaluations: Sequence[Evaluation], shown: Sequence[Evaluation]) -> Se
         for quantity in surface(subject.targets)
     ]
     header = ["surface flux", "unit", "mean of truth", *(f"bias of {evaluation.name}" for evaluation in evaluations)]
-    content.append(Table("Biases at the surface", header, rows))
+    if rows:
+        content.append(Table("Biases at the surface", header, rows))
     words = ["Bias is the mean of prediction less truth over all rows, which are not weighted by area."]
     if subject.zonal is not None:
         words.append("On the maps, dots mark negative biases.")

@@ -97,11 +97,14 @@ def levels(evaluations: Sequence[Evaluation], names: Sequence[str] | None = None
     skill = [Curve(one.name, score.skill_by_column) for one, score in zip(shown, scores, strict=True)]
     r2 = [Curve(one.name, score.r2) for one, score in zip(shown, scores, strict=True)]
     attainable, of = scores[0].attainable_by_column, ", ".join(one.name for one in shown)
-    pictures = [
-        Picture(skill_profiles(targets, skill, attainable), f"Skill and attainable skill against pressure of the tendencies, for {of}"),
-        Picture(scalar_bars(targets, skill, attainable), f"Skill of the surface fluxes as bars, for {of}"),
-        Picture(r2_profiles(targets, r2), f"R² against pressure of the tendencies, for {of}"),
-    ]
+    pictures = []
+    if targets.profiles:
+        told = f"Skill and attainable skill against pressure of the tendencies, for {of}"
+        pictures.append(Picture(skill_profiles(targets, skill, attainable), told))
+    if targets.scalars:
+        pictures.append(Picture(scalar_bars(targets, skill, attainable), f"Skill of the surface fluxes as bars, for {of}"))
+    if targets.profiles:
+        pictures.append(Picture(r2_profiles(targets, r2), f"R² against pressure of the tendencies, for {of}"))
     words = [
         "Levels that the competition ablated, and those where cloud liquid is given by physics, are left out. "
         "Triangles at the edge of a plot mark values beyond it."

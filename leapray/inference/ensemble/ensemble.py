@@ -130,7 +130,15 @@ class _Work:
             for portion in self.choosing:
                 self._predict(portion, self._place(_BLEND, portion), lambda member: member.validation, None)
             places = [self._place(_BLEND, portion) for portion in self.choosing]
-            halves = accumulate(self.choosing, places, self.names, self.statistics, self.recipe.data.bad_rows, self._noted("solve"))
+            halves = accumulate(
+                self.choosing,
+                places,
+                self.names,
+                self.statistics,
+                self.recipe.data.variable_set,
+                self.recipe.data.bad_rows,
+                self._noted("solve"),
+            )
         weights = choose(self.settings, self.members, halves, self.statistics.targets)
         if halves is not None:
             weights.figures["blend"]["months"] = {portion.source: portion.months for portion in self.choosing}
@@ -158,6 +166,7 @@ class _Work:
             self.names,
             weights.combination(),
             self.statistics,
+            self.recipe.data.variable_set,
             self.recipe.data.bad_rows,
             self._noted("score"),
         )

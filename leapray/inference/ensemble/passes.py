@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from leapray import storage
-from leapray.climsim.schema import Layout, VariableSet
+from leapray.climsim.schema import VariableSet
 from leapray.data import flat
 from leapray.data.clean import Tally, clean
 from leapray.data.tasks import run_tasks
@@ -65,11 +65,9 @@ class _Task:
             yield block, np.stack([reader.take(block.row) for reader in readers])
 
 
-def _tasks(portions: Sequence[Portion], members: Sequence[str], places: Sequence[str], statistics: TargetStatistics) -> list[_Task]:
-    # of the inputs the physics needs the states alone
-    states = VariableSet("states", Layout(()), statistics.targets)
+def _tasks(portions: Sequence[Portion], members: Sequence[str], places: Sequence[str], variables: VariableSet) -> list[_Task]:
     zipped = zip(portions, members, places, strict=True)
-    return [_Task(portion, number, member, place, states) for portion, member, place in zipped for number in range(len(portion.pieces))]
+    return [_Task(portion, number, member, place, variables) for portion, member, place in zipped for number in range(len(portion.pieces))]
 
 
 def accumulate(
@@ -77,6 +75,7 @@ def accumulate(
     places: Sequence[str],
     names: Sequence[str],
     statistics: TargetStatistics,
+    variables: VariableSet,
     bad_rows: str,
     progress: Update,
 ) -> tuple[ErrorProducts, ErrorProducts]:
@@ -84,7 +83,7 @@ def accumulate(
 
     Rows that tell no time are all in the second half.
     """
-    tasks = _tasks(portions, places, places, statistics)
+    tasks = _tasks(portions, places, places, variables)
 
     def products(number: int) -> tuple[ErrorProducts, ErrorProducts]:
         halves = [ErrorProducts.empty(len(names), statistics) for _ in range(2)]
@@ -108,6 +107,7 @@ def apply(
     names: Sequence[str],
     combination: Combination,
     statistics: TargetStatistics,
+    variables: VariableSet,
     bad_rows: str,
     progress: Update,
 ) -> Scored:
@@ -115,9 +115,9 @@ def apply(
 
     The parts of the ensemble's predictions that are not below ``places`` yet are written.
     """
-    tasks = _tasks(portions, members, places, statistics)
+    tasks = _tasks(portions, members, places, variables)
     targets = statistics.targets
-    physics, plain = Physics(VariableSet("states", Layout(()), targets)), Combination.of(mean_weights(len(names), targets))
+    physics, plain = Physics(variables), Combination.of(mean_weights(len(names), targets))
 
     def score(number: int) -> Scored:
         task = tasks[number]
