@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from leapray.evaluation.report.material import Material
 
 from leapray.climsim.calendar import STEPS_PER_DAY
 from leapray.climsim.grid import low_res_grid
@@ -13,6 +12,7 @@ from leapray.climsim.schema import Targets
 from leapray.evaluation.accumulate import Batch, Prediction, Truth
 from leapray.evaluation.metrics import TargetStatistics
 from leapray.evaluation.report.comparison import compare_report
+from leapray.evaluation.report.making import Material
 from leapray.evaluation.report.write import write_report
 from leapray.evaluation.results import Evaluation, read_evaluations, write_evaluations
 
