@@ -35,7 +35,7 @@ class Predictor:
     def __init__(self, models, actors):
         from leapray.inference import apart
         apart._Model = OnCpu
-        self.apart = apart.Apart(models, KAGGLE, Combination.of(mean_weights(len(models), TARGETS)), actors)
+        self.apart = apart.Apart(models, KAGGLE, Combination.of(mean_weights(len(models), KAGGLE.targets)), actors)
     def look(self, inputs):
         rows = len(self.apart.predict(np.asfortranarray(inputs)).ensemble)
         return rows, [int(gpu) for model in self.apart._begun for gpu in ray.get(model.gpus.remote())]
