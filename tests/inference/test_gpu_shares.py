@@ -19,10 +19,10 @@ from leapray.inference.weights import Combination, mean_weights
 from tests.samples import random_rows
 
 class OnCpu:
-    def __init__(self, model, use_gpu, threads):
+    def __init__(self, model, variables, use_gpu, threads):
         from leapray.inference.emulators import Members
         assert use_gpu
-        self.members = Members.load([model], torch.device("cpu"))
+        self.members = Members.load([model], torch.device("cpu"), variables)
     def loaded(self):
         pass
     def gpus(self):
