@@ -16,7 +16,8 @@ from leapray.cluster import nodes, ray_compat, session
 from leapray.cluster.capacity import Plan
 from leapray.console import scaled
 from leapray.data.findings import Finding, Verdict
-from leapray.doctor import Visit, judge_capacity, marked, note, ok, versions, wrong
+from leapray.doctor import judge_capacity, versions
+from leapray.doctor_places import Visit, marked, note, ok, wrong
 from leapray.faults import shown
 from leapray.recipe import Recipe
 
@@ -72,7 +73,8 @@ def _task(node: str, recipe: Recipe | None, visits: Sequence[Visit], marks: Mapp
 
         try:
             from leapray.data.findings import Verdict
-            from leapray.doctor import Place, check_machine, gpus, judge_visits, versions, visit_all
+            from leapray.doctor import check_machine, gpus, versions
+            from leapray.doctor_places import Place, judge_visits, visit_all
             from leapray.recipe import parse_recipe
 
             found = list(check_machine(parse_recipe(values) if values else None))

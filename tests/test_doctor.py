@@ -17,13 +17,14 @@ import s3fs
 import torch
 import yaml
 
-from leapray import cli, doctor, storage
+from leapray import cli, doctor, doctor_places, storage
 from leapray.climsim.calendar import file_name
 from leapray.cluster import capacity, preflight
 from leapray.data.check import check
 from leapray.data.findings import Finding, Verdict
 from leapray.data.prepare import prepare
-from leapray.doctor import Place, Visit, check_machine, check_start, examine, judge_recipe, judge_visits, marked, visit, visit_all
+from leapray.doctor import check_machine, check_start, examine, judge_recipe
+from leapray.doctor_places import Place, Visit, judge_visits, marked, visit, visit_all
 from leapray.errors import UserError
 from leapray.recipe import Recipe, parse_recipe
 from tests.official_layout import write_pair
@@ -49,7 +50,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def disk(monkeypatch: pytest.MonkeyPatch, total: int, free: int) -> None:
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(total=total, free=free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=total, free=free))
 
 
 def bad(findings: Iterable[Finding]) -> list[Finding]:
@@ -231,7 +232,7 @@ def test_incomplete_pairs_in_a_bucket_are_counted(bucket: str, tmp_path: Path) -
 
 def test_a_place_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     for_ever = threading.Event()
-    monkeypatch.setattr(doctor, "visit", lambda place: for_ever.wait())
+    monkeypatch.setattr(doctor_places, "visit", lambda place: for_ever.wait())
     (seen,) = visit_all([Place("training.run", "s3://bucket/run", True)], patience=0.01)
     for_ever.set()
     assert "s3://bucket/run: did not answer within 0.01 s" in str(seen.trouble)
@@ -308,7 +309,7 @@ def test_a_bucket_without_credentials(fresh_s3: None, monkeypatch: pytest.Monkey
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, "/dev/null")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(doctor, "_s3_silence", lambda url: None)
+    monkeypatch.setattr(doctor_places, "_s3_silence", lambda url: None)
     only(
         judge_visits([visit(Place("data.prepared", "s3://bucket/prepared", True))]),
         Verdict.WRONG,

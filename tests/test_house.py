@@ -20,7 +20,7 @@ FLOORS = [
     {"training"},
     {"inference"},
     {"experiment"},
-    {"demo", "bench", "doctor", "doctor_nodes", "plan"},
+    {"demo", "bench", "doctor", "doctor_nodes", "doctor_places", "plan"},
     {"cli"},
 ]
 RAY_ROOMS = {

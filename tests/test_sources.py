@@ -21,7 +21,7 @@ from leapray.data.fetch import fetch
 from leapray.data.flat import Selection, list_pieces, read_piece, survey, to_table
 from leapray.data.parts import cut
 from leapray.data.row_counts import count_rows
-from leapray.doctor import Place, judge_visits, visit
+from leapray.doctor_places import Place, judge_visits, visit
 from leapray.errors import UserError
 from leapray.evaluation.tables import files, read_keys
 from leapray.recipe import parse_recipe

@@ -49,8 +49,8 @@ def run(settings: Settings) -> list[Comparison]:
 def convert_pairs(pairs: list[PairPath], destination: Path) -> Figures:
     """What a task of ``convert`` does with the pairs."""
     storage.remove(str(destination))
-    settings = convert.Settings(KIND, COLUMNS, STRIDE, 0, VARIABLES.to_dict())
-    write = convert.GroupWriter(settings, kind_is_given=False)
+    settings = convert.Settings(KIND, COLUMNS, STRIDE, 0, VARIABLES.name, VARIABLES.digest)
+    write = convert.GroupWriter(settings, VARIABLES, kind_is_given=False)
     started = time.process_time()
     for group in convert.group_pairs(pairs, str(destination), settings):
         write(group)

@@ -267,9 +267,10 @@ class VariableSet:
     def from_dict(cls, values: object, name: str) -> VariableSet:
         """Inverse of :meth:`to_dict`. Raises UserError, which begins with ``name``, for variables that this leapray does not know."""
         try:
-            assert isinstance(values, Mapping)
+            if not isinstance(values, Mapping):
+                raise TypeError("expected an object")
             found = variable_set(str(values["name"]), values["inputs"], values["targets"])
-        except (AssertionError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise UserError(f"{name}: does not say its variables; it was made by an earlier leapray, make it again") from error
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
@@ -299,13 +300,12 @@ class Channels:
 
 
 def _known(kind: str, names: Iterable[str]) -> list[Variable]:
+    """Variables by name, of those that may be ``inputs`` or ``targets``. Raises UserError for an unknown one and one given twice."""
+    known = [name for name in VARIABLES if name.startswith(("ptend_", "cam_out_")) == (kind == "targets")]
     found: list[Variable] = []
     for name in names:
-        wanted = name.startswith(("ptend_", "cam_out_")) == (kind == "targets")
-        if name not in VARIABLES or not wanted:
-            close = difflib.get_close_matches(
-                name, [v for v in VARIABLES if v.startswith(("ptend_", "cam_out_")) == (kind == "targets")], n=1
-            )
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
             raise UserError(f"variables.{kind}: unknown variable {name!r}{f'; did you mean {close[0]!r}?' if close else ''}")
         if VARIABLES[name] in found:
             raise UserError(f"variables.{kind}: {name} is given more than once")

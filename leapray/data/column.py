@@ -53,6 +53,7 @@ class Column(NamedTuple):
 
 RAW = dict(zip(Column._fields, (variable.name for variable in (*STATE, *GASES, *SURFACE, SNOWHICE, SNOWHLAND)), strict=False))
 """The raw variable that a field holds."""
+_T, _Q1, _PS, _SNOWHICE = (list(RAW).index(field) for field in ("t", "q1", "ps", "snowhice"))
 _MADE_OF = {"pressure": ("ps",), "rh": ("t", "q1", "ps")}
 
 
@@ -79,6 +80,7 @@ class ColumnOf(nn.Module):
         self.register_buffer("b_mid", torch.from_numpy(levels.b_mid.copy()), persistent=False)
         assert len(self.a_mid) == LEVELS
         self.unreal = UNREAL
+        self.t, self.q1, self.ps, self.snowhice = _T, _Q1, _PS, _SNOWHICE
 
     def forward(self, x_bi: Tensor) -> Column:
         """Raw columns ``(b, i)`` of any float type."""
@@ -86,13 +88,14 @@ class ColumnOf(nn.Module):
         p = [x[:, start:stop] for start, stop in self.spans]
         pressure, rh = x[:, :0], x[:, :0]
         if self.with_pressure:
-            pressure = self.a_mid + self.b_mid * p[9]
+            pressure = self.a_mid + self.b_mid * p[self.ps]
         if self.with_rh:
-            rh = p[1] / self.saturation(p[0], pressure)
-        snowhice = torch.where(p[24].abs() < self.unreal, p[24], 0.0)
+            rh = p[self.q1] / self.saturation(p[self.t], pressure)
+        snow = p[self.snowhice]
+        p[self.snowhice] = torch.where(snow.abs() < self.unreal, snow, 0.0)
         # fmt: off
         return Column(
             p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15], p[16], p[17], p[18],
-            p[19], p[20], p[21], p[22], p[23], snowhice, p[25], pressure, rh,
+            p[19], p[20], p[21], p[22], p[23], p[24], p[25], pressure, rh,
         )
         # fmt: on

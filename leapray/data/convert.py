@@ -66,12 +66,10 @@ class Settings:
     columns: int
     stride: int
     phase: int
-    variables: dict[str, Any]
-    """As :meth:`VariableSet.to_dict` gives them."""
-
-    @property
-    def variable_set(self) -> VariableSet:
-        return VariableSet.from_dict(self.variables, "the conversion's settings")
+    variables: str
+    """Name of the variable set."""
+    digest: str
+    """Of its columns."""
 
 
 def convert(
@@ -103,7 +101,7 @@ def convert(
     pairs, incomplete = find_archive(source, start=start, stop=stop, stride=stride, phase=phase, skip=skip_incomplete, notice=notice)
     first = read_pair(pairs[0], kind, variables)
     require_clocks(pairs[0], first)
-    settings = Settings(first.kind, len(first.rows), stride, phase, variables.to_dict())
+    settings = Settings(first.kind, len(first.rows), stride, phase, variables.name, variables.digest)
     claim(destination, _SETTINGS_FILE, asdict(settings), "a conversion", ".parquet")
     groups = group_pairs(pairs, destination, settings)
     there = storage.list_files(destination, ".parquet")
@@ -114,7 +112,7 @@ def convert(
     for url in left.intersection(there):
         storage.remove(note_url(url))
         storage.remove(url)
-    write = GroupWriter(settings, kind_is_given=kind is not None)
+    write = GroupWriter(settings, variables, kind_is_given=kind is not None)
     rows = done = continued = 0
     with session.connected():
         dataset = ray.data.from_items(groups, override_num_blocks=min(len(groups), _BLOCKS)).map(write)
@@ -208,6 +206,7 @@ class GroupWriter:
     """The work of one Ray task: reads the pairs of a group and writes their file, unless it is already there."""
 
     settings: Settings
+    variables: VariableSet
     kind_is_given: bool
 
     def __call__(self, group: dict[str, Any]) -> dict[str, int]:
@@ -219,14 +218,14 @@ class GroupWriter:
             if rows is not None:
                 return {"rows": rows, "pairs": len(pairs), "continued": 1}
             storage.remove(note)
-        with flat_writer(path, steps, self.settings.variable_set) as write:
+        with flat_writer(path, steps, self.variables) as write:
             for pair in pairs:
                 write(self._read(pair))
         storage.write_json(note, made_from)
         return {"rows": len(pairs) * self.settings.columns, "pairs": len(pairs), "continued": 0}
 
     def _read(self, pair: PairPath) -> pa.Table:
-        snapshot = read_pair(pair, self.settings.kind if self.kind_is_given else None, self.settings.variable_set)
+        snapshot = read_pair(pair, self.settings.kind if self.kind_is_given else None, self.variables)
         require_clocks(pair, snapshot)
         if snapshot.kind != self.settings.kind:
             raise UserError(f"{pair.mli}: is {snapshot.kind}, expected {self.settings.kind} as the first file is; convert each kind apart")

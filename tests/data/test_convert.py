@@ -378,7 +378,7 @@ def test_a_file_whose_clock_is_of_another_step_is_refused_by_name(tmp_path: Path
     other = write_pair(tmp_path / "other", 2, columns=2)
     Path(getattr(pairs[1], stream)).write_bytes(Path(getattr(other, stream)).read_bytes())
     sentence = rf"{file_name(stream, 1)}: has ymd 10201 and tod 2400, expected 10201 and 1200 as in its name"
-    write = GroupWriter(Settings("low-res", 2, 1, 0, KAGGLE.to_dict()), kind_is_given=False)
+    write = GroupWriter(Settings("low-res", 2, 1, 0, KAGGLE.name, KAGGLE.digest), KAGGLE, kind_is_given=False)
     for group in group_pairs(find_pairs(str(tmp_path / "raw")), str(tmp_path / "flat"), write.settings):
         with pytest.raises(UserError, match=sentence):
             write(group)
@@ -394,7 +394,7 @@ def test_a_file_without_a_clock_is_of_the_step_of_its_name(tmp_path: Path) -> No
     for path in (pair.mli, pair.mlo):
         with netCDF4.Dataset(path, "a") as dataset:
             dataset.renameVariable("tod", "second")
-    write = GroupWriter(Settings("low-res", 2, 1, 0, KAGGLE.to_dict()), kind_is_given=False)
+    write = GroupWriter(Settings("low-res", 2, 1, 0, KAGGLE.name, KAGGLE.digest), KAGGLE, kind_is_given=False)
     (group,) = group_pairs([pair], str(tmp_path / "flat"), write.settings)
     assert write(group)["rows"] == 2
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from leapray.climsim.grid import figures, pressure
-from leapray.climsim.schema import LEVELS
+from leapray.climsim.schema import LEVELS, V2_RH
+from leapray.data.column import Column, ColumnOf
 from leapray.data.features import FEATURES, TRACE, EngineeredFeatures, check_features
 from leapray.errors import UserError
 from tests.columns import INPUTS
@@ -166,3 +167,14 @@ def test_a_wrong_feature_is_named(names, sentence):
 def test_any_subset_in_any_order_is_taken():
     assert check_features([]) == ()
     assert check_features(["v_difference", "air_total"]) == ("v_difference", "air_total")
+
+
+def test_each_field_of_a_column_is_its_variable():
+    x = torch.arange(V2_RH.raw.width, dtype=torch.float64)[None]
+    column = ColumnOf(V2_RH.raw, [])(x)
+    named = {"ch4": "pbuf_CH4", "n2o": "pbuf_N2O", "ozone": "pbuf_ozone"} | {f"q{n}": f"state_q000{n}" for n in (1, 2, 3)}
+    for field in set(Column._fields) - {"pressure", "rh"}:
+        (variable,) = [
+            name for name in V2_RH.raw.names if name == named.get(field) or name.partition("_")[2].removeprefix("in_").lower() == field
+        ]
+        assert getattr(column, field)[0].tolist() == x[0, V2_RH.raw[variable]].tolist(), field

@@ -69,8 +69,10 @@ def check_columns(path: str, schema: pa.Schema, variables: VariableSet, *, targe
     needed = wanted_columns(variables, targets=targets)
     missing = [name for name in ((SAMPLE_ID, *needed) if sample_id else needed) if name not in present]
     if missing:
+        other_set = SAMPLE_ID in present and set(missing).isdisjoint(KAGGLE.columns)
+        hint = f"; `leapray convert --variables {variables.name}` writes them from netCDF pairs" if other_set else ""
         raise UserError(
-            f"{path}: {_missing(names, missing)}, expected {SAMPLE_ID} and the {len(needed)} columns of variables {variables.name}"
+            f"{path}: {_missing(names, missing)}, expected {SAMPLE_ID} and the {len(needed)} columns of variables {variables.name}{hint}"
         )
     if len(present) < len(names):
         repeated = next(name for name in names if names.count(name) > 1)

@@ -250,7 +250,7 @@ def survey(
     if extra and notice:
         name, path = next(iter(extra.items()))
         such = told(name) or "one without a name"
-        notice(f"{path}: {len(extra)} column(s) that are not of variables {variables.name} are ignored, such as {such}")
+        notice(f"{path}: {len(extra)} further column(s) are ignored, such as {such}")
     if narrow and notice:
         name, path = next(iter(narrow.items()))
         notice(f"{path}: {len(narrow)} column(s) are float32 or less, such as {name}; raw values reach 1e-51, which only float64 holds")

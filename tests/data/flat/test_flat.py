@@ -280,7 +280,7 @@ def test_further_columns_are_ignored_with_one_notice(tmp_path: Path) -> None:
     pieces = list_pieces(str(tmp_path), notice=notices.append)
     assert len(pieces) == 2
     assert len(notices) == 1
-    assert "1 column(s) that are not of variables v2_kaggle are ignored, such as cam_in_SNOWHICE" in notices[0]
+    assert "1 further column(s) are ignored, such as cam_in_SNOWHICE" in notices[0]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
