@@ -106,7 +106,7 @@ def test_rows_of_fewer_columns_are_refused_by_name(home: Path, tmp_path: Path, m
     values = recipe(tmp_path, "rh", "v2_rh", [])
     with pytest.raises(
         UserError,
-        match="column cam_in_SNOWHICE missing, expected sample_id and the 925 columns of .*`leapray convert --variables v2_rh`",
+        match=r"column cam_in_SNOWHICE missing, expected sample_id and the 925 columns of .*`leapray convert --variables v2_rh`",
     ):
         prepare(parse_recipe(values))
     with pytest.raises(UserError, match="column cam_in_SNOWHICE missing"):
