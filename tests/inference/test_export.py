@@ -9,10 +9,15 @@ import pytest
 import torch
 
 from leapray import storage
+from leapray.climsim.schema import variable_set
+from leapray.data.fitting import Fitting
+from leapray.data.moments import Moments
 from leapray.errors import UserError
 from leapray.inference.export.export import export
 from leapray.inference.export.layouts import HOST_LAYOUTS, HostInputs
-from leapray.models.directory import load_model
+from leapray.models.directory import load_model, save_model
+from leapray.models.registry import build_network
+from leapray.recipe import Choice
 from tests.columns import ABLATED, EXACT, EXACT_SOURCE, INPUTS, LEARNED, TARGETS
 from tests.inference.exported import assert_equal_within_float32, expected, low_res, raw, saved, torchscript
 from tests.test_cli import assert_refused, leapray
@@ -219,3 +224,24 @@ def test_the_verb_exports_and_refuses(tmp_path, monkeypatch, capsys):
     )
     assert_refused(leapray(monkeypatch, "export", tmp_path, out, "--format", "torchscript"), capsys, str(tmp_path), "not a model directory")
     assert_refused(leapray(monkeypatch, "export", model, "--format", "torchscript"), capsys, "MODEL... DEST")
+
+
+def test_a_set_may_need_more_raw_columns_than_its_network_gets(tmp_path):
+    own = variable_set("own", ["state_t", "state_rh"], ["ptend_t", "ptend_q0001", "ptend_q0002", "ptend_q0003"])
+    rng = np.random.default_rng(0)
+    raw = np.abs(rng.normal(size=(30, own.raw.width))) + 0.1
+    raw[:, own.raw["state_t"]] += 250
+    raw[:, own.raw["state_ps"]] += 1e5
+    fitting = Fitting(own, Choice(name="standard"))
+    transform = fitting.fit(Moments.of(fitting.columns(raw, rng.normal(size=(30, own.targets.width)))), {})
+    choice = Choice(name="linear")
+    save_model(str(tmp_path / "model"), build_network("linear", {}, transform.channels).state_dict(), choice, transform)
+    emulator = load_model(str(tmp_path / "model")).emulator
+    # by name: the place of each raw column among the competition's
+    x = torch.zeros(30, INPUTS.width, dtype=torch.float64)
+    x[:, torch.from_numpy(INPUTS.places(own.raw.columns))] = torch.from_numpy(raw)
+    for form in ("torchscript", "torch-export"):
+        export([str(tmp_path / "model")], str(tmp_path / form), form)
+    with torch.no_grad():
+        wanted = emulator(torch.from_numpy(raw))
+        torch.testing.assert_close(torch.jit.load(tmp_path / "torchscript" / "emulator.pt")(x), wanted, rtol=1e-9, atol=1e-9)

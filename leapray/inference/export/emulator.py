@@ -43,8 +43,8 @@ def inside(variables: VariableSet) -> tuple[str, ...]:
 def raw_columns(transform: Transform, z_bs: Tensor) -> Tensor:
     """Raw columns ``(b, i)``, float64, whose scaled inputs are ``z_bs (b, s)``.
 
-    Variables that the network does not get as they are, such as specific humidity where it gets relative humidity, lie as far from the
-    mean of the competition's training rows.
+    Variables that the network does not get as they are, such as specific humidity where it gets relative humidity, have the mean of the
+    competition's training rows.
     """
     variables, x_bs = transform.variables, transform.inputs.inverse(z_bs)
     parts = []
@@ -52,8 +52,7 @@ def raw_columns(transform: Transform, z_bs: Tensor) -> Tensor:
         if variable.name in variables.inputs:
             parts.append(x_bs[:, variables.inputs[variable.name]])
         else:
-            known, own = competition_columns(Layout([variable])), variables.raw[variable.name]
-            parts.append(torch.from_numpy(known.mean) + torch.from_numpy(known.std) * z_bs[:, own].double())
+            parts.append(torch.from_numpy(competition_columns(Layout([variable])).mean).expand(len(z_bs), -1))
     return torch.cat(parts, dim=1)
 
 
@@ -105,8 +104,8 @@ class CoupledEmulator(nn.Module):
         parts = []
         for name in self.variables.raw.names:
             transform = next(one for one in transforms if name in one.variables.raw)
-            zeros = torch.zeros(1, max(transform.inputs.mean.numel(), transform.variables.raw.width))
-            parts.append(raw_columns(transform, zeros[:, : transform.inputs.mean.numel()])[0, transform.variables.raw[name]])
+            zeros = torch.zeros(1, transform.inputs.mean.numel())
+            parts.append(raw_columns(transform, zeros)[0, transform.variables.raw[name]])
         return torch.cat(parts)
 
     def forward(self, x_bn: Tensor) -> Tensor:
