@@ -45,7 +45,7 @@ class TargetStatistics:
     def of_competition(cls, targets: Targets = KAGGLE.targets) -> TargetStatistics:
         """Those of the whole training set of the LEAP competition, which the package ships."""
         table = competition_columns(targets)
-        return cls(targets, table.mean, np.square(table.std), "the competition's 10 091 520 training rows")
+        return cls(targets, table.mean, np.square(table.std), "the competition's 10,091,520 training rows")
 
     def of(self, columns: np.ndarray) -> TargetStatistics:
         """The same for these columns ``(t,)``, and 0 for others: what a submission gives no weight is 0 in truth and prediction."""

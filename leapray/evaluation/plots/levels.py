@@ -27,7 +27,8 @@ _MARKS = (1, 10, 50, 100, 200, 300, 500, 700, 850, 1000)
 _MOST = 1.3
 """Where an axis of skill ends at the latest: the training mean may be far from these rows' own, and more than 1 attainable."""
 _TRUTH: dict[str, Any] = {"color": LIGHT, "linewidth": 4}
-_SUBPLOTS = {"left": 0.055, "right": 0.99, "wspace": 0.13}
+_PANEL, _LEFT, _RIGHT, _FEWEST = 14 / 6, 0.77, 0.14, 3
+"""Inches of a panel with its space, and beside them; panels for which there is room at least, so that a single one is no wider."""
 
 
 @dataclass(frozen=True)
@@ -139,13 +140,19 @@ def _panels(rows: int, quantities: Sequence[Quantity], curves: Sequence[Curve], 
     if not 0 < len(curves) <= MOST:
         raise ValueError(f"{len(curves)} curves cannot be told apart, expected 1 to {MOST}")
     height = 0.4 + 4.2 * rows
-    figure = Figure(figsize=(14, height))
+    columns = max(len(quantities), _FEWEST)
+    width = _PANEL * columns
+    figure = Figure(figsize=(width, height))
     room = {"bottom": 0.55 / height, "top": 1 - 0.58 / height, "hspace": 0.28}
-    panels = figure.subplots(rows, len(quantities), sharey=True, squeeze=False, gridspec_kw=_SUBPLOTS | room)
+    room |= {"left": _LEFT / width, "right": 1 - _RIGHT / width, "wspace": 0.13}
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False, gridspec_kw=room)
+    for axes in panels[:, len(quantities) :].flat:
+        axes.set_axis_off()
+    panels = panels[:, : len(quantities)]
     handles = [Line2D([], [], label=shortened(curve.name, _LONGEST_NAME), **line) for curve, line in zip(curves, LINES, strict=False)]
     if reference:
         handles.append(Line2D([], [], label=reference, **_TRUTH))
-    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.05, 1), ncols=len(handles), frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.7 / width, 1), ncols=len(handles), frameon=False, fontsize=9)
     for row in panels:
         pressure_axis(row[0])
     return figure, panels
