@@ -335,9 +335,15 @@ def test_a_look_that_breaks_is_a_finding_and_the_others_go_on(monkeypatch: pytes
     assert list(examine())[-1] == found[-1]
 
 
-def test_a_head_that_does_not_answer_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", address := f"127.0.0.1:{closed_port()}")
-    only(examine(), Verdict.WRONG, address, "answers there", "Connection refused", "ray start --head", "unset RAY_ADDRESS")
+def test_a_head_that_does_not_answer_is_told_at_once() -> None:
+    # in a process of its own, since this one may be on the cluster of other tests
+    environment = os.environ | {"RAY_ADDRESS": (address := f"127.0.0.1:{closed_port()}"), "COLUMNS": "400"}
+    command = "import sys; sys.argv[1:] = ['doctor']; from leapray.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (told,) = [line for line in done.stdout.splitlines() if line.startswith("wrong")]
+    for word in (address, "answers there", "Connection refused", "ray start --head", "unset RAY_ADDRESS"):
+        assert word in told
 
 
 def test_help_is_answered_without_ray_and_torch() -> None:

@@ -94,8 +94,7 @@ def locked(directory: str, notice: Notice = lambda sentence: None) -> Iterator[s
 
 def require_lock(directory: str, token: str) -> None:
     """Raise UserError if another process has taken over a directory, which it does where this one seemed to have ended."""
-    found = _read(join(directory, _FILE))
-    if found is not None and not _is(found, token):
+    if _is_others(_read(join(directory, _FILE)), token):
         raise UserError(f"{directory}: another process has taken it over, since this one gave no sign of life; this one ends")
 
 
@@ -135,8 +134,7 @@ def _beat(lock: str, ours: _Holder, ended: threading.Event) -> None:
         beat += 1
         # the next beat may succeed
         with suppress(UserError):
-            found = _read(lock)
-            if found is not None and not _is(found, ours.token):
+            if _is_others(_read(lock), ours.token):
                 return
             write_bytes(lock, _written(replace(ours, beat=beat)))
 
@@ -166,6 +164,12 @@ def _read(lock: str) -> bytes | None:
 def _is(content: bytes | None, token: str) -> bool:
     holder = _parsed(content) if content else None
     return holder is not None and holder.token == token
+
+
+def _is_others(content: bytes | None, token: str) -> bool:
+    """Whether a file is whole and another process's; a store may show one that is just being written."""
+    holder = _parsed(content) if content else None
+    return holder is not None and holder.token != token
 
 
 def _machine() -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from leapray.climsim.schema import Channels
 from leapray.registry import Options
-from tests.columns import INPUTS, TARGETS
 
 
 class DyingOptions(Options):
@@ -20,9 +20,9 @@ class DyingOptions(Options):
 class Dying(nn.Module):
     Options = DyingOptions
 
-    def __init__(self, options: DyingOptions, features: int = 0) -> None:
+    def __init__(self, options: DyingOptions, channels: Channels) -> None:
         super().__init__()
-        self.linear = nn.Linear(INPUTS.width, TARGETS.width)
+        self.linear = nn.Linear(channels.inputs.width, channels.targets.width)
         self.options = options
         self.calls = 0
 

@@ -1,5 +1,6 @@
 """A training, a finetuning or a sweep in a directory in which another process works is refused; one that lost its run writes no more."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,19 +60,20 @@ def test_a_training_that_lost_its_run_writes_no_more_and_can_go_on_later(
     recipe, save = make(root, tmp_path), checkpoint.save
     lock = storage.join(recipe.training.run, ".tmp-lock")
 
+    another = json.dumps({"token": "x", "host": "there", "process": 1, "machine": "", "began": ""}).encode()
     saved: list[str] = []
 
     def lose(url: str, state: Mapping[Any, Any]) -> None:
         save(url, state)
         saved.append(url)
-        storage.write_bytes(lock, b"another's")
+        storage.write_bytes(lock, another)
 
     monkeypatch.setattr(checkpoint, "save", lose)
     with pytest.raises(UserError, match="run: another process has taken it over"):
         train(recipe)
     assert checkpoint.complete(f"{recipe.training.run}/checkpoints") == saved
     assert len(saved) == 1
-    assert storage.read_bytes(lock) == b"another's"
+    assert storage.read_bytes(lock) == another
     monkeypatch.setattr(checkpoint, "save", save)
     storage.remove(lock)
     whole = make(root, tmp_path / "whole")
